@@ -1,0 +1,30 @@
+# `make repro` and `make test` do all the set-up themselves; nothing else is needed but Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test lint install clean
+
+repro: install  ## the default study, from data to report
+	dvc repro
+	@cat report.md
+
+test: install  ## linters, layers, tests
+	ruff check
+	ruff format --check
+	lint-imports
+	pytest
+
+install: $(VENV)/installed
+
+# torch first, by itself: the resolver then keeps the build that is there.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:  ## everything that can be made again, but the cache of results
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache

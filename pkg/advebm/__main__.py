@@ -1,0 +1,5 @@
+"""`python -m advebm`."""
+
+from advebm.cli import main
+
+main()

@@ -1,0 +1,55 @@
+"""The console command `advebm`."""
+
+import sys
+from collections.abc import Callable
+
+import typer
+
+from advebm.commands.baselines import baselines
+from advebm.commands.gaussians import gaussians
+from advebm.commands.info import check, info
+from advebm.commands.ood import ood
+from advebm.commands.prepare import prepare
+from advebm.commands.quality import quality
+from advebm.commands.report import compare, report
+from advebm.commands.robustness import robustness
+from advebm.commands.sample import sample
+from advebm.commands.summary import summary
+from advebm.commands.train import train
+
+COMMANDS: dict[str, Callable] = {
+    f.__name__: f
+    for f in (check, prepare, gaussians, train, sample, baselines, quality, ood, robustness, report, compare, summary, info)
+}
+
+app = typer.Typer(
+    help="Energy-based models trained with adversarial training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in COMMANDS.values():
+    app.command()(command)
+
+
+def run(app: Callable[[], None]) -> None:
+    """Call the application; a mistake is one line and exit code 2, what the machine or the training does is 1."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError) as error:
+        _fail(error, 2)
+    except OSError as error:
+        _fail(error, 1)
+    except RuntimeError as error:
+        if type(error).__name__ != "Diverged":
+            raise
+        _fail(error, 1)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"advebm: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main() -> None:
+    run(app)

@@ -1,0 +1,55 @@
+"""What is here."""
+
+from typing import Annotated
+
+from typer import Argument
+
+from advebm import config
+from advebm.commands import options as o
+from advebm.commands.report import table
+
+
+def info(
+    model: Annotated[o.Path | None, Argument(help="a model.safetensors to describe")] = None,
+    params: o.Params = o.PARAMS,
+) -> None:
+    """Versions, device, studies and methods; or what a model file holds."""
+    if model is not None:
+        from advebm import networks
+
+        net, header = networks.load(model)
+        rows = [[key, str(value)] for key, value in config.flat(header).items()]
+        print("\n".join(table(["", str(model)], [*rows, ["parameters", str(sum(p.numel() for p in net.parameters()))]])))
+        return
+    from importlib.metadata import version
+
+    import torch
+    import yaml
+
+    from advebm.commands.prepare import data_root
+
+    content = yaml.safe_load(params.read_text()) if params.is_file() else {}
+    rows = [[name, version(name)] for name in ("advebm", "torch", "torchvision", "torch-fidelity", "dvc", "mlflow")]
+    rows += [
+        [
+            "device",
+            f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'}, {torch.get_num_threads()} threads",
+        ]
+    ]
+    rows += [["data root", str(data_root(None))]]
+    rows += [[f"study {k}", ", ".join(v.get("models", {}))] for k, v in content.items() if isinstance(v, dict)]
+    print("\n".join(table(["", "advebm"], rows)))
+
+
+def check(
+    method: o.Method,
+    study: o.Study = "digits",
+    params: o.Params = o.PARAMS,
+    out: Annotated[o.Path | None, o.Option(help="file to write the study's name to")] = None,
+) -> None:
+    """Say whether the params file is right, before anything long begins."""
+    config.read(params, study, method)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(f"{study}\n")
+    print(f"{params}: {study} is right")

@@ -1,0 +1,21 @@
+"""The options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+Study = Annotated[str, Option(help="study: an entry of the params file")]
+Params = Annotated[Path, Option(help="the params file")]
+Method = Annotated[str, Argument(help="method: an entry of the study's models")]
+Prepared = Annotated[Path, Option("--data", help="folder that `prepare` wrote")]
+GaussiansFile = Annotated[Path, Option("--gaussians", help="file that `gaussians` wrote")]
+ModelFile = Annotated[Path, Option("--model", help="model that `train` wrote (.safetensors)")]
+Judge = Annotated[Path, Option(help="model of the judge (.safetensors)")]
+OutFolder = Annotated[Path, Option(help="folder to write")]
+OutFile = Annotated[Path, Option(help="file to write")]
+Seed = Annotated[int, Option(min=0, help="seed of everything random")]
+Batch = Annotated[int, Option(min=1, help="images at a time")]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="no progress bar")]
+PARAMS = Path("params.yaml")
+EVALUATION_SEED = 20220717  # measurements use one seed, whatever the training's

@@ -1,0 +1,84 @@
+"""Data sets and out-distribution sets, as the later stages read them."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from advebm import config
+from advebm.commands import options as o
+
+SPLIT_SEED = 0  # the split is fixed: seeds vary training, never the data
+
+
+def data_root(given: Path | None) -> Path:
+    """Where data sets lie: --root, ADVEBM_DATA, or data/raw in the project."""
+    project = Path(os.environ.get("DVC_ROOT", "."))
+    return given or Path(os.environ.get("ADVEBM_DATA") or project / "data" / "raw")
+
+
+def prepare(
+    out: o.OutFolder,
+    study: o.Study = "digits",
+    params: o.Params = o.PARAMS,
+    root: Annotated[Path | None, Option(help="where data sets lie [default: ADVEBM_DATA, or data/raw]")] = None,
+) -> None:
+    """Write train, validation and test images, and the out-distribution sets, as .npz files."""
+    spec = config.build(config.Data, config.read(params, study)["data"])
+    import numpy as np
+    from sklearn.model_selection import train_test_split
+
+    from advebm.data import images, sources
+
+    root = data_root(root)
+    splits = sources.labelled(spec.source, root)
+
+    def halves(whole: images.Images, held_out: int, name: str) -> tuple[images.Images, images.Images]:
+        classes = len(np.unique(whole.labels()))
+        if not classes <= held_out <= len(whole.x) - classes:
+            raise ValueError(
+                f"{study}.data.{name}: {held_out} of {len(whole.x)} images cannot be held out of {classes} classes"
+            )
+        kept, held = train_test_split(
+            np.arange(len(whole.x)), test_size=held_out, stratify=whole.labels(), random_state=SPLIT_SEED
+        )
+        return whole[kept], whole[held]
+
+    if "all" in splits:
+        if spec.test is None:
+            raise ValueError(f"{study}.data.test: {spec.source} has no test split; say how many images to hold out")
+        splits["train"], splits["test"] = halves(splits["all"], spec.test, "test")
+    elif spec.test is not None:
+        raise ValueError(f"{study}.data.test: {spec.source} has a test split of its own; write null")
+    if "train" not in splits or "test" not in splits:
+        raise ValueError(f"{study}.data.source: {spec.source} has only a {', '.join(splits)} split")
+    train, validation = halves(splits["train"], spec.validation, "validation")
+
+    sets = {"train": train, "validation": validation, "test": splits["test"]}
+    sets["outliers"] = sources.outside(spec.outliers, root, splits["test"], len(train.x), SPLIT_SEED)
+    for i, (name, source) in enumerate(spec.out.items()):
+        sets[f"out/{name}"] = sources.outside(source, root, splits["test"], spec.out_size, SPLIT_SEED + 1 + i)
+    for name, content in sets.items():
+        images.save(out / f"{name}.npz", content)
+    about = {
+        "source": spec.source,
+        "shape": [train.x.shape[3], *train.x.shape[1:3]],
+        "classes": int(train.y.max()) + 1,
+        "images": {name: len(content.x) for name, content in sets.items()},
+        "out": {"outliers": spec.outliers, **spec.out},
+        "sha256": images.digest_arrays(sets),
+    }
+    (out / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+    print(f"wrote {out}: " + ", ".join(f"{n} {name}" for name, n in about["images"].items()))
+
+
+def about(data: Path) -> dict:
+    """What `prepare` wrote of its images: shape, classes, digest."""
+    try:
+        return json.loads((data / "about.json").read_text())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{data / 'about.json'}: no prepared data there; `advebm prepare` makes it") from error
+    except ValueError as error:
+        raise ValueError(f"{data / 'about.json'}: is damaged ({error}); run `advebm prepare` again") from error

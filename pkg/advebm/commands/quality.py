@@ -1,0 +1,53 @@
+"""Sample quality."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from advebm import config
+from advebm.commands import options as o
+from advebm.commands.baselines import Root, score
+from advebm.commands.sample import sampled
+
+
+def quality(
+    method: o.Method,
+    samples: Annotated[Path, Option(help="folder that `sample` wrote")],
+    model: o.ModelFile,
+    data: o.Prepared,
+    judge: o.Judge,
+    baselines: Annotated[Path, Option(help="folder that `baselines` wrote")],
+    out: o.OutFile,
+    study: o.Study = "digits",
+    params: o.Params = o.PARAMS,
+    root: Root = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """FID, KID, Inception Score and label consistency of the samples of each recipe."""
+    entry = config.read(params, study, method)
+    import shutil
+    import tempfile
+
+    from advebm import progress, tracking
+    from advebm.data.images import digest
+
+    ends = json.loads((baselines / "baselines.json").read_text())
+    with tempfile.TemporaryDirectory() as cache:  # a copy: torch-fidelity writes into its cache, outs are read-only
+        shutil.copytree(baselines, cache, dirs_exist_ok=True)
+        scores = score(
+            sampled(samples),
+            data=data,
+            judge=judge,
+            entry=entry,
+            cache=Path(cache),
+            root=root,
+            progress=progress.bar(f"quality {study}/{method}", quiet),
+        )
+    with tracking.run(stage="quality", study=study, method=method, checkpoint=digest(model)) as run:
+        for name, values in scores.items():
+            run.metrics({f"quality/{name}/{key}": v for key, v in values.items() if not isinstance(v, str)})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({**scores, "baselines": ends}, indent=1) + "\n")
+    print(f"wrote {out}: " + ", ".join(f"{name} FID {values['fid']:.3g}" for name, values in scores.items()))

@@ -1,0 +1,40 @@
+"""Robust accuracy."""
+
+import json
+
+from advebm import config
+from advebm.commands import options as o
+
+
+def robustness(
+    method: o.Method,
+    model: o.ModelFile,
+    data: o.Prepared,
+    out: o.OutFile,
+    study: o.Study = "digits",
+    params: o.Params = o.PARAMS,
+    batch: o.Batch = 500,
+    quiet: o.Quiet = False,
+) -> None:
+    """Accuracy on test images, clean and under the study's attack."""
+    entry = config.read(params, study, method)
+    from advebm import networks, progress, tracking
+    from advebm.data import images
+    from advebm.evaluation import robustness as evaluation
+
+    spec = config.build(evaluation.Robustness, entry["robustness"])
+    net, _ = networks.load(model, networks.device())
+    numbers = evaluation.robustness(
+        net,
+        images.load(data / "test.npz"),
+        spec,
+        seed=o.EVALUATION_SEED,
+        batch=batch,
+        progress=progress.bar(f"robustness {study}/{method}", quiet),
+    )
+    with tracking.run(stage="robustness", study=study, method=method, checkpoint=images.digest(model)) as run:
+        run.metrics({f"robustness/{key.replace('.', '/')}": value for key, value in config.flat(numbers).items()})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(numbers, indent=1) + "\n")
+    attacked = numbers[spec.attack.norm][f"pgd{spec.attack.steps}"]
+    print(f"wrote {out}: clean {numbers['clean']:.4f}, {spec.attack.norm} {spec.attack.eps:g}: {attacked:.4f}")

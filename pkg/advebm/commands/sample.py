@@ -1,0 +1,65 @@
+"""Sampling."""
+
+from pathlib import Path
+
+from advebm import config
+from advebm.commands import options as o
+
+STRIP = 12  # images of a strip figure
+
+
+def sample(
+    method: o.Method,
+    model: o.ModelFile,
+    gaussians: o.GaussiansFile,
+    out: o.OutFolder,
+    study: o.Study = "digits",
+    params: o.Params = o.PARAMS,
+    batch: o.Batch = 500,
+    quiet: o.Quiet = False,
+) -> None:
+    """Generate the study's number of images by each recipe of the method: RECIPE.npz, a grid, and a strip of its stages.
+
+    Image i is of class i mod K and has a random stream of its own, so it does not depend on --batch.
+    """
+    entry = config.read(params, study, method)
+    import numpy as np
+    import torch
+
+    from advebm import figures, networks, progress, tracking
+    from advebm.data import images
+    from advebm.data.gaussians import Gaussians
+    from advebm.samplers.streams import Streams
+
+    recipes = config.recipes(entry, method)
+    device = networks.device()
+    net, header = networks.load(model, device)
+    starts = start_images(Gaussians.load(gaussians, device))
+    out.mkdir(parents=True, exist_ok=True)
+    with tracking.run(stage="sample", study=study, method=method, checkpoint=images.digest(model)) as run:
+        for name, recipe in recipes.items():
+            y = torch.arange(entry["samples"], device=device)
+            parts, strip = [], {}
+            for ids in progress.bar(f"sample {study}/{method} {name}", quiet)(y.split(batch)):
+                labels = ids % header["outputs"]
+                stages = recipe(net, labels, starts, Streams(o.EVALUATION_SEED, "sample", name, ids=ids))
+                strip = strip or {stage: images.to_bytes(x[:STRIP]) for stage, x in stages.items()}
+                parts.append(images.to_bytes(list(stages.values())[-1]))
+            made = images.Images(np.concatenate(parts), (y % header["outputs"]).cpu().numpy())
+            images.save(out / f"{name}.npz", made)
+            title = f"{study} {method}: {name}"
+            run.artifact(figures.class_grid(made.x, made.y, out / f"{name}.png", title), "samples")
+            run.artifact(figures.strip(strip, out / f"{name}_strip.png", title), "samples")
+    print(f"wrote {out}: {entry['samples']} images by each of {', '.join(recipes) or 'no recipes'}")
+
+
+def start_images(gaussians) -> dict:
+    """What a recipe may start from, by name."""
+    return {"gaussians": gaussians.sample, "uniform": lambda y, streams: streams.uniform(*gaussians.shape)}
+
+
+def sampled(folder: Path) -> dict:
+    """{recipe: Images} of what `sample` wrote."""
+    from advebm.data import images
+
+    return {file.stem: images.load(file) for file in sorted(folder.glob("*.npz"))}

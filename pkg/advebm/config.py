@@ -1,0 +1,207 @@
+"""params.yaml -> dataclasses, strictly.
+
+What a study may hold is told by the dataclasses themselves (`Study` here, the methods, the recipes), once: `schema()`
+makes a JSON schema of them, which is kept in params.schema.json so that a mistake is told before torch is imported.
+`python -m advebm.config` writes that file anew; a test compares it.
+"""
+
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advebm.ranges import Count, Positive
+
+if TYPE_CHECKING:
+    from advebm.methods import Method
+    from advebm.networks.wrn import WideResNet
+    from advebm.training import Training
+
+SCHEMA = Path(__file__).with_name("params.schema.json")
+
+
+@dataclass(kw_only=True)
+class Data:
+    """Which images, see data/sources.py for the names. Sets without splits of their own are split, stratified."""
+
+    source: str
+    validation: Count  # images held out of training to tune on
+    test: Count | None = None  # images held out to report on; null where the source has a test split
+    outliers: str  # out-distribution images for training
+    out: dict[str, str]  # out-distribution sets for testing
+    out_size: Count = 1024  # images of each, fewer where there are fewer
+
+
+@dataclass(kw_only=True)
+class Model:
+    """A method, and the network and training it is used with."""
+
+    method: "Method"
+    network: "WideResNet"
+    training: "Training"
+
+
+@dataclass(kw_only=True)
+class Gaussian:
+    ridge: Positive  # added to the covariance's diagonal, images in [0, 1]
+
+
+def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
+    """The study's part of params.yaml, checked, each model with its network and training written out.
+
+    A model's `network` and `training` hold only what differs from the study's. Raises ValueError, in one line that says
+    what is wrong and what would be right. Does not import torch.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(params).read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"{params}: no such file; run in the project's folder or name one by --params") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{params}: is not YAML ({' '.join(str(error).split())})") from error
+    content = content if isinstance(content, dict) else {}
+    studies = [name for name, entry in content.items() if isinstance(entry, dict)]
+    if study not in studies:
+        raise ValueError(f"{params}: no study {study!r}{_nearest(study, studies)}; there are {', '.join(studies)}")
+    entry = content[study]
+    models = entry.get("models")
+    if isinstance(models, dict):
+        for model in [*models.values(), entry.get("judge")]:
+            if isinstance(model, dict):
+                for part in ("network", "training"):
+                    if isinstance(entry.get(part), dict) and isinstance(model.get(part, {}), dict):
+                        model[part] = entry[part] | model.get(part, {})
+    check(entry, f"{params}: {study}")
+    for name in models:
+        if name not in entry["sampling"]:
+            raise ValueError(f"{params}: {study}.sampling has no recipes for {name}; {{}} says that there are none")
+    if method is not None and method not in models:
+        raise ValueError(
+            f"{params}: no method {method!r} in {study}{_nearest(method, models)}; there are {', '.join(models)}"
+        )
+    return entry
+
+
+def check(entry: dict[str, Any], where: str) -> None:
+    """Raises ValueError with the first thing in the entry that the schema forbids."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    error = best_match(Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors(entry))
+    if error is None:
+        return
+    path = ".".join([where, *map(str, error.absolute_path)])
+    value = error.instance
+    match error.validator:
+        case "additionalProperties":
+            known = list(error.schema["properties"])
+            wrong = next(key for key in value if key not in known)
+            raise ValueError(f"{path}: unknown key {wrong!r}{_nearest(wrong, known)}; known are {', '.join(known)}")
+        case "required":
+            missing = [key for key in error.validator_value if key not in value]
+            raise ValueError(f"{path}: lacks {', '.join(missing)}")
+        case "type" if isinstance(value, str) and _is_number(value):
+            raise ValueError(f"{path}: {value!r} is text to YAML; write {float(value)!r} (1e-4 is 1.0e-4)")
+    raise ValueError(f"{path}: {error.message}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(str(float(text)))
+    except ValueError:
+        return False
+
+
+def _nearest(word: str, known) -> str:
+    close = difflib.get_close_matches(str(word), [str(k) for k in known], 1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a study whose models are written out."""
+    from pydantic import TypeAdapter
+
+    from advebm.evaluation.ood import Ood
+    from advebm.evaluation.quality import Quality
+    from advebm.evaluation.robustness import Robustness
+    from advebm.methods import METHODS
+    from advebm.networks.wrn import WideResNet
+    from advebm.samplers.recipes import RECIPES
+    from advebm.training import Training
+
+    def table(name: str, kinds: dict[str, type]) -> type:
+        return make_dataclass(name, [(key, kind | None, field(default=None)) for key, kind in kinds.items()], kw_only=True)
+
+    def model(name: str, bases: tuple[type, ...]) -> type:
+        return make_dataclass(name, [("network", WideResNet), ("training", Training)], bases=bases, kw_only=True)
+
+    recipes = table("Recipes", RECIPES)
+    study = make_dataclass(
+        "Study",
+        [
+            ("data", Data),
+            ("gaussians", Gaussian),
+            ("network", dict[str, Any]),
+            ("training", dict[str, Any]),
+            ("judge", model("Judge", ())),
+            ("models", table("Models", {name: model(kind.__name__, (kind,)) for name, kind in METHODS.items()})),
+            ("samples", Count),
+            ("sampling", table("Sampling", dict.fromkeys(METHODS, recipes))),
+            ("quality", Quality),
+            ("ood", Ood),
+            ("robustness", Robustness),
+        ],
+        kw_only=True,
+    )
+    result = TypeAdapter(study).json_schema()
+    for part in [result, *result["$defs"].values()]:
+        if "properties" in part:
+            part["additionalProperties"] = False
+            part.pop("description", None)
+    return result
+
+
+def build(kind: type, entry: dict[str, Any]) -> Any:
+    """A dataclass of what params.yaml says of it."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind).validate_python(entry)
+
+
+def model(study: dict[str, Any], name: str) -> Model:
+    """The model of a study that `read` has checked; name is a method, or "judge", which is trained by `standard`."""
+    from advebm.methods import METHODS
+    from advebm.networks.wrn import WideResNet
+    from advebm.training import Training
+
+    entry = dict(study["judge"] if name == "judge" else study["models"][name])
+    network, training = build(WideResNet, entry.pop("network")), build(Training, entry.pop("training"))
+    return Model(method=build(METHODS["standard" if name == "judge" else name], entry), network=network, training=training)
+
+
+def recipes(study: dict[str, Any], name: str) -> dict[str, Any]:
+    """The recipes by which the method's images are generated, by name."""
+    from advebm.samplers.recipes import RECIPES
+
+    return {key: build(RECIPES[key], entry) for key, entry in study["sampling"][name].items()}
+
+
+def flat(entry: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    result = {}
+    for key, value in entry.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return result
+
+
+def digest(*entries: Any) -> str:
+    """sha256 of what JSON makes of the entries."""
+    return hashlib.sha256(json.dumps(entries, sort_keys=True, default=str).encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    SCHEMA.write_text(json.dumps(schema(), indent=1) + "\n")
+    print(f"wrote {SCHEMA}")

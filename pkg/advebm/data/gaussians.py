@@ -1,0 +1,64 @@
+"""Class Gaussians: where the chains of JEM++ and Robust JEM start (Santurkar et al. 2019, Section 3.1)."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from advebm.data.images import Images
+from advebm.samplers.streams import Streams
+
+
+class Gaussians:
+    """N(mean[y], factor[y] factor[y]') for each class; mean (K, D), factor (K, D, D) lower triangular, D = C H W."""
+
+    def __init__(self, mean: Tensor, factor: Tensor, shape: tuple[int, ...]):
+        self.mean, self.factor, self.shape = mean, factor, tuple(shape)
+
+    @classmethod
+    def fit(cls, images: Images, *, ridge: float, progress=iter) -> "Gaussians":
+        """Mean and covariance (over N, as a maximum likelihood estimate) of each class of images in [0, 1], plus
+        ridge I, factored by Cholesky in float64, a class at a time: beside the result (K D^2 float32) it needs
+        the images of a class and three D x D matrices. Raises ValueError for a class without images."""
+        shape = images.x.shape[3], *images.x.shape[1:3]
+        classes = int(images.y.max()) + 1
+        dimensions = torch.Size(shape).numel()
+        mean, factor = torch.empty(classes, dimensions), torch.empty(classes, dimensions, dimensions)
+        for k in progress(range(classes)):
+            x = images[images.y == k].pixels().flatten(1).double()
+            if not len(x):
+                raise ValueError(f"class {k} has no training images, so no Gaussian; classes must be 0..K-1, all present")
+            centred = x - x.mean(0)
+            covariance = centred.T @ centred / len(x)
+            covariance.diagonal().add_(ridge)
+            mean[k], factor[k] = x.mean(0), torch.linalg.cholesky(covariance)
+        return cls(mean, factor, shape)
+
+    def sample(self, y: Tensor, streams: Streams) -> Tensor:
+        """Images (B, C, H, W) of the classes y (B,), clamped to [0, 1]."""
+        z = streams.normal(self.mean.shape[1])
+        x = torch.empty_like(z)
+        for k in y.unique():
+            chosen = y == k
+            x[chosen] = self.mean[k] + z[chosen] @ self.factor[k].T
+        return x.clamp(0, 1).view(-1, *self.shape)
+
+    def start(self, streams: Streams) -> Tensor:
+        """Images of classes drawn evenly: a start for chains on E(x)."""
+        return self.sample(streams.integers(len(self.mean)), streams)
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"mean": self.mean, "factor": self.factor, "shape": torch.tensor(self.shape)}, path)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> "Gaussians":
+        """Raises FileNotFoundError where there is none, ValueError where it is damaged."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no class Gaussians there; `advebm gaussians` fits them")
+        try:
+            tensors = load_file(path)
+        except Exception as error:
+            raise ValueError(f"{path}: is not a readable file of class Gaussians ({error})") from error
+        return cls(tensors["mean"].to(device), tensors["factor"].to(device), tuple(tensors["shape"].tolist()))

@@ -1,0 +1,94 @@
+"""Images on disk: `.npz` files with x uint8 (N, H, W, C) or (N, H, W) and, where there are classes, y (N,)."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Images(NamedTuple):
+    """x uint8 (N, H, W, C) and y int64 (N,) class indices, or None where the set has no classes."""
+
+    x: np.ndarray
+    y: np.ndarray | None = None
+
+    def __getitem__(self, index) -> "Images":
+        return Images(self.x[index], None if self.y is None else self.y[index])
+
+    def pixels(self, device: torch.device | str = "cpu") -> Tensor:
+        """float32 (N, C, H, W) in [0, 1]."""
+        return to_pixels(torch.from_numpy(self.x).permute(0, 3, 1, 2).to(device))
+
+    def labels(self, device: torch.device | str = "cpu") -> Tensor:
+        if self.y is None:
+            raise ValueError("this set of images has no classes: its file needs an array y")
+        return torch.from_numpy(self.y).to(device)
+
+
+def to_pixels(x: Tensor) -> Tensor:
+    """uint8 to float32 in [0, 1]."""
+    return x.float() / 255
+
+
+def to_bytes(x: Tensor) -> np.ndarray:
+    """float32 (N, C, H, W) to uint8 (N, H, W, C), values outside [0, 1] clamped, rounded to nearest."""
+    return (x.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def check(images: Images, name: str) -> Images:
+    """The images, as they should be. Raises ValueError that says what is wrong with `name`."""
+    x, y = images
+    if x.ndim == 3:
+        x = x[..., None]
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3):
+        raise ValueError(f"{name}: x must be uint8 (N, H, W) or (N, H, W, 1 or 3), not {x.dtype} {x.shape}")
+    if not len(x):
+        raise ValueError(f"{name}: holds no images")
+    if y is not None:
+        if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+            raise ValueError(f"{name}: y must be class indices (N,) for {len(x)} images, not {y.dtype} {y.shape}")
+        y = y.astype(np.int64)
+    return Images(x, y)
+
+
+def load(path: Path) -> Images:
+    """Read an `.npz` file. Raises FileNotFoundError or ValueError with the path and what is wrong."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected an .npz with x uint8 (N, H, W, C)")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if "x" not in file:
+                raise ValueError(f"{path}: has no array x, only {', '.join(file) or 'nothing'}")
+            images = Images(file["x"], file.get("y"))
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: is not a readable .npz file ({error}); it may be damaged") from error
+    return check(images, str(path))
+
+
+def save(path: Path, images: Images) -> None:
+    arrays = {"x": images.x} if images.y is None else {"x": images.x, "y": images.y}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **arrays)
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_arrays(sets: dict[str, Images]) -> str:
+    """sha256 of all images and labels, whatever file format they are kept in."""
+    total = hashlib.sha256()
+    for name, images in sets.items():
+        total.update(f"{name} {images.x.shape}".encode())
+        total.update(np.ascontiguousarray(images.x))
+        total.update(b"" if images.y is None else np.ascontiguousarray(images.y))
+    return total.hexdigest()

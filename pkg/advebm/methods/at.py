@@ -1,0 +1,25 @@
+"""Adversarial training (Madry et al. 2018); Robust JEM's "single robust classifier"."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from advebm.data.batches import Batch
+from advebm.energy import negative, posterior
+from advebm.methods.base import Loss, Method
+from advebm.networks import frozen
+from advebm.samplers.pgd import Attack
+
+
+@dataclass(kw_only=True)
+class AT(Method):
+    """min CE(x_adv, y), x_adv = argmax CE(x + d, y) over ||d|| <= eps, by projected gradient steps (Eq. 2.1)."""
+
+    attack: Attack
+
+    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+        x, y = batch
+        with frozen(net):
+            x_adv = self.attack(negative(posterior(net, y)), x, self.streams("attack", step, count=len(x)))
+        ce = posterior(net, y)(x_adv).mean()
+        return Loss(ce, {"ce": ce}, x_adv=x_adv)

@@ -1,0 +1,31 @@
+"""JEM: a classifier trained as an energy-based model too (Grathwohl et al. 2020)."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from advebm.data.batches import Batch
+from advebm.energy import given, marginal, posterior
+from advebm.methods.base import Loss, ReplayMethod
+from advebm.networks import frozen
+from advebm.samplers.buffer import Start, uniform_start
+from advebm.samplers.sgld import Langevin
+
+
+@dataclass(kw_only=True)
+class JEM(ReplayMethod):
+    """min CE(x, y) + p_x (E(x) - E(x~)), x~ by SGLD on E(x) from U(0, 1) (Algorithm 1)."""
+
+    sampler: Langevin
+
+    def start(self) -> Start:
+        return uniform_start(self.context.shape)
+
+    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+        x, y = batch
+        with frozen(net):
+            x_neg = self.negatives(lambda v, streams: self.sampler(marginal(net), v, streams), len(x), step)
+        f = given(net(x))
+        ce = posterior(f, y)(x).mean()
+        term, logs = self.contrast(marginal(f)(x), marginal(net)(x_neg))
+        return Loss(ce + term, {"ce": ce, **logs}, x_neg=x_neg)

@@ -1,0 +1,31 @@
+"""JEM++: JEM with the m x n sampler started from class Gaussians (Yang and Ji 2021)."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from advebm.data.batches import Batch
+from advebm.energy import given, marginal, posterior
+from advebm.methods.base import Loss, ReplayMethod
+from advebm.networks import frozen
+from advebm.samplers.buffer import Start
+from advebm.samplers.proximal import Proximal
+
+
+@dataclass(kw_only=True)
+class JEMPP(ReplayMethod):
+    """min CE(x, y) + p_x (E(x) - E(x~)), x~ by the m x n sampler on E(x) from class Gaussians (Algorithm 1)."""
+
+    sampler: Proximal
+
+    def start(self) -> Start:
+        return self.context.gaussians.start
+
+    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+        x, y = batch
+        with frozen(net):
+            x_neg = self.negatives(lambda v, _: self.sampler(net.stem, marginal(net.body), v), len(x), step)
+        f = given(net(x))
+        ce = posterior(f, y)(x).mean()
+        term, logs = self.contrast(marginal(f)(x), marginal(net)(x_neg))
+        return Loss(ce + term, {"ce": ce, **logs}, x_neg=x_neg)

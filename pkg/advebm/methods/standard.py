@@ -1,0 +1,19 @@
+"""A plain classifier."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from advebm.data.batches import Batch
+from advebm.energy import posterior
+from advebm.methods.base import Loss, Method
+
+
+@dataclass(kw_only=True)
+class Standard(Method):
+    """min CE(x, y)."""
+
+    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+        x, y = batch
+        ce = posterior(net, y)(x).mean()
+        return Loss(ce, {"ce": ce})

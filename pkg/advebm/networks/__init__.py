@@ -1,0 +1,66 @@
+"""Networks: what a model file holds, how it is built, saved and loaded."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from advebm.networks.wrn import Network, WideResNet
+
+
+class frozen:
+    """In this block the network is in evaluation mode; afterwards it is as it was. Samplers and attacks run in it."""
+
+    def __init__(self, net: nn.Module):
+        self.net = net
+
+    def __enter__(self) -> nn.Module:
+        self.training = self.net.training
+        return self.net.eval()
+
+    def __exit__(self, *error) -> None:
+        self.net.train(self.training)
+
+
+def save(path: Path, net: Network, **about: Any) -> None:
+    """Write weights as safetensors with what is needed to build the network again, and `about`, as JSON metadata."""
+    header = {
+        "network": asdict(net.spec),
+        "channels": net.channels,
+        "outputs": net.outputs,
+        **about,
+    }
+    state = {name: tensor.contiguous().cpu() for name, tensor in net.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, path, metadata={"advebm": json.dumps(header, sort_keys=True)})
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> tuple[Network, dict[str, Any]]:
+    """The network, in evaluation mode, and the header that it was saved with.
+
+    Raises FileNotFoundError where there is none, ValueError where the file is damaged or its weights do not fit.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no model there; `advebm train` makes one")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["advebm"])
+        state = load_file(path)
+        net = WideResNet(**header["network"]).build(header["channels"], header["outputs"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: is not a readable advebm model ({error}); it may be damaged") from error
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: weights do not fit the network it names ({' '.join(str(error).split())})") from error
+    return net.to(device).eval().requires_grad_(False), header
+
+
+def device() -> torch.device:
+    """The first GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,20 @@
+"""Progress bars: what is done, the rate, and the time left."""
+
+import sys
+from collections.abc import Callable, Iterable
+
+
+def bar(name: str, quiet: bool = False) -> Callable[[Iterable], Iterable]:
+    """A wrapper of something iterable. Where stderr is no terminal a line is written every 15 seconds at most."""
+    from tqdm import tqdm
+
+    live = sys.stderr.isatty()
+    return lambda items: tqdm(
+        items,
+        desc=name,
+        disable=quiet,
+        mininterval=0.1 if live else 15,
+        maxinterval=15,
+        dynamic_ncols=live,
+        leave=not quiet,
+    )

@@ -1,0 +1,11 @@
+"""Types of parameters: what params.yaml may hold in a field of this type is checked when it is read."""
+
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le
+
+Count = Annotated[int, Ge(1)]
+Steps = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]

@@ -1,0 +1,53 @@
+"""Projected gradient descent: attacks, and targeted attacks as a generator."""
+
+from dataclasses import dataclass
+from math import inf
+from typing import Literal
+
+from torch import Tensor
+
+from advebm.energy import Energy, grad
+from advebm.ranges import Count, NonNegative, Positive
+from advebm.samplers.norms import NORMS
+from advebm.samplers.streams import Streams
+
+
+def pgd(
+    energy: Energy,
+    x: Tensor,
+    *,
+    steps: int,
+    step_size: float,
+    eps: float = inf,
+    norm: str = "l2",
+    random_start: bool = False,
+    streams: Streams | None = None,
+) -> Tensor:
+    """Descend `energy` from x within the ball of radius eps and [0, 1] (Madry et al. 2018, Eq. 2.2).
+
+    x + d with d <- project(d - step_size direction(dE/dx)), the direction being the gradient's sign (linf) or the
+    gradient over its length (l2). x (B, C, H, W) in [0, 1]; radii and steps in that unit.
+    """
+    ball = NORMS[norm]
+    origin, d = x, x.new_zeros(x.shape)
+    if random_start:
+        d = ball.random_start(x.shape, eps, streams)
+    for _ in range(steps):
+        x = (origin + d).clamp(0, 1)
+        d = ball.project(x - step_size * ball.direction(grad(energy, x)) - origin, eps)
+    return (origin + d).clamp(0, 1)
+
+
+@dataclass(kw_only=True)
+class Attack:
+    """The numbers of an attack; see `pgd`. The step size, where none is given, is 2.5 eps / steps (Madry et al.)."""
+
+    eps: NonNegative  # radius, images in [0, 1]
+    steps: Count
+    step_size: Positive | None = None
+    norm: Literal["linf", "l2"] = "linf"
+    random_start: bool = True
+
+    def __call__(self, energy: Energy, x: Tensor, streams: Streams | None = None) -> Tensor:
+        step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        return pgd(energy, x, **{**vars(self), "step_size": step_size}, streams=streams)

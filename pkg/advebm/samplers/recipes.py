@@ -1,0 +1,75 @@
+"""Recipes: how images are generated from a trained network. Each keeps its intermediate images, in order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from advebm.energy import conditional, marginal, posterior
+from advebm.ranges import Fraction
+from advebm.samplers.pgd import Attack
+from advebm.samplers.sgld import Langevin
+from advebm.samplers.streams import Streams
+
+Starts = dict[str, Callable[[Tensor, Streams], Tensor]]  # name: (classes (B,), streams) -> images (B, C, H, W)
+Stages = dict[str, Tensor]  # name of the stage: images; the last is the result
+
+
+@dataclass(kw_only=True)
+class SGLD:
+    """Langevin dynamics on E(x), or on E(x, y) where `conditional`: JEM, JEM++ and "Robust JEM-Energy"; JT, Eq. 17."""
+
+    start: Literal["gaussians", "uniform"]
+    chain: Langevin
+    conditional: bool = False
+
+    def __call__(self, net: nn.Module, y: Tensor, starts: Starts, streams: Streams) -> Stages:
+        x = starts[self.start](y, streams)
+        energy = conditional(net, y) if self.conditional else marginal(net)
+        return {"start": x, "langevin": self.chain(energy, x, streams)}
+
+
+@dataclass(kw_only=True)
+class CELangevin:
+    """Langevin dynamics on E(x, y) - E(x), the cross-entropy: the robust classifier's recipe (JT, Eq. 4 and 16)."""
+
+    start: Literal["gaussians", "uniform"]
+    chain: Langevin
+
+    def __call__(self, net: nn.Module, y: Tensor, starts: Starts, streams: Streams) -> Stages:
+        x = starts[self.start](y, streams)
+        return {"start": x, "langevin": self.chain(posterior(net, y), x, streams)}
+
+
+@dataclass(kw_only=True)
+class Targeted:
+    """Projected descent of the cross-entropy to the class asked for (Santurkar et al. 2019)."""
+
+    start: Literal["gaussians", "uniform"]
+    attack: Attack
+
+    def __call__(self, net: nn.Module, y: Tensor, starts: Starts, streams: Streams) -> Stages:
+        x = starts[self.start](y, streams)
+        return {"start": x, "attack": self.attack(posterior(net, y), x, streams)}
+
+
+@dataclass(kw_only=True)
+class Combined:
+    """Robust JEM's generation (Korst and Asadulaev 2022, Section 3): class Gaussian -> targeted attack -> lower
+    contrast of what that gives -> Langevin dynamics on E(x, y)."""
+
+    attack: Attack
+    contrast: Fraction  # what is left of each image's distance to its own mean; the paper does not state it
+    chain: Langevin
+
+    def __call__(self, net: nn.Module, y: Tensor, starts: Starts, streams: Streams) -> Stages:
+        gaussian = starts["gaussians"](y, streams)
+        attacked = self.attack(posterior(net, y), gaussian, streams)
+        mean = attacked.mean((1, 2, 3), keepdim=True)
+        prior = mean + self.contrast * (attacked - mean)
+        x = self.chain(conditional(net, y), prior, streams)
+        return {"class Gaussian": gaussian, "after the attack": attacked, "lower contrast": prior, "after Langevin": x}
+
+
+RECIPES = {"sgld": SGLD, "ce_langevin": CELangevin, "targeted": Targeted, "combined": Combined}

@@ -1,0 +1,52 @@
+"""Stochastic gradient Langevin dynamics."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from advebm.energy import Energy, grad
+from advebm.ranges import NonNegative, Positive, Steps
+from advebm.samplers.streams import Streams
+
+
+def sgld(
+    energy: Energy,
+    x: Tensor,
+    *,
+    steps: int,
+    step_size: float,
+    noise: float,
+    clamp_grad: float | None = None,
+    clip: bool = False,
+    streams: Streams | None = None,
+) -> Tensor:
+    """x <- x - step_size dE/dx + noise N(0, I), `steps` times (Welling and Teh 2011; JEM, Eq. 2).
+
+    With step_size = a/2 and noise = sqrt(a) this is Langevin dynamics at temperature 1; energy-based models are run
+    with both set freely. x (B, C, H, W) in [0, 1] or leaving it, unless `clip`; `clamp_grad` bounds each entry of the
+    gradient; `streams` may be None where noise is 0.
+    """
+    for _ in range(steps):
+        g = grad(energy, x)
+        if clamp_grad is not None:
+            g = g.clamp(-clamp_grad, clamp_grad)
+        x = x - step_size * g
+        if noise:
+            x = x + noise * streams.normal(*x.shape[1:])
+        if clip:
+            x = x.clamp(0, 1)
+    return x
+
+
+@dataclass(kw_only=True)
+class Langevin:
+    """The numbers of a Langevin chain; see `sgld`."""
+
+    steps: Steps
+    step_size: Positive  # on the raw gradient, images in [0, 1]
+    noise: NonNegative  # standard deviation, images in [0, 1]
+    clamp_grad: Positive | None = None
+    clip: bool = False
+
+    def __call__(self, energy: Energy, x: Tensor, streams: Streams | None = None) -> Tensor:
+        return sgld(energy, x, streams=streams, **vars(self))

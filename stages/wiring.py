@@ -1,0 +1,21 @@
+"""What every stage does: run a command of `advebm` with the code of this tree.
+
+DVC runs queued experiments in a copy of the tree, while an editable install points to the original: so the copy's pkg/
+goes first on the path. The command's own arguments, given in dvc.yaml, name study, method, seed and paths.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pkg"))
+
+
+def stage(name: str) -> None:
+    """Run the command called `name`, tracked by MLflow; a mistake is one line and a non-zero exit."""
+    import typer
+
+    from advebm import cli
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(cli.COMMANDS[name])
+    cli.run(app)
