@@ -129,39 +129,49 @@ def schema() -> dict[str, Any]:
     from advebm.evaluation.robustness import Robustness
     from advebm.methods import METHODS
     from advebm.networks.wrn import WideResNet
-    from advebm.samplers.recipes import RECIPES
+    from advebm.samplers.recipes import Recipe
     from advebm.training import Training
 
     def table(name: str, kinds: dict[str, type]) -> type:
-        return make_dataclass(name, [(key, kind | None, field(default=None)) for key, kind in kinds.items()], kw_only=True)
+        return make_dataclass(name, [(key, kind, field(default=None)) for key, kind in kinds.items()], kw_only=True)
 
     def model(name: str, bases: tuple[type, ...]) -> type:
         return make_dataclass(name, [("network", WideResNet), ("training", Training)], bases=bases, kw_only=True)
 
-    recipes = table("Recipes", RECIPES)
     study = make_dataclass(
         "Study",
         [
             ("data", Data),
             ("gaussians", Gaussian),
-            ("network", dict[str, Any]),
-            ("training", dict[str, Any]),
+            ("network", WideResNet),
+            ("training", Training),
             ("judge", model("Judge", ())),
             ("models", table("Models", {name: model(kind.__name__, (kind,)) for name, kind in METHODS.items()})),
             ("samples", Count),
-            ("sampling", table("Sampling", dict.fromkeys(METHODS, recipes))),
+            ("sampling", table("Sampling", dict.fromkeys(METHODS, dict[str, Recipe]))),
             ("quality", Quality),
             ("ood", Ood),
             ("robustness", Robustness),
         ],
         kw_only=True,
     )
-    result = TypeAdapter(study).json_schema()
-    for part in [result, *result["$defs"].values()]:
-        if "properties" in part:
-            part["additionalProperties"] = False
-            part.pop("description", None)
-    return result
+    return _plain(TypeAdapter(study).json_schema())
+
+
+def _plain(part: Any) -> Any:
+    """The schema with unknown keys forbidden, and a choice by name as conditions, whose errors name the field."""
+    if isinstance(part, list):
+        return [_plain(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    if "oneOf" in part:
+        name, branches = part["discriminator"]["propertyName"], part["discriminator"]["mapping"]
+        conditions = [
+            {"if": {"properties": {name: {"const": key}}}, "then": {"$ref": target}} for key, target in branches.items()
+        ]
+        return {"type": "object", "required": [name], "properties": {name: {"enum": list(branches)}}, "allOf": conditions}
+    plain = {key: _plain(value) for key, value in part.items() if key not in ("title", "description", "default")}
+    return plain | {"additionalProperties": False} if "properties" in part and part.get("type") == "object" else plain
 
 
 def build(kind: type, entry: dict[str, Any]) -> Any:
@@ -184,9 +194,9 @@ def model(study: dict[str, Any], name: str) -> Model:
 
 def recipes(study: dict[str, Any], name: str) -> dict[str, Any]:
     """The recipes by which the method's images are generated, by name."""
-    from advebm.samplers.recipes import RECIPES
+    from advebm.samplers.recipes import Recipe
 
-    return {key: build(RECIPES[key], entry) for key, entry in study["sampling"][name].items()}
+    return build(dict[str, Recipe], study["sampling"][name])
 
 
 def flat(entry: dict[str, Any], prefix: str = "") -> dict[str, Any]:

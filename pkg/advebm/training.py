@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Lt
+from pydantic import Discriminator
 from torch import Tensor, nn
 
 from advebm.data.batches import Augmentation, Batches
@@ -67,7 +68,7 @@ class Training:
 
     epochs: Positive  # passes over the training images; may be a fraction
     batch: Count
-    optimizer: SGD | Adam
+    optimizer: Annotated[SGD | Adam, Discriminator("name")]
     schedule: Schedule = field(default_factory=Schedule)
     augmentation: Augmentation = field(default_factory=Augmentation)
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0  # decay a step of the average of weights that is kept; 0 keeps the last

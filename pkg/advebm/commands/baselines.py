@@ -60,7 +60,9 @@ def score(sets: dict, *, data: Path, judge: Path, entry: dict, cache: Path, root
     spec = config.build(q.Quality, entry["quality"])
     net, header = networks.load(judge, networks.device())
     reference = images.load(data / f"{spec.reference}.npz").x
-    if spec.reference == "train" and max(len(s.x) for s in sets.values()) > len(reference):  # all published training images
+    if spec.reference == "train" and max((len(s.x) for s in sets.values()), default=0) > len(
+        reference
+    ):  # all published training images
         reference = np.concatenate([reference, images.load(data / "validation.npz").x])
     options = q.extractor(spec, net, header["channels"], data_root(root))
     result = {}

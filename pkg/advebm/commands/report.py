@@ -130,7 +130,12 @@ def markdown(study: str, method: str, found: dict[str, dict[str, Any]], results:
         "Published: clean and robust accuracy in percent, robust by PGD-20 at Linf 8/255; IS and FID of up to 50,000 "
         "images by Inception, each by a protocol of its own. Only study cifar10 is to be compared with them.",
         "",
-        f"Pictures: {results}/samples/*.png, {results}/ood.png. Runs: mlflow ui --backend-store-uri sqlite:///mlflow.db",
+        "## Where to look",
+        "",
+        f"- samples: {results}/samples/*.png",
+        f"- out-distribution energies: {results}/ood.png",
+        "- this report: report.md, report.json",
+        "- every run: MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db",
         "",
     ]
     return "\n".join(lines)

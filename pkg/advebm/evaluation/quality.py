@@ -106,6 +106,7 @@ def fidelity(
         input2_cache_name=f"{spec.reference}-{n}",
         cuda=torch.cuda.is_available(),
         batch_size=64,
+        save_cpu_ram=True,  # no worker processes: the images are in memory
         verbose=False,
         rng_seed=2020,
     )

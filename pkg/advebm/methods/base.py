@@ -80,8 +80,10 @@ class ReplayMethod(Method):
     energy_l2: NonNegative = 0.0
 
     def start(self) -> Start:
-        """Where chains begin."""
-        raise NotImplementedError
+        """Where chains begin: class Gaussians, of classes drawn evenly, unless a method says otherwise."""
+        if self.context.gaussians is None:
+            raise ValueError("chains of this method start from the class Gaussians: name their file by --gaussians")
+        return self.context.gaussians.start
 
     def begin(self, context: Context) -> None:
         super().begin(context)
@@ -90,7 +92,7 @@ class ReplayMethod(Method):
     def negatives(self, sample: Callable[[Tensor, Streams], Tensor], count: int, step: int) -> Tensor:
         """x~ (B, C, H, W): chains drawn from the buffer, continued by `sample`, and put back."""
         streams = self.streams("negatives", step, count=count)
-        x, places = self.replay.draw(streams)
+        x, places = self.replay.draw(streams, self.streams("places", step, count=1))
         x = sample(x, streams)
         self.replay.store(places, x)
         return x

@@ -8,7 +8,6 @@ from advebm.data.batches import Batch
 from advebm.energy import given, marginal, posterior
 from advebm.methods.base import Loss, ReplayMethod
 from advebm.networks import frozen
-from advebm.samplers.buffer import Start
 from advebm.samplers.proximal import Proximal
 
 
@@ -17,9 +16,6 @@ class JEMPP(ReplayMethod):
     """min CE(x, y) + p_x (E(x) - E(x~)), x~ by the m x n sampler on E(x) from class Gaussians (Algorithm 1)."""
 
     sampler: Proximal
-
-    def start(self) -> Start:
-        return self.context.gaussians.start
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x, y = batch

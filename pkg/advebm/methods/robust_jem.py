@@ -9,7 +9,6 @@ from advebm.data.batches import Batch
 from advebm.energy import given, marginal, negative, posterior
 from advebm.methods.base import Loss, ReplayMethod
 from advebm.networks import frozen
-from advebm.samplers.buffer import Start
 from advebm.samplers.pgd import Attack
 from advebm.samplers.proximal import Proximal
 
@@ -25,9 +24,6 @@ class RobustJEM(ReplayMethod):
     attack: Attack
     sampler: Proximal
     positives: Literal["clean", "adversarial"] = "clean"
-
-    def start(self) -> Start:
-        return self.context.gaussians.start
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x, y = batch

@@ -13,17 +13,13 @@ from advebm.ranges import Count, Fraction, Positive
 class WideResNet:
     """WRN-depth-width. JEM: norm none, leaky_relu; JEM++: norm batch with momentum .9, leaky_relu (slope .2)."""
 
-    depth: Count = 28  # 6 n + 4
+    depth: Literal[10, 16, 22, 28, 34, 40] = 28  # 6 n + 4
     width: Count = 10
     norm: Literal["none", "batch", "group"] = "none"
     bn_momentum: Fraction = 0.1  # weight of the newest batch, torch's sense
     activation: Literal["leaky_relu", "silu"] = "leaky_relu"
     mean: float = 0.5  # pixel normalisation (x - mean) / std; .5 and .5 make [-1, 1] of [0, 1]
     std: Positive = 0.5
-
-    def __post_init__(self):
-        if self.depth < 10 or (self.depth - 4) % 6:
-            raise ValueError(f"depth must be 6 n + 4, that is 10, 16, 22, 28 or 34, not {self.depth}")
 
     def build(self, channels: int, outputs: int) -> "Network":
         """The network for images of so many channels, with so many logits."""

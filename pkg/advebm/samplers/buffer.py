@@ -28,16 +28,19 @@ class Buffer:
         self.reinit, self.start = replay.reinit, start
         self.images = start(streams("buffer", count=replay.size))
 
-    def draw(self, streams: Streams) -> tuple[Tensor, Tensor]:
-        """Where chains start, (B, C, H, W), and the places (B,) that `store` is to put them back to."""
+    def draw(self, streams: Streams, order: Streams) -> tuple[Tensor, Tensor]:
+        """Where chains start, (B, C, H, W), and the places (B,) that `store` is to put them back to.
+
+        streams: one for each chain; order: one stream, that chooses the places.
+        """
         size, count = len(self.images), len(streams.state)
         if count > size:
             raise ValueError(f"the replay buffer holds {size} images: too few for a batch of {count}")
-        places = streams[:1].uniform(size).squeeze(0).topk(count).indices
+        places = order.uniform(size).squeeze(0).topk(count).indices
         x = self.images[places]
         fresh = (streams.uniform() < self.reinit).nonzero().squeeze(1)
         if len(fresh):
-            x[fresh] = self.start(streams[fresh])
+            x[fresh] = self.start(streams[fresh]).to(x.dtype)
         return x, places
 
     def store(self, places: Tensor, x: Tensor) -> None:

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Discriminator
 from torch import Tensor, nn
 
 from advebm.energy import conditional, marginal, posterior
@@ -20,6 +21,7 @@ Stages = dict[str, Tensor]  # name of the stage: images; the last is the result
 class SGLD:
     """Langevin dynamics on E(x), or on E(x, y) where `conditional`: JEM, JEM++ and "Robust JEM-Energy"; JT, Eq. 17."""
 
+    recipe: Literal["sgld"]
     start: Literal["gaussians", "uniform"]
     chain: Langevin
     conditional: bool = False
@@ -34,6 +36,7 @@ class SGLD:
 class CELangevin:
     """Langevin dynamics on E(x, y) - E(x), the cross-entropy: the robust classifier's recipe (JT, Eq. 4 and 16)."""
 
+    recipe: Literal["ce_langevin"]
     start: Literal["gaussians", "uniform"]
     chain: Langevin
 
@@ -46,6 +49,7 @@ class CELangevin:
 class Targeted:
     """Projected descent of the cross-entropy to the class asked for (Santurkar et al. 2019)."""
 
+    recipe: Literal["targeted"]
     start: Literal["gaussians", "uniform"]
     attack: Attack
 
@@ -59,6 +63,7 @@ class Combined:
     """Robust JEM's generation (Korst and Asadulaev 2022, Section 3): class Gaussian -> targeted attack -> lower
     contrast of what that gives -> Langevin dynamics on E(x, y)."""
 
+    recipe: Literal["combined"]
     attack: Attack
     contrast: Fraction  # what is left of each image's distance to its own mean; the paper does not state it
     chain: Langevin
@@ -72,4 +77,4 @@ class Combined:
         return {"class Gaussian": gaussian, "after the attack": attacked, "lower contrast": prior, "after Langevin": x}
 
 
-RECIPES = {"sgld": SGLD, "ce_langevin": CELangevin, "targeted": Targeted, "combined": Combined}
+Recipe = Annotated[SGLD | CELangevin | Targeted | Combined, Discriminator("recipe")]

@@ -1,0 +1,183 @@
+"""The console command on plain folders, without DVC and without tracking."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from advebm.data import images
+
+
+def advebm(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "advebm", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with data, Gaussians and judge of the study tiny."""
+    work = tmp_path_factory.mktemp("work")
+    gaussians = work / "g.safetensors"
+    for arguments in (
+        ("prepare", "--out", work / "data"),
+        ("gaussians", "--data", work / "data", "--out", gaussians, "--quiet"),
+        ("train", "judge", "--data", work / "data", "--out", work / "judge", "--quiet"),
+        (
+            "baselines",
+            "--data",
+            work / "data",
+            "--gaussians",
+            gaussians,
+            "--judge",
+            work / "judge/model.safetensors",
+            "--out",
+            work / "baselines",
+        ),
+    ):
+        done = advebm(*arguments, "--study", "tiny")
+        assert done.returncode == 0, done.stderr
+        assert "it/s" not in done.stderr
+    return work
+
+
+def run(work, method, command, *more, out):
+    model = () if command == "train" else ("--model", work / method / "model.safetensors")
+    data = () if command == "sample" else ("--data", work / "data")
+    done = advebm(command, method, "--study", "tiny", *model, *data, "--out", work / out, *more)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("method", ["standard", "at", "jem", "jempp", "robust_jem"])
+def test_the_whole_chain_of_every_method(work, method):
+    gaussians = ("--gaussians", work / "g.safetensors")
+    judge = ("--judge", work / "judge/model.safetensors", "--baselines", work / "baselines")
+    done = run(work, method, "train", *gaussians, out=method)
+    assert "it/s" in done.stderr and f"train tiny/{method}" in done.stderr
+    run(work, method, "sample", *gaussians, out=f"{method}/results/samples")
+    run(
+        work,
+        method,
+        "quality",
+        "--samples",
+        work / method / "results/samples",
+        *judge,
+        out=f"{method}/results/quality.json",
+    )
+    run(work, method, "ood", out=f"{method}/results")
+    run(work, method, "robustness", out=f"{method}/results/robustness.json")
+    results = work / method / "results"
+    done = advebm("report", method, "--study", "tiny", "--results", results, "--out", work / method / "report.json")
+    assert done.returncode == 0 and "## Published" in done.stdout
+
+    quality, ood, robustness = (json.loads((results / f"{n}.json").read_text()) for n in ("quality", "ood", "robustness"))
+    recipes = {
+        "standard": [],
+        "at": ["targeted"],
+        "jem": ["sgld"],
+        "jempp": ["ce_langevin"],
+        "robust_jem": ["combined", "sgld"],
+    }
+    assert list(quality) == [*recipes[method], "baselines"] and list(quality["baselines"]) == ["gaussians", "real"]
+    for entry in [*(quality[name] for name in recipes[method]), *quality["baselines"].values()]:
+        assert (
+            set(entry) == {"fid", "kid_mean", "is_mean", "is_std", "label_consistency", "n", "protocol"}
+            and entry["n"] == 40
+        )
+    assert {name: set(entry) for name, entry in ood.items()} == {
+        name: {"auc", "auc_worst", "n"} for name in ("photographs", "uniform")
+    }
+    assert set(robustness) == {"clean", "linf", "n"} and set(robustness["linf"]) == {"eps", "pgd20"}
+    for name in recipes[method]:
+        made = images.load(results / "samples" / f"{name}.npz")
+        assert made.x.shape == (40, 8, 8, 1) and np.bincount(made.y).tolist() == [4] * 10
+        with Image.open(results / "samples" / f"{name}_strip.png") as picture:
+            assert picture.width > 300
+
+
+def test_samples_do_not_depend_on_the_batch(work):
+    gaussians = ("--gaussians", work / "g.safetensors")
+    run(work, "at", "train", *gaussians, out="at")
+    for batch in (7, 40):
+        run(work, "at", "sample", *gaussians, "--batch", batch, out=f"batch{batch}")
+    a, b = (images.load(work / f"batch{batch}" / "targeted.npz").x.astype(int) for batch in (7, 40))
+    assert np.abs(a - b).max() <= 1  # a rounding of the last bit may cross a level
+
+
+def test_training_again_gives_the_same_bytes(work):
+    for name in ("first", "second"):
+        run(work, "robust_jem", "train", "--gaussians", work / "g.safetensors", "--seed", 5, out=name)
+    files = [f.relative_to(work / "first") for f in (work / "first").rglob("*") if f.is_file()]
+    assert len(files) > 5
+    for file in files:
+        assert (work / "first" / file).read_bytes() == (work / "second" / file).read_bytes(), file
+
+
+def test_help_needs_no_torch():
+    code = "import sys; import advebm.cli as c; sys.argv = ['advebm', '--help']\ntry: c.main()\nexcept SystemExit: pass\n"
+    code += "print(sorted({'torch', 'mlflow', 'torchvision', 'sklearn', 'matplotlib', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("[]"), done.stdout[-200:]
+    for command in ("prepare", "gaussians", "train", "sample", "quality", "ood", "robustness", "report", "info"):
+        assert command in done.stdout
+
+
+def test_info_describes_the_place_and_a_model(work):
+    assert "study digits" in advebm("info").stdout
+    described = advebm("info", work / "judge" / "model.safetensors").stdout
+    assert "network.depth" in described and "parameters" in described
+
+
+WRONG = [
+    (["train", "robust_gem", "--data", "{work}/data", "--out", "{out}"], "no method 'robust_gem'"),
+    (["train", "at", "--study", "digitz", "--data", "{work}/data", "--out", "{out}"], "no study 'digitz'"),
+    (["train", "at", "--params", "none.yaml", "--data", "{work}/data", "--out", "{out}"], "none.yaml: no such file"),
+    (["train", "at", "--data", "{out}", "--out", "{out}"], "no prepared data there; `advebm prepare` makes it"),
+    (
+        ["train", "jempp", "--study", "tiny", "--data", "{work}/data", "--out", "{out}"],
+        "chains of this method start from the class Gaussians",
+    ),
+    (["prepare", "--study", "cifar10", "--root", "{out}", "--out", "{out}"], "is not there and could not be downloaded"),
+    (["sample", "at", "--model", "{out}/m", "--gaussians", "{work}/g.safetensors", "--out", "{out}"], "no model there"),
+    (
+        ["ood", "at", "--study", "tiny", "--model", "{work}/g.safetensors", "--data", "{work}/data", "--out", "{out}"],
+        "not a readable",
+    ),
+    (
+        [
+            "robustness",
+            "at",
+            "--study",
+            "tiny",
+            "--model",
+            "{work}/judge/model.safetensors",
+            "--data",
+            "{out}",
+            "--out",
+            "{out}/r",
+        ],
+        "no such file",
+    ),
+    (["report", "at", "--results", "{out}", "--out", "{out}/report.json"], "`advebm quality` makes it"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG)
+def test_a_mistake_is_one_line_and_exit_code_2(work, tmp_path, arguments, message):
+    done = advebm(*(a.format(work=work, out=tmp_path / "out") for a in arguments))
+    assert done.returncode == 2 and message in done.stderr
+    assert done.stderr.startswith("advebm: ") and done.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_wrong_options_are_told_by_typer():
+    done = advebm("train", "at", "--sead", 1)
+    assert done.returncode == 2 and "No such option" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,203 @@
+import hashlib
+import pickle
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+
+from advebm.commands.prepare import prepare
+from advebm.data import images as im
+from advebm.data import sources
+from advebm.data.batches import Augmentation, Batches
+from advebm.data.gaussians import Gaussians
+from advebm.vision import datasets
+
+
+def test_digits_are_scikit_learns(tmp_path):
+    content = sources.labelled("digits", tmp_path)["all"]
+    assert content.x.shape == (1797, 8, 8, 1) and content.x.max() == 255
+    from sklearn.datasets import load_digits
+
+    assert np.abs(content.x.squeeze() / 255 - load_digits().images / 16).max() < 1 / 500
+
+
+def test_prepare_splits_by_class_and_always_alike(tmp_path):
+    for name in "ab":
+        prepare(tmp_path / name, study="tiny")
+    read = {name: im.load(tmp_path / "a" / f"{name}.npz") for name in ("train", "validation", "test")}
+    assert [len(s.x) for s in read.values()] == [1597, 100, 100]
+    assert all(np.bincount(s.y).min() > 0.08 * len(s.x) for s in read.values())
+    rows = {row.tobytes() for s in read.values() for row in s.x}
+    everything = {row.tobytes() for row in sources.labelled("digits", tmp_path)["all"].x}
+    assert rows == everything
+    for file in (tmp_path / "a").rglob("*"):
+        if file.is_file():
+            assert file.read_bytes() == (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes()
+
+
+def test_outside_sets(images, tmp_path):
+    a, b = (sources.outside("photographs:china", tmp_path, images, 9, seed) for seed in (0, 0))
+    assert a.x.shape == (9, 4, 4, 1) and np.array_equal(a.x, b.x)
+    assert not np.array_equal(a.x, sources.outside("photographs:flower", tmp_path, images, 9, 0).x)
+    inverted = sources.outside("inverted", tmp_path, images, 60, 0).x
+    assert {(255 - x).tobytes() for x in inverted} == {x.tobytes() for x in images.x}
+    uniform = sources.outside("uniform", tmp_path, images, 500, 0).x
+    assert abs(uniform.mean() - 127.5) < 3
+
+
+def test_pixels_and_bytes_are_inverse(images):
+    assert np.array_equal(im.to_bytes(images.pixels()), images.x)
+    assert im.to_bytes(torch.tensor([-1.0, 2.0]).view(1, 1, 1, 2)).flatten().tolist() == [0, 255]
+
+
+def cifar(root, name="CIFAR10", n=6):
+    """A small CIFAR in torchvision's layout, and the md5 sums that torchvision would have for it."""
+    kind = getattr(datasets, name)
+    folder = root / kind.base_folder
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    sums = {}
+    for i, (file, _) in enumerate([*kind.train_list, *kind.test_list]):
+        x = rng.integers(0, 256, (n, 3072), dtype=np.uint8)
+        content = pickle.dumps({"data": x, "labels": [(i + j) % 10 for j in range(n)], "fine_labels": list(range(n))})
+        (folder / file).write_bytes(content)
+        sums[file] = hashlib.md5(content).hexdigest()
+    lists = [[(file, sums[file]) for file, _ in files] for files in (kind.train_list, kind.test_list)]
+    return folder, lists
+
+
+def test_cifar_is_read_only_after_its_md5_matches(tmp_path, monkeypatch):
+    folder, (train, test) = cifar(tmp_path)
+    with pytest.raises(ValueError, match="data_batch_1: md5 does not match"):
+        sources.labelled("cifar10", tmp_path)
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", train)
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", test)
+    content = sources.labelled("cifar10", tmp_path)
+    assert content["train"].x.shape == (30, 32, 32, 3) and content["test"].y.tolist() == [5, 6, 7, 8, 9, 0]
+    raw = pickle.loads((folder / "data_batch_2").read_bytes())["data"][1]
+    assert np.array_equal(content["train"].x[7], raw.reshape(3, 32, 32).transpose(1, 2, 0))
+    (folder / "data_batch_3").unlink()
+    with pytest.raises(FileNotFoundError, match="lacks data_batch_3"):
+        sources.labelled("cifar10", tmp_path)
+
+
+def test_svhn_is_read_from_mat(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 5), dtype=np.uint8)
+    savemat(tmp_path / "test_32x32.mat", {"X": x, "y": np.array([[1], [10], [3], [4], [5]])})
+    md5 = hashlib.md5((tmp_path / "test_32x32.mat").read_bytes()).hexdigest()
+    monkeypatch.setitem(datasets.SVHN.split_list, "test", ("", "test_32x32.mat", md5))
+    content = sources.labelled("svhn", tmp_path)["test"]
+    assert content.y.tolist() == [1, 0, 3, 4, 5] and np.array_equal(content.x[2], x[..., 2])
+
+
+def test_folders_and_npz(tmp_path):
+    for name, level in (("cat/b", 10), ("cat/a", 20), ("dog/c", 30)):
+        file = tmp_path / "pets" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((5, 6, 3), level, np.uint8)).save(file)
+    content = sources.labelled("folder:pets", tmp_path)["all"]
+    assert (
+        content.x.shape == (3, 5, 6, 3)
+        and content.x[:, 0, 0, 0].tolist() == [20, 10, 30]
+        and content.y.tolist() == [0, 0, 1]
+    )
+    np.savez(tmp_path / "gray.npz", x=np.zeros((4, 5, 5), np.uint8))
+    assert sources.labelled("npz:gray.npz", tmp_path)["all"].x.shape == (4, 5, 5, 1)
+
+
+def broken(tmp_path):
+    np.savez(tmp_path / "float.npz", x=np.zeros((4, 5, 5)))
+    np.savez(tmp_path / "empty.npz", x=np.zeros((0, 5, 5), np.uint8))
+    np.savez(tmp_path / "nox.npz", z=np.zeros(3))
+    np.savez(tmp_path / "labels.npz", x=np.zeros((4, 5, 5), np.uint8), y=np.zeros(3, int))
+    np.savez(tmp_path / "object.npz", x=np.array([{}, {}]))
+    np.savez(tmp_path / "good.npz", x=np.zeros((400, 5, 5), np.uint8))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "good.npz").read_bytes()[:200])
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "none").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"no picture")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("npz:missing.npz", "missing.npz: no such file"),
+        ("npz:float.npz", "x must be uint8"),
+        ("npz:empty.npz", "holds no images"),
+        ("npz:nox.npz", "has no array x, only z"),
+        ("npz:labels.npz", "y must be class indices"),
+        ("npz:object.npz", "is not a readable .npz"),
+        ("npz:cut.npz", "may be damaged"),
+        ("folder:pictures", "a.png: is not a readable image"),
+        ("folder:none", "holds no images"),
+        ("folder:nowhere", "no such folder"),
+        ("cifra10", "no data source 'cifra10'"),
+    ],
+)
+def test_bad_files_are_told(tmp_path, name, message):
+    broken(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        sources.labelled(name, tmp_path)
+
+
+def test_augmentation_is_crops_flips_and_noise_of_the_image(streams):
+    x = streams(200).uniform(1, 5, 5)
+    out = Augmentation(pad=1, flip=True)(x, streams(200, seed=1))
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
+    seen = set()
+    for image, source in zip(out, padded, strict=True):
+        for row, column, flip in product(range(3), range(3), (False, True)):
+            crop = source[:, row : row + 5, column : column + 5]
+            if torch.equal(image, crop.flip(2) if flip else crop):
+                seen.add((row, column, flip))
+                break
+        else:
+            pytest.fail("an augmented image is none of the 18 crops and flips")
+    assert len(seen) == 18
+    noisy = Augmentation(noise=0.1)(x, streams(200))
+    assert abs((noisy - x).std() - 0.1) < 0.005
+
+
+def test_batches_are_a_function_of_seed_and_step(images):
+    def batches(seed):
+        return Batches(images, 16, Augmentation(pad=1, noise=0.1), seed, "cpu")
+
+    a, b, c = batches(0), batches(0), batches(1)
+    for step in (0, 5, 2, 4):  # in any order
+        assert torch.equal(a(step).x, b(step).x) and torch.equal(a(step).y, b(step).y)
+        assert not torch.equal(a(step).x, c(step).x)
+    plain = Batches(images, 20, Augmentation(), 0, "cpu")
+    epoch = torch.cat([plain(step).x for step in range(3)])
+    assert {x.numpy().tobytes() for x in epoch} == {x.numpy().tobytes() for x in images.pixels()}
+    with pytest.raises(ValueError, match="batch of 61 is larger"):
+        Batches(images, 61, Augmentation(), 0, "cpu")
+
+
+def test_gaussians_have_the_images_mean_and_covariance(images, tmp_path, streams):
+    fitted = Gaussians.fit(images, ridge=0.01)
+    for k in range(3):
+        x = images[images.y == k].pixels().flatten(1).double().numpy()
+        covariance = np.cov(x, rowvar=False, bias=True) + 0.01 * np.eye(16)
+        factor = fitted.factor[k].double().numpy()
+        assert np.allclose(fitted.mean[k], x.mean(0), atol=1e-6) and np.allclose(factor @ factor.T, covariance, atol=1e-6)
+    fitted.save(tmp_path / "g.safetensors")
+    read = Gaussians.load(tmp_path / "g.safetensors")
+    y = torch.arange(300) % 3
+    assert torch.equal(read.sample(y, streams(300)), fitted.sample(y, streams(300)))
+    read.factor *= 0.1  # so that hardly a sample is clamped
+    x = read.sample(torch.zeros(20000, dtype=torch.long), streams(20000)).flatten(1)
+    assert torch.allclose(x.mean(0), fitted.mean[0], atol=0.005)
+    assert torch.allclose(x.T.cov(), 0.01 * fitted.factor[0] @ fitted.factor[0].T, atol=5e-5)
+
+
+def test_gaussians_need_every_class(images, tmp_path):
+    with pytest.raises(ValueError, match="class 1 has no training images"):
+        Gaussians.fit(images[images.y != 1], ridge=0.01)
+    with pytest.raises(FileNotFoundError, match="advebm gaussians"):
+        Gaussians.load(tmp_path / "none.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(ValueError, match="not a readable file"):
+        Gaussians.load(tmp_path / "bad.safetensors")

@@ -1,0 +1,144 @@
+"""The pipeline itself, on the study tiny, in a copy of the project: DVC, the queue, and MLflow."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+def shell(folder, *command, fails=False):
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "ADVEBM_", "GIT_"))}
+    environment = {**keep, "PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True, env=environment)
+    assert (done.returncode != 0) == fails, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A clone of the working tree, with study tiny, whose report leaves a mark that only its own code makes."""
+    copy = tmp_path_factory.mktemp("clone")
+    for name in ("dvc.yaml", "params.yaml", "stages", "pkg", "pyproject.toml", ".gitignore", ".dvcignore", ".dvc/config"):
+        source, target = PROJECT / name, copy / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        ignore = shutil.ignore_patterns("__pycache__", "dvc.lock", "*.egg-info")
+        shutil.copytree(source, target, ignore=ignore) if source.is_dir() else shutil.copy(source, target)
+    params = copy / "params.yaml"
+    params.write_text(params.read_text().replace("study: digits", "study: tiny", 1))
+    report = copy / "pkg/advebm/commands/report.py"
+    report.write_text(
+        report.read_text().replace(
+            "    text = markdown(", '    print("the copy\'s own code", Path.cwd())\n    text = markdown('
+        )
+    )
+    for command in ("init -q", "add -A", "-c user.name=a -c user.email=a@example.org commit -qm start"):
+        shell(copy, "git", *command.split())
+    shell(copy, "git", "config", "user.name", "a")
+    shell(copy, "git", "config", "user.email", "a@example.org")
+    return copy
+
+
+def stages_run(log):
+    return [line.split("'")[1].split(":")[-1] for line in log.splitlines() if line.startswith("Running stage")]
+
+
+def mlflow_runs(copy):
+    code = """
+import json
+from advebm import tracking
+
+client = tracking.client()
+print(json.dumps([{
+    "id": run.info.run_id, "name": run.info.run_name, "status": run.info.status,
+    "tags": run.data.tags, "params": run.data.params, "metrics": run.data.metrics,
+    "artifacts": [file.path for file in client.list_artifacts(run.info.run_id)],
+    "history": [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")],
+} for run in client.search_runs([e.experiment_id for e in client.search_experiments()])]))
+"""
+    return json.loads(shell(copy, sys.executable, "-c", code).splitlines()[-1])
+
+
+def test_the_pipeline(copy):
+    log = shell(copy, "dvc", "repro")
+    ran = stages_run(log)
+    assert set(ran) == {
+        "check", "prepare", "gaussians", "judge", "baselines", "report",
+        *(f"{stage}@robust_jem" for stage in ("train", "sample", "quality", "ood", "robustness")),
+    }  # fmt: skip
+    assert f"the copy's own code {copy}" in log
+    report = json.loads((copy / "report.json").read_text())
+    assert set(report["quality"]) == {"combined", "sgld"} and set(report["ood"]) == {"photographs", "uniform"}
+    assert "## Published" in (copy / "report.md").read_text()
+    assert "up to date" in shell(copy, "dvc", "repro")
+
+    by_method = {run["tags"]["method"]: run for run in mlflow_runs(copy)}
+    assert set(by_method) == {"judge", "robust_jem"}
+    run = by_method["robust_jem"]
+    assert run["status"] == "FINISHED" and run["name"] == "robust_jem"
+    commit = shell(copy, "git", "rev-parse", "HEAD").strip()
+    tags = run["tags"]
+    assert (tags["study"], tags["git.commit"], tags["dvc.experiment"]) == ("tiny", commit, "workspace")
+    assert len(tags["data.sha256"]) == len(tags["checkpoint.sha256"]) == 64
+    assert {tag for tag in tags if tag.startswith("stage.")} == {
+        f"stage.{stage}" for stage in ("train", "sample", "quality", "ood", "robustness")
+    }
+    params = yaml.safe_load((copy / "params.yaml").read_text())
+    assert run["params"]["attack.eps"] == str(params["tiny"]["models"]["robust_jem"]["attack"]["eps"])
+    assert run["params"]["training.optimizer.lr"] == "0.002" and run["params"]["seed"] == "0"
+    assert run["history"] == [5, 10]
+    assert run["metrics"]["quality/sgld/fid"] == report["quality"]["sgld"]["fid"]
+    assert run["metrics"]["robustness/clean"] == report["robustness"]["clean"]
+    assert run["metrics"]["ood/uniform/auc_worst"] == report["ood"]["uniform"]["auc_worst"]
+    assert {"curves.png", "grids", "model.safetensors", "samples", "ood"} <= set(run["artifacts"])
+
+
+def test_one_number_reruns_only_what_depends_on_it(copy):
+    log = shell(copy, "dvc", "exp", "run", "-S", "tiny.ood.attack.steps=3")
+    assert stages_run(log) == ["check", "ood@robust_jem", "report"]
+    log = shell(copy, "dvc", "exp", "run", "-S", "tiny.sampling.robust_jem.sgld.chain.steps=3")
+    assert set(stages_run(log)) == {"check", "sample@robust_jem", "quality@robust_jem", "report"}
+    log = shell(
+        copy, "dvc", "exp", "run", "-S", "tiny.ood.attack.steps=2", "-S", "tiny.sampling.robust_jem.sgld.chain.steps=2"
+    )
+    assert set(stages_run(log)) <= {"check"}, "going back is cached"
+
+
+def test_the_queue_runs_the_copys_code_and_loses_nothing(copy):
+    before = {run["id"] for run in mlflow_runs(copy)}
+    shell(copy, "dvc", "exp", "run", "--queue", "-S", "method=at,standard")
+    shell(copy, "dvc", "queue", "start", "-j", "2")
+    shell(copy, "timeout", "300", "bash", "-c", "while dvc queue status | grep -qE 'Queued|Running'; do sleep 1; done")
+    status = shell(copy, "dvc", "queue", "status")
+    assert status.count("Success") == 2, status
+    runs = [run for run in mlflow_runs(copy) if run["id"] not in before]
+    assert {run["tags"]["method"] for run in runs} == {"at", "standard"}
+    shown = shell(copy, "dvc", "exp", "show", "--csv", "--drop", ".*", "--keep", "method")
+    for run in runs:
+        assert run["status"] == "FINISHED" and run["tags"]["dvc.experiment"] in shown
+        assert run["tags"]["stage.robustness"] == "done" and run["metrics"]["robustness/clean"] >= 0
+        assert run["artifacts"] and run["history"] == [5, 10]
+        log = shell(copy, "dvc", "queue", "logs", run["tags"]["dvc.experiment"])
+        assert "the copy's own code" in log and ".dvc/tmp/exps" in log
+
+
+def test_the_summary_gathers_the_tracked_runs(copy):
+    shown = shell(copy, BIN / "advebm", "summary", "--study", "tiny", "--metric", "robustness/")
+    assert "| at " in shown and "robustness/linf/pgd20" in shown and "| robust_jem " in shown
+
+
+def test_a_mistake_ends_with_our_line(copy):
+    log = shell(copy, "dvc", "exp", "run", "-S", "method=robust_gem", fails=True)
+    assert "advebm: params.yaml: no method 'robust_gem' in tiny (did you mean robust_jem?)" in log
+    assert "Traceback" not in log and not stages_run(log)[1:]
+    shell(copy, "git", "checkout", "params.yaml")
+    log = shell(copy, "dvc", "exp", "run", "-S", "tiny.training.batch=big", fails=True)
+    assert "advebm: params.yaml: tiny.training.batch: 'big' is not of type 'integer'" in log
+    shell(copy, "git", "checkout", "params.yaml")

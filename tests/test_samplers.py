@@ -1,0 +1,147 @@
+import foolbox
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from advebm.energy import grad, marginal, negative, posterior
+from advebm.samplers.buffer import Buffer, Replay, uniform_start
+from advebm.samplers.norms import NORMS
+from advebm.samplers.pgd import Attack, pgd
+from advebm.samplers.proximal import proximal
+from advebm.samplers.sgld import sgld
+from advebm.samplers.streams import Streams
+
+
+def test_streams_are_normal_and_uniform(streams):
+    normal = streams(400).normal(300).flatten().double().numpy()
+    assert stats.kstest(normal, "norm").pvalue > 1e-3
+    uniform = streams(400).uniform(300).flatten().double().numpy()
+    assert stats.kstest(uniform, "uniform").pvalue > 1e-3
+    counts = torch.bincount(streams(400).integers(7, 300).flatten(), minlength=7).numpy()
+    assert stats.chisquare(counts).pvalue > 1e-3
+    neighbours = np.corrcoef(streams(2000).normal(50).double().numpy())[np.triu_indices(2000, 1)]
+    assert abs(neighbours.mean()) < 1e-3 and abs(neighbours.std() * 50**0.5 - 1) < 0.05
+
+
+def test_a_stream_is_its_images_own(streams):
+    whole, part = streams(8), streams(8)[torch.tensor([5, 2])]
+    for draw in (lambda s: s.normal(2, 3), lambda s: s.uniform(4), lambda s: s.integers(9, 2)):
+        assert torch.equal(draw(whole)[[5, 2]], draw(part))
+    assert not torch.equal(Streams(0, "a", ids=torch.arange(3)).normal(4), Streams(0, "b", ids=torch.arange(3)).normal(4))
+
+
+def test_sgld_on_a_quadratic_has_the_closed_forms_mean_and_variance(streams):
+    """E(x) = (x - 2)^2 / (2 s): x_k is Gaussian with mean 2 + r^k (x_0 - 2) and variance noise^2 (1 - r^2k) / (1 - r^2),
+    r = 1 - step / s."""
+    s, step, noise, steps = 0.5, 0.1, 0.3, 12
+    x = sgld(
+        lambda x: ((x - 2) ** 2 / (2 * s)).flatten(1).sum(1),
+        torch.zeros(4000, 1, 2, 2),
+        steps=steps,
+        step_size=step,
+        noise=noise,
+        streams=streams(4000),
+    ).double()
+    r = 1 - step / s
+    mean, variance = 2 - 2 * r**steps, noise**2 * (1 - r ** (2 * steps)) / (1 - r**2)
+    count = x.numel()
+    assert abs(x.mean() - mean) < 4 * (variance / count) ** 0.5
+    assert abs(x.var() / variance - 1) < 4 * (2 / count) ** 0.5
+
+
+def test_langevin_at_temperature_one_samples_the_density(streams):
+    """step_size a/2 and noise sqrt(a): the stationary law of E(x) = x^2 / 2 is N(0, 1), up to O(a)."""
+    a = 0.05
+    x = sgld(
+        lambda x: (x**2 / 2).flatten(1).sum(1),
+        torch.zeros(4000, 1, 1, 1),
+        steps=200,
+        step_size=a / 2,
+        noise=a**0.5,
+        streams=streams(4000),
+    )
+    assert abs(x.var() - 1 / (1 - a / 4)) < 0.09
+
+
+def test_a_chain_does_not_depend_on_its_batch(wrn, streams):
+    wrn.eval().requires_grad_(False)
+    start = streams(10).uniform(1, 8, 8)
+
+    def chain(part):
+        return sgld(marginal(wrn), start[part], steps=5, step_size=0.5, noise=0.01, streams=streams(10)[part])
+
+    whole = chain(torch.arange(10))
+    parts = torch.cat([chain(part) for part in torch.arange(10).split(3)])
+    assert torch.allclose(whole, parts, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_norms_project_and_start_inside(norm, streams):
+    ball, eps = NORMS[norm], 0.3
+
+    def length(d):
+        return d.flatten(1).norm(dim=1, p=float("inf") if norm == "linf" else 2)
+
+    start = ball.random_start(torch.Size((500, 1, 2, 2)), eps, streams(500))
+    assert length(start).max() <= eps * 1.00001 and length(start).max() > 0.95 * eps
+    assert abs(start.mean()) < 0.02
+    outside = streams(500).normal(1, 2, 2) + 2
+    assert torch.allclose(length(ball.project(outside, eps)), torch.full((500,), eps), atol=1e-6)
+    assert torch.allclose(ball.project(start, eps), start, atol=1e-6)
+    assert torch.allclose(length(ball.direction(outside)), torch.ones(500))
+
+
+@pytest.mark.parametrize(("norm", "kind"), [("linf", "LinfPGD"), ("l2", "L2PGD")])
+def test_pgd_is_foolboxs(wrn, streams, norm, kind):
+    wrn.eval()
+    x, y = streams(6).uniform(1, 8, 8), torch.arange(6) % 3
+    ours = pgd(negative(posterior(wrn, y)), x, steps=7, step_size=0.03, eps=0.1, norm=norm)
+    attack = getattr(foolbox.attacks, kind)(abs_stepsize=0.03, steps=7, random_start=False)
+    theirs, _, _ = attack(foolbox.PyTorchModel(wrn, bounds=(0, 1)), x, y, epsilons=0.1)
+    # foolbox stops at nothing either: the last iterate of every image
+    raised = posterior(wrn, y)(ours) - posterior(wrn, y)(x)
+    assert torch.allclose(ours, attack.run(foolbox.PyTorchModel(wrn, bounds=(0, 1)), x, y, epsilon=0.1), atol=1e-6)
+    assert (raised > 0).all() and len(theirs) == 6
+
+
+def test_attack_of_radius_0_moves_nothing(wrn, streams):
+    x = streams(4).uniform(1, 8, 8)
+    for norm in NORMS:
+        assert torch.equal(Attack(eps=0.0, steps=3, norm=norm)(marginal(wrn), x, streams(4)), x)
+
+
+def test_fused_proximal_is_the_m_by_n_loop(small):
+    x = torch.rand(5, 1, 4, 4, dtype=torch.float64)
+    numbers = {"outer": 4, "inner": 5, "step_size": 0.02, "clamp_grad": 0.05}
+    loop = proximal(small.stem, marginal(small.body), x, fused=False, **numbers)
+    fused = proximal(small.stem, marginal(small.body), x, fused=True, **numbers)
+    assert (loop - x).abs().max() > 1e-3
+    assert torch.allclose(loop, fused, atol=1e-12)
+
+
+def test_proximal_with_one_inner_step_is_clamped_descent(small):
+    x = torch.rand(5, 1, 4, 4, dtype=torch.float64)
+    ours = proximal(small.stem, marginal(small.body), x, outer=3, inner=1, step_size=0.3, clamp_grad=0.02, fused=False)
+    for _ in range(3):
+        x = (x - 0.3 * grad(marginal(small), x).clamp(-0.02, 0.02)).clamp(0, 1)
+    assert torch.allclose(ours, x, atol=1e-12)
+
+
+def test_buffer_keeps_chains_and_starts_some_afresh():
+    def streams(*key, count):
+        return Streams(0, *key, ids=torch.arange(count))
+
+    buffer = Buffer(Replay(size=50, reinit=0.5), uniform_start((1, 2, 2)), streams)
+    before = buffer.images.clone()
+    x, places = buffer.draw(streams("step", count=20), streams("order", count=1))
+    assert len(places.unique()) == 20
+    fresh = (x != before[places]).flatten(1).any(1)
+    assert 3 <= fresh.sum() <= 17
+    buffer.store(places, x + 1)
+    assert torch.equal(buffer.images[places], x + 1)
+    others = torch.ones(50, dtype=torch.bool)
+    others[places] = False
+    assert torch.equal(buffer.images[others], before[others])
+    with pytest.raises(ValueError, match="too few for a batch"):
+        buffer.draw(streams("step", count=51), streams("order", count=1))
