@@ -14,7 +14,7 @@ test: install  ## linters, layers, tests
 	ruff check
 	ruff format --check
 	lint-imports
-	pytest
+	pytest -n 2 --dist loadfile
 
 install: $(VENV)/installed
 

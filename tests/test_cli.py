@@ -27,7 +27,7 @@ def work(tmp_path_factory):
     work = tmp_path_factory.mktemp("work")
     gaussians = work / "g.safetensors"
     for arguments in (
-        ("prepare", "--out", work / "data"),
+        ("prepare", "--out", work / "data", "--quiet"),
         ("gaussians", "--data", work / "data", "--out", gaussians, "--quiet"),
         ("train", "judge", "--data", work / "data", "--out", work / "judge", "--quiet"),
         (
@@ -40,6 +40,7 @@ def work(tmp_path_factory):
             work / "judge/model.safetensors",
             "--out",
             work / "baselines",
+            "--quiet",
         ),
     ):
         done = advebm(*arguments, "--study", "tiny")
@@ -99,7 +100,7 @@ def test_the_whole_chain_of_every_method(work, method):
     for name in recipes[method]:
         made = images.load(results / "samples" / f"{name}.npz")
         assert made.x.shape == (40, 8, 8, 1) and np.bincount(made.y).tolist() == [4] * 10
-        with Image.open(results / "samples" / f"{name}_strip.png") as picture:
+        with Image.open(results / "samples" / "pictures" / f"{name}_strip.png") as picture:
             assert picture.width > 300
 
 
@@ -140,7 +141,7 @@ WRONG = [
     (["train", "robust_gem", "--data", "{work}/data", "--out", "{out}"], "no method 'robust_gem'"),
     (["train", "at", "--study", "digitz", "--data", "{work}/data", "--out", "{out}"], "no study 'digitz'"),
     (["train", "at", "--params", "none.yaml", "--data", "{work}/data", "--out", "{out}"], "none.yaml: no such file"),
-    (["train", "at", "--data", "{out}", "--out", "{out}"], "no prepared data there; `advebm prepare` makes it"),
+    (["train", "at", "--data", "{out}", "--out", "{out}"], "not there; `advebm prepare` makes it"),
     (
         ["train", "jempp", "--study", "tiny", "--data", "{work}/data", "--out", "{out}"],
         "chains of this method start from the class Gaussians",
@@ -164,7 +165,7 @@ WRONG = [
             "--out",
             "{out}/r",
         ],
-        "no such file",
+        "`advebm prepare` makes it",
     ),
     (["report", "at", "--results", "{out}", "--out", "{out}/report.json"], "`advebm quality` makes it"),
 ]

@@ -73,6 +73,10 @@ WRONG = [
     ("data.out", ["uniform"], "['uniform'] is not of type 'object'"),
     ("quality.features", "vgg", "'vgg' is not one of ['judge', 'inception']"),
     ("samples", 0, "0 is less than the minimum of 1"),
+    ("ood.attack.eps", float("inf"), "inf is not a finite number"),
+    ("network", None, "None is not of type 'object'"),
+    ("models", ["at"], "['at'] is not of type 'object'"),
+    ("data.out", {}, "{} should be non-empty"),
 ]
 
 
@@ -103,6 +107,28 @@ def test_what_is_missing_is_told(tmp_path, part):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     with pytest.raises(ValueError, match=rf"params.yaml: tiny.*lacks {last}"):
         config.read(tmp_path / "params.yaml", "tiny", "at")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": "abc"}, "seed must be an integer of at least 0, not 'abc'"),
+        ({"seed": -1}, "seed must be an integer of at least 0, not -1"),
+        ({"methods": ["at", "jam"]}, "methods must be a list of standard, at"),
+        ({"methods": "at"}, "methods must be a list of standard, at"),
+    ],
+)
+def test_what_the_pipeline_reads_is_checked(tmp_path, change, message):
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS | change))
+    with pytest.raises(ValueError, match=message):
+        config.check_top(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "study: tiny", "tiny: [}"])
+def test_files_that_hold_no_studies_are_told(tmp_path, text):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"params.yaml: (holds no studies|is not YAML)"):
+        config.read(tmp_path / "params.yaml", "tiny")
 
 
 def test_unknown_names_are_told(tmp_path):

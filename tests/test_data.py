@@ -121,6 +121,21 @@ def broken(tmp_path):
     (tmp_path / "pictures" / "a.png").write_bytes(b"no picture")
 
 
+def test_damage_anywhere_in_an_npz_is_told(tmp_path, images):
+    im.save(tmp_path / "a.npz", images)
+    content, rng = (tmp_path / "a.npz").read_bytes(), np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(content[: rng.integers(1, len(content))] if rng.random() < 0.5 else content)
+        damaged[rng.integers(0, len(damaged))] ^= int(rng.integers(1, 256))
+        (tmp_path / "a.npz").write_bytes(damaged)
+        try:
+            read = im.load(tmp_path / "a.npz")
+        except ValueError as error:
+            assert str(error).startswith(str(tmp_path / "a.npz"))
+        else:  # damage to the archive's dates and the like leaves the arrays as they were
+            assert np.array_equal(read.x, images.x) and (read.y is None or np.array_equal(read.y, images.y))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

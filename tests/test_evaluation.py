@@ -77,15 +77,21 @@ def test_quality_is_the_formulas_on_the_judges_features(judge, images, tmp_path)
     x, reference = (rng.integers(0, high, (300, 8, 8, 1), dtype=np.uint8) for high in (256, 200))
     spec = quality.Quality(features="judge", splits=3, kid_subset=50)
     options = quality.extractor(spec, judge, 1, tmp_path)
-    found = quality.fidelity(x, reference, spec, options, cache=tmp_path)
+    found = quality.fidelity(x, reference, spec, options, key="r", cache=tmp_path)
     a, b = (judge.features(Images(s).pixels()).double().numpy() for s in (x, reference))
     assert found["fid"] == pytest.approx(frechet(a, b), rel=1e-3) and found["n"] == 300
     mean, std = inception_score(judge(Images(x).pixels()).double().numpy(), 3)
     assert (found["is_mean"], found["is_std"]) == pytest.approx((mean, std), rel=1e-4)
-    same = quality.fidelity(reference, reference, spec, options, cache=tmp_path)
+    same = quality.fidelity(reference, reference, spec, options, key="r", cache=tmp_path)
     assert abs(same["fid"]) < 1e-3 and same["kid_mean"] < found["kid_mean"]
     with pytest.raises(ValueError, match="sides of a FID must be equal"):
-        quality.fidelity(x, reference[:100], spec, options, cache=tmp_path)
+        quality.fidelity(x, reference[:100], spec, options, key="r", cache=tmp_path)
+
+
+def test_an_image_is_worse_off_only_by_a_successful_attack(judge, images):
+    x = images.pixels()
+    up = ood.worst_case(lambda v: -marginal(judge)(v), x, Attack(eps=0.3, steps=5, norm="l2"), seed=0, batch=25)
+    assert (marginal(judge)(up) >= marginal(judge)(x)).all() and (up != x).any()
 
 
 def test_label_consistency(judge, images):

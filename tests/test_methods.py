@@ -131,7 +131,7 @@ def test_loss_is_the_papers_equation(make, small, batch, name):
     expected = slow_ce(small, x_ce, y)
     if name not in ("standard", "at"):
         streams = twin.streams("negatives", 2, count=6)
-        start, places = twin.replay.draw(streams, twin.streams("places", 2, count=1))
+        start, places = twin.replay.draw(2, 6)
         sgld = {"steps": 3, "step_size": 0.2, "noise": 0.01, "clamp": 0.5}
         proximal = {"steps": 2, "step_size": 3 * 0.05, "noise": 0.0, "clamp": 0.3}
         x_neg = slow_descent(small, start, places, sgld if name == "jem" else proximal, streams)

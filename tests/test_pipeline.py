@@ -79,6 +79,14 @@ def test_the_pipeline(copy):
     assert "## Published" in (copy / "report.md").read_text()
     assert "up to date" in shell(copy, "dvc", "repro")
 
+    again = copy / "again"  # tracking is off here
+    data, gaussians = "data/tiny", "models/tiny/gaussians.safetensors"
+    arguments = f"train robust_jem --study tiny --data {data} --gaussians {gaussians} --out {again} --quiet"
+    shell(copy, BIN / "advebm", *arguments.split())
+    for file in (copy / "models/tiny/robust_jem").rglob("*.*"):
+        assert file.read_bytes() == (again / file.relative_to(copy / "models/tiny/robust_jem")).read_bytes(), file
+    shutil.rmtree(again)
+
     by_method = {run["tags"]["method"]: run for run in mlflow_runs(copy)}
     assert set(by_method) == {"judge", "robust_jem"}
     run = by_method["robust_jem"]
@@ -109,6 +117,18 @@ def test_one_number_reruns_only_what_depends_on_it(copy):
         copy, "dvc", "exp", "run", "-S", "tiny.ood.attack.steps=2", "-S", "tiny.sampling.robust_jem.sgld.chain.steps=2"
     )
     assert set(stages_run(log)) <= {"check"}, "going back is cached"
+
+
+def test_a_run_holds_one_specification_of_each_stage(copy):
+    runs = [run for run in mlflow_runs(copy) if run["tags"]["method"] == "robust_jem"]
+    assert len({run["tags"]["checkpoint.sha256"] for run in runs}) == 1
+    first = next(run for run in runs if run["params"])
+    others = [run for run in runs if not run["params"]]
+    assert others, "an experiment with another specification of a stage has a run of its own"
+    assert (
+        first["metrics"]["ood/uniform/auc_worst"]
+        == json.loads((copy / "report.json").read_text())["ood"]["uniform"]["auc_worst"]
+    )
 
 
 def test_the_queue_runs_the_copys_code_and_loses_nothing(copy):

@@ -134,7 +134,7 @@ def test_buffer_keeps_chains_and_starts_some_afresh():
 
     buffer = Buffer(Replay(size=50, reinit=0.5), uniform_start((1, 2, 2)), streams)
     before = buffer.images.clone()
-    x, places = buffer.draw(streams("step", count=20), streams("order", count=1))
+    x, places = buffer.draw(0, 20)
     assert len(places.unique()) == 20
     fresh = (x != before[places]).flatten(1).any(1)
     assert 3 <= fresh.sum() <= 17
@@ -143,5 +143,7 @@ def test_buffer_keeps_chains_and_starts_some_afresh():
     others = torch.ones(50, dtype=torch.bool)
     others[places] = False
     assert torch.equal(buffer.images[others], before[others])
+    noise = streams("negatives", 0, count=20).normal(1, 2, 2)[fresh]
+    assert abs(np.corrcoef(x[fresh].flatten(), noise.abs().flatten())[0, 1]) < 0.5  # starts and noise share no bits
     with pytest.raises(ValueError, match="too few for a batch"):
-        buffer.draw(streams("step", count=51), streams("order", count=1))
+        buffer.draw(0, 51)

@@ -89,7 +89,7 @@ def test_average_of_weights_and_copied_statistics():
 
 @pytest.mark.parametrize("changes", [{"optimizer": SGD(name="sgd", lr=1e6), "epochs": 5}, {"energy_bound": 0.1}])
 def test_divergence_is_an_error_with_numbers(images, changes):
-    with pytest.raises(Diverged, match=r"diverged at step \d+: train/\w+ is .*, bound"):
+    with pytest.raises(Diverged, match=r"diverged at step \d+: \w+/\w+ is .*, bound"):
         train(images, **changes)
 
 

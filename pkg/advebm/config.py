@@ -8,9 +8,12 @@ makes a JSON schema of them, which is kept in params.schema.json so that a mista
 import difflib
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import MinLen
 
 from advebm.ranges import Count, Positive
 
@@ -30,7 +33,8 @@ class Data:
     validation: Count  # images held out of training to tune on
     test: Count | None = None  # images held out to report on; null where the source has a test split
     outliers: str  # out-distribution images for training
-    out: dict[str, str]  # out-distribution sets for testing
+    out: Annotated[dict[str, str], MinLen(1)]  # out-distribution sets for testing, by name
+    root: str | None = None  # where its files lie, unless ADVEBM_DATA says; null: data/raw
     out_size: Count = 1024  # images of each, fewer where there are fewer
 
 
@@ -54,15 +58,7 @@ def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
     A model's `network` and `training` hold only what differs from the study's. Raises ValueError, in one line that says
     what is wrong and what would be right. Does not import torch.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(params).read_text())
-    except FileNotFoundError as error:
-        raise ValueError(f"{params}: no such file; run in the project's folder or name one by --params") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{params}: is not YAML ({' '.join(str(error).split())})") from error
-    content = content if isinstance(content, dict) else {}
+    content = read_yaml(params)
     studies = [name for name, entry in content.items() if isinstance(entry, dict)]
     if study not in studies:
         raise ValueError(f"{params}: no study {study!r}{_nearest(study, studies)}; there are {', '.join(studies)}")
@@ -85,6 +81,32 @@ def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
     return entry
 
 
+def read_yaml(params: Path) -> dict[str, Any]:
+    """The whole params file. Raises ValueError where it is missing, not YAML, or holds no studies."""
+    import yaml
+
+    try:
+        content = yaml.load(Path(params).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError as error:
+        raise ValueError(f"{params}: no such file; run in the project's folder or name one by --params") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{params}: is not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict) or not any(isinstance(entry, dict) for entry in content.values()):
+        raise ValueError(f"{params}: holds no studies; a study is a key with data, models, sampling, ...")
+    return content
+
+
+def check_top(params: Path) -> None:
+    """Raises ValueError where seed or methods, which dvc.yaml reads, are wrong."""
+    content = read_yaml(params)
+    seed, methods = content.get("seed"), content.get("methods")
+    if type(seed) is not int or seed < 0:
+        raise ValueError(f"{params}: seed must be an integer of at least 0, not {seed!r}")
+    known = json.loads(SCHEMA.read_text())["$defs"]["Models"]["properties"]
+    if not isinstance(methods, list) or not methods or not set(map(str, methods)) <= set(known):
+        raise ValueError(f"{params}: methods must be a list of {', '.join(known)}, not {methods!r}")
+
+
 def check(entry: dict[str, Any], where: str) -> None:
     """Raises ValueError with the first thing in the entry that the schema forbids."""
     from jsonschema import Draft202012Validator
@@ -92,6 +114,9 @@ def check(entry: dict[str, Any], where: str) -> None:
 
     error = best_match(Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors(entry))
     if error is None:
+        for path, value in flat(entry).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{where}.{path}: {value} is not a finite number")
         return
     path = ".".join([where, *map(str, error.absolute_path)])
     value = error.instance

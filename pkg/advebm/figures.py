@@ -1,4 +1,4 @@
-"""Pictures. The only file that knows matplotlib. Images are uint8 (N, H, W, C)."""
+"""Pictures. The only file that knows matplotlib. Arrays of images are uint8 (N, H, W, C)."""
 
 from pathlib import Path
 
@@ -7,6 +7,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+
+from advebm.data.images import Images
 
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "advebm"})
 
@@ -45,8 +47,9 @@ def grid(x: np.ndarray, path: Path, title: str, columns: int = 10) -> Path:
     return _save(figure, path)
 
 
-def class_grid(x: np.ndarray, y: np.ndarray, path: Path, title: str, columns: int = 12) -> Path:
+def class_grid(images: Images, path: Path, title: str, columns: int = 12) -> Path:
     """A row for each class, of its first `columns` images."""
+    x, y = images
     classes = [k for k in np.unique(y) if (y == k).sum() >= 1]
     columns = min(columns, min((y == k).sum() for k in classes))
     chosen = np.concatenate([np.flatnonzero(y == k)[:columns] for k in classes])
@@ -89,17 +92,24 @@ def curves(table: dict[str, list[float]], path: Path, title: str) -> Path:
     return _save(figure, path)
 
 
-def histograms(values: dict[str, dict[str, np.ndarray]], numbers: dict[str, dict], path: Path, title: str) -> Path:
-    """-E(x) of in, out and moved out images, a panel for each out-distribution set."""
-    figure, axes = plt.subplots(1, len(values), figsize=(3.4 * len(values), 2.6), squeeze=False, layout="constrained")
+def detection(values: dict[str, dict[str, np.ndarray]], numbers: dict[str, dict], path: Path, title: str) -> Path:
+    """A column for each out-distribution set: -E(x) of in, out and moved out images, and the ROC curves."""
+    from sklearn.metrics import roc_curve
+
+    figure, axes = plt.subplots(2, len(values), figsize=(3.4 * len(values), 5), squeeze=False, layout="constrained")
     labels = {"in": "test images", "out": "out-distribution", "worst": "out, after the attack"}
-    for ax, (name, scores) in zip(axes.flat, values.items(), strict=True):
+    for (top, bottom), (name, scores) in zip(axes.T, values.items(), strict=True):
         edges = np.histogram_bin_edges(np.concatenate(list(scores.values())), 40)
-        for key, score in scores.items():
-            ax.hist(score, edges, density=True, alpha=0.55, label=labels[key])
-        ax.set_title(f"{name}: AUC {numbers[name]['auc']:.3f}, worst {numbers[name]['auc_worst']:.3f}")
-        ax.set_xlabel("-E(x)")
-    axes.flat[0].legend(frameon=False, fontsize=7)
+        for color, (key, score) in enumerate(scores.items()):
+            top.hist(score, edges, density=True, alpha=0.55, label=labels[key], color=f"C{color}")
+        for color, (key, number) in enumerate((("out", "auc"), ("worst", "auc_worst")), 1):
+            truth = np.r_[np.ones(len(scores["in"])), np.zeros(len(scores[key]))]
+            false, true, _ = roc_curve(truth, np.r_[scores["in"], scores[key]])
+            bottom.plot(false, true, color=f"C{color}", label=f"AUC {numbers[name][number]:.3f}")
+        top.set(title=name, xlabel="-E(x)", ylabel="density")
+        bottom.set(xlabel="false positive rate", ylabel="true positive rate")
+        bottom.legend(frameon=False, loc="lower right")
+    axes[0, 0].legend(frameon=False, fontsize=7)
     figure.suptitle(title)
     return _save(figure, path)
 

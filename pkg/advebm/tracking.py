@@ -5,6 +5,8 @@ mlflow.db beside dvc.yaml and the artifacts are in mlartifacts/, also for experi
 Nothing reads from it but `advebm summary`: with tracking off every file comes out the same.
 """
 
+import hashlib
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -68,6 +70,8 @@ def _experiment(client, study: str) -> str:
 
 
 def _commit() -> str:
+    if "DVC_EXP_BASELINE_REV" in os.environ:
+        return os.environ["DVC_EXP_BASELINE_REV"]
     git = subprocess.run(["git", "-C", root(), "rev-parse", "HEAD"], capture_output=True, text=True)
     return git.stdout.strip() or "none"
 
@@ -111,10 +115,17 @@ class _Off:
 
 @contextmanager
 def run(
-    *, stage: str, study: str, method: str, params: dict[str, Any] | None = None, checkpoint: str | None = None
+    *,
+    stage: str,
+    study: str,
+    method: str,
+    params: dict[str, Any] | None = None,
+    checkpoint: str | None = None,
+    spec: Any = None,
 ) -> Iterator[Run | _Off]:
     """The run of a model. Training, which gives `params`, opens a new one; a later stage gives the sha256 of the model's
-    `checkpoint` and goes on in the run that made it, or in a new one where the model came from elsewhere."""
+    `checkpoint` and goes on in the run that made it. Where that run already holds this stage by another `spec` (what
+    params.yaml says of the stage), or where the model came from elsewhere, a new one is opened."""
     if not enabled():
         yield _Off()
         return
@@ -122,9 +133,13 @@ def run(
 
     store = client()
     experiment = _experiment(store, study)
-    found = checkpoint and store.search_runs(
-        [experiment], f"tags.`checkpoint.sha256` = '{checkpoint}' and tags.method = '{method}'", max_results=1
-    )
+    same = f"tags.`checkpoint.sha256` = '{checkpoint}' and tags.method = '{method}'"
+    digest = config_digest(spec)
+    found = [
+        known
+        for known in (store.search_runs([experiment], same) if checkpoint else [])
+        if known.data.tags.get(f"spec.{stage}", digest) == digest
+    ]
     if found:
         opened = Run(store, found[0].info.run_id)
     else:
@@ -136,7 +151,7 @@ def run(
     if params:
         store.log_batch(opened.run_id, params=[Param(key, str(value)) for key, value in params.items()])
     store.update_run(opened.run_id, status="RUNNING")
-    opened.tags(dvc__stage=stage)
+    opened.tags(**{"dvc__stage": stage, f"spec__{stage}": digest})
     status = "FAILED"
     try:
         yield opened
@@ -148,19 +163,16 @@ def run(
         store.update_run(opened.run_id, status=status)
 
 
+def config_digest(spec: Any) -> str:
+    """What tells one specification of a stage from another."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+
+
 def runs(study: str) -> list[dict[str, Any]]:
-    """{method, seed, commit, experiment, start, params, metrics} of each finished run of a study, newest first."""
+    """{tags, params, metrics} of each finished run of a study, newest first."""
     store = client()
     found = store.get_experiment_by_name(f"advebm/{study}")
     if found is None:
         return []
     page = store.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", max_results=1000)
-    return [
-        {
-            "method": r.data.tags.get("method"),
-            "checkpoint": r.data.tags.get("checkpoint.sha256"),
-            "params": r.data.params,
-            "metrics": r.data.metrics,
-        }
-        for r in page
-    ]
+    return [{"tags": r.data.tags, "params": r.data.params, "metrics": r.data.metrics} for r in page]

@@ -121,9 +121,9 @@ def fit(
         since += 1
         if (step + 1) % training.record_every == 0 or step + 1 == total:
             record = {f"train/{name}": float(value) / since for name, value in sums.items()}
-            check_finite(record, step, training.energy_bound)
             sums, since = {}, 0
             record |= {f"validation/{name}": value for name, value in classification(kept, validation).items()}
+            check_finite(record, step, training.energy_bound)
             log(step + 1, {**record, "train/lr": training.optimizer.lr * factor})
             pictures = {"adversarial": loss.x_adv, "negatives": loss.x_neg, **dict(method.images())}
             watch(step + 1, {name: x for name, x in pictures.items() if x is not None})

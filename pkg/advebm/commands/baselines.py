@@ -23,6 +23,7 @@ def baselines(
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
     root: Root = None,
+    quiet: o.Quiet = False,
 ) -> None:
     """Score the class Gaussians and held-out real images as samples are scored; keep the features of the reference."""
     entry = config.read(params, study)
@@ -39,9 +40,12 @@ def baselines(
     y = ids % about(data)["classes"]
     parts = [fitted.sample(y[i], Streams(o.EVALUATION_SEED, "baselines", ids=i)) for i in ids.split(500)]
     drawn = images.Images(images.to_bytes(torch.cat(parts)), y.numpy())
-    real = images.load(data / "test.npz")[:n]
+    held_out = "validation" if entry["quality"].get("reference") == "test" else "test"
+    real = images.load(data / f"{held_out}.npz")[:n]
     networks.load(judge)  # a damaged judge is told before anything is computed
-    scores = score({"gaussians": drawn, "real": real}, data=data, judge=judge, entry=entry, cache=out, root=root)
+    scores = score(
+        {"gaussians": drawn, "real": real}, data=data, judge=judge, entry=entry, cache=out, root=root, quiet=quiet
+    )
     out.mkdir(parents=True, exist_ok=True)
     (out / "baselines.json").write_text(json.dumps(scores, indent=1) + "\n")
     print(
@@ -49,27 +53,32 @@ def baselines(
     )
 
 
-def score(sets: dict, *, data: Path, judge: Path, entry: dict, cache: Path, root: Path | None, progress=iter) -> dict:
+def score(sets: dict, *, data: Path, judge: Path, entry: dict, cache: Path, root: Path | None, quiet: bool) -> dict:
     """{name: {fid, kid_mean, is_mean, is_std, label_consistency, n, protocol}} of named images."""
     import numpy as np
 
-    from advebm import networks
+    from advebm import networks, progress
     from advebm.data import images
     from advebm.evaluation import quality as q
 
     spec = config.build(q.Quality, entry["quality"])
-    net, header = networks.load(judge, networks.device())
+    net, header = networks.load(judge, networks.device(), channels=about(data)["shape"][0])
+    described = about(data)
     reference = images.load(data / f"{spec.reference}.npz").x
     if spec.reference == "train" and max((len(s.x) for s in sets.values()), default=0) > len(
         reference
     ):  # all published training images
         reference = np.concatenate([reference, images.load(data / "validation.npz").x])
-    options = q.extractor(spec, net, header["channels"], data_root(root))
+    options = q.extractor(spec, net, header["channels"], data_root(root, entry))
+    key = f"{spec.reference}-{described['sha256'][:16]}"
     result = {}
-    for name in progress(list(sets)):
+    for name in progress.bar("quality", quiet)(list(sets)):
+        content = sets[name][: len(reference)]
         result[name] = {
-            **q.fidelity(sets[name].x, reference, spec, options, cache=cache),
-            "label_consistency": q.label_consistency(net, sets[name]),
-            "protocol": q.protocol(spec, len(sets[name].x)),
+            **q.fidelity(
+                content.x, reference, spec, options, key=key, cache=cache, quiet=quiet or spec.features == "judge"
+            ),
+            "label_consistency": q.label_consistency(net, content),
+            "protocol": q.protocol(spec, len(content.x)),
         }
     return result

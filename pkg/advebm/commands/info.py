@@ -24,11 +24,10 @@ def info(
     from importlib.metadata import version
 
     import torch
-    import yaml
 
     from advebm.commands.prepare import data_root
 
-    content = yaml.safe_load(params.read_text()) if params.is_file() else {}
+    content = config.read_yaml(params) if params.is_file() else {}
     rows = [[name, version(name)] for name in ("advebm", "torch", "torchvision", "torch-fidelity", "dvc", "mlflow")]
     rows += [
         [
@@ -37,7 +36,11 @@ def info(
         ]
     ]
     rows += [["data root", str(data_root(None))]]
-    rows += [[f"study {k}", ", ".join(v.get("models", {}))] for k, v in content.items() if isinstance(v, dict)]
+    rows += [
+        [f"study {k}", ", ".join(v["models"])]
+        for k, v in content.items()
+        if isinstance(v, dict) and isinstance(v.get("models"), dict)
+    ]
     print("\n".join(table(["", "advebm"], rows)))
 
 
@@ -48,6 +51,7 @@ def check(
     out: Annotated[o.Path | None, o.Option(help="file to write the study's name to")] = None,
 ) -> None:
     """Say whether the params file is right, before anything long begins."""
+    config.check_top(params)
     config.read(params, study, method)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -13,10 +13,11 @@ from advebm.commands import options as o
 SPLIT_SEED = 0  # the split is fixed: seeds vary training, never the data
 
 
-def data_root(given: Path | None) -> Path:
-    """Where data sets lie: --root, ADVEBM_DATA, or data/raw in the project."""
-    project = Path(os.environ.get("DVC_ROOT", "."))
-    return given or Path(os.environ.get("ADVEBM_DATA") or project / "data" / "raw")
+def data_root(given: Path | None, entry: dict | None = None) -> Path:
+    """Where data sets lie: --root, ADVEBM_DATA, the study's data.root, or data/raw; relative to the project."""
+    named = (entry or {}).get("data", {}).get("root")
+    project = Path(os.environ.get("DVC_ROOT", "."))  # a queued experiment runs in a copy, without ignored files
+    return project / (given or os.environ.get("ADVEBM_DATA") or named or Path("data", "raw"))
 
 
 def prepare(
@@ -24,15 +25,18 @@ def prepare(
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
     root: Annotated[Path | None, Option(help="where data sets lie [default: ADVEBM_DATA, or data/raw]")] = None,
+    quiet: o.Quiet = False,
 ) -> None:
     """Write train, validation and test images, and the out-distribution sets, as .npz files."""
-    spec = config.build(config.Data, config.read(params, study)["data"])
+    entry = config.read(params, study)
+    spec = config.build(config.Data, entry["data"])
     import numpy as np
     from sklearn.model_selection import train_test_split
 
+    from advebm import progress
     from advebm.data import images, sources
 
-    root = data_root(root)
+    root = data_root(root, entry)
     splits = sources.labelled(spec.source, root)
 
     def halves(whole: images.Images, held_out: int, name: str) -> tuple[images.Images, images.Images]:
@@ -60,8 +64,8 @@ def prepare(
     sets["outliers"] = sources.outside(spec.outliers, root, splits["test"], len(train.x), SPLIT_SEED)
     for i, (name, source) in enumerate(spec.out.items()):
         sets[f"out/{name}"] = sources.outside(source, root, splits["test"], spec.out_size, SPLIT_SEED + 1 + i)
-    for name, content in sets.items():
-        images.save(out / f"{name}.npz", content)
+    for name in progress.bar(f"prepare {study}", quiet)(sets):
+        images.save(out / f"{name}.npz", sets[name])
     about = {
         "source": spec.source,
         "shape": [train.x.shape[3], *train.x.shape[1:3]],
@@ -76,9 +80,10 @@ def prepare(
 
 def about(data: Path) -> dict:
     """What `prepare` wrote of its images: shape, classes, digest."""
-    try:
-        return json.loads((data / "about.json").read_text())
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{data / 'about.json'}: no prepared data there; `advebm prepare` makes it") from error
-    except ValueError as error:
-        raise ValueError(f"{data / 'about.json'}: is damaged ({error}); run `advebm prepare` again") from error
+    from advebm.commands.report import read_json
+
+    content = read_json(data / "about.json", "prepare")
+    for key in ("shape", "classes", "sha256"):
+        if key not in content:
+            raise ValueError(f"{data / 'about.json'}: lacks {key}; run `advebm prepare` again")
+    return content

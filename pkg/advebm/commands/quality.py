@@ -9,7 +9,8 @@ from typer import Option
 from advebm import config
 from advebm.commands import options as o
 from advebm.commands.baselines import Root, score
-from advebm.commands.sample import sampled
+from advebm.commands.report import read_json
+from advebm.commands.sample import sampled, sampling_spec
 
 
 def quality(
@@ -30,24 +31,29 @@ def quality(
     import shutil
     import tempfile
 
-    from advebm import progress, tracking
+    from advebm import tracking
     from advebm.data.images import digest
 
-    ends = json.loads((baselines / "baselines.json").read_text())
+    ends = read_json(baselines / "baselines.json", "baselines")
+    recipes = config.recipes(entry, method)
     with tempfile.TemporaryDirectory() as cache:  # a copy: torch-fidelity writes into its cache, outs are read-only
         shutil.copytree(baselines, cache, dirs_exist_ok=True)
         scores = score(
-            sampled(samples),
+            sampled(samples, recipes),
             data=data,
             judge=judge,
             entry=entry,
             cache=Path(cache),
             root=root,
-            progress=progress.bar(f"quality {study}/{method}", quiet),
+            quiet=quiet,
         )
-    with tracking.run(stage="quality", study=study, method=method, checkpoint=digest(model)) as run:
-        for name, values in scores.items():
-            run.metrics({f"quality/{name}/{key}": v for key, v in values.items() if not isinstance(v, str)})
+    for name, recipe in recipes.items():
+        if not recipe.asks:
+            scores[name]["label_consistency"] = None  # no class was asked for
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({**scores, "baselines": ends}, indent=1) + "\n")
+    spec = {"quality": entry["quality"], **sampling_spec(entry, method)}
+    with tracking.run(stage="quality", study=study, method=method, checkpoint=digest(model), spec=spec) as run:
+        for name, values in scores.items():
+            run.metrics({f"quality/{name}/{key}": v for key, v in values.items() if not isinstance(v, str)})
     print(f"wrote {out}: " + ", ".join(f"{name} FID {values['fid']:.3g}" for name, values in scores.items()))

@@ -45,14 +45,17 @@ def compare(
     params: o.Params = o.PARAMS,
 ) -> None:
     """Write all methods of a study in one table, with a row of samples for each."""
-    methods = list(config.read(params, study)["models"])
+    models = config.read(params, study)["models"]
+    methods = [method for method in models if (results / method).is_dir()]
+    if not methods:
+        raise FileNotFoundError(f"{results}: no results of a method there; `dvc repro -P` makes them")
     from advebm import figures
     from advebm.commands.sample import sampled
 
     found = {method: measured(results / method) for method in methods}
     rows, samples = {}, {}
     for method, numbers in found.items():
-        images = sampled(results / method / "samples")
+        images = sampled(results / method / "samples", [n for n in numbers["quality"] if n != "baselines"])
         for recipe in images or [None]:
             name = method if recipe is None else f"{method}/{recipe}"
             rows[name] = row(numbers, recipe)
@@ -70,22 +73,31 @@ def compare(
     ]
     lines += ["", protocols(baselines)]
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    figures.sheets(samples, out.with_suffix(".png"), f"{study}: samples of each method, classes 0, 1, 2, ...")
+    if samples:
+        figures.sheets(samples, out.with_suffix(".png"), f"{study}: samples of each method, classes 0, 1, 2, ...")
     print("\n".join(lines))
 
 
 def measured(results: Path) -> dict[str, dict[str, Any]]:
     """The contents of a method's quality.json, ood.json and robustness.json, by name."""
-    found = {}
-    for name in ("quality", "ood", "robustness"):
-        file = results / f"{name}.json"
-        try:
-            found[name] = json.loads(file.read_text())
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{file}: not there; `advebm {name}` makes it") from error
-        except ValueError as error:
-            raise ValueError(f"{file}: is damaged ({error}); run `advebm {name}` again") from error
+    found = {name: read_json(results / f"{name}.json", name) for name in ("quality", "ood", "robustness")}
+    for name, key in (("quality", "baselines"), ("robustness", "clean")):
+        if key not in found[name]:
+            raise ValueError(f"{results / name}.json: lacks {key}; run `advebm {name}` again")
     return found
+
+
+def read_json(file: Path, command: str) -> dict[str, Any]:
+    """What a command wrote. Raises FileNotFoundError or ValueError that names the file and the command."""
+    try:
+        content = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file}: not there; `advebm {command}` makes it") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: is damaged ({error}); run `advebm {command}` again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: is damaged (not an object); run `advebm {command}` again")
+    return content
 
 
 def row(found: dict[str, dict[str, Any]], recipe: str | None) -> dict[str, float | None]:
@@ -132,8 +144,8 @@ def markdown(study: str, method: str, found: dict[str, dict[str, Any]], results:
         "",
         "## Where to look",
         "",
-        f"- samples: {results}/samples/*.png",
-        f"- out-distribution energies: {results}/ood.png",
+        f"- samples: {results}/samples/pictures/",
+        f"- out-distribution detection: {results}/ood.png",
         "- this report: report.md, report.json",
         "- every run: MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db",
         "",

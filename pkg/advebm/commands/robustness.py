@@ -4,6 +4,7 @@ import json
 
 from advebm import config
 from advebm.commands import options as o
+from advebm.commands.prepare import about
 
 
 def robustness(
@@ -23,18 +24,20 @@ def robustness(
     from advebm.evaluation import robustness as evaluation
 
     spec = config.build(evaluation.Robustness, entry["robustness"])
-    net, _ = networks.load(model, networks.device())
+    net, _ = networks.load(model, networks.device(), channels=about(data)["shape"][0])
     numbers = evaluation.robustness(
         net,
-        images.load(data / "test.npz"),
+        images.load(data / f"{spec.split}.npz"),
         spec,
         seed=o.EVALUATION_SEED,
         batch=batch,
         progress=progress.bar(f"robustness {study}/{method}", quiet),
     )
-    with tracking.run(stage="robustness", study=study, method=method, checkpoint=images.digest(model)) as run:
-        run.metrics({f"robustness/{key.replace('.', '/')}": value for key, value in config.flat(numbers).items()})
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(numbers, indent=1) + "\n")
+    with tracking.run(
+        stage="robustness", study=study, method=method, checkpoint=images.digest(model), spec=entry["robustness"]
+    ) as run:
+        run.metrics({f"robustness/{key.replace('.', '/')}": value for key, value in config.flat(numbers).items()})
     attacked = numbers[spec.attack.norm][f"pgd{spec.attack.steps}"]
     print(f"wrote {out}: clean {numbers['clean']:.4f}, {spec.attack.norm} {spec.attack.eps:g}: {attacked:.4f}")

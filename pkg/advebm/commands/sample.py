@@ -1,5 +1,6 @@
 """Sampling."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from advebm import config
@@ -18,7 +19,8 @@ def sample(
     batch: o.Batch = 500,
     quiet: o.Quiet = False,
 ) -> None:
-    """Generate the study's number of images by each recipe of the method: RECIPE.npz, a grid, and a strip of its stages.
+    """Generate the study's number of images by each recipe of the method: RECIPE.npz, and in pictures/ a grid of them and
+    a strip of the recipe's stages.
 
     Image i is of class i mod K and has a random stream of its own, so it does not depend on --batch.
     """
@@ -33,10 +35,14 @@ def sample(
 
     recipes = config.recipes(entry, method)
     device = networks.device()
-    net, header = networks.load(model, device)
-    starts = start_images(Gaussians.load(gaussians, device))
-    out.mkdir(parents=True, exist_ok=True)
-    with tracking.run(stage="sample", study=study, method=method, checkpoint=images.digest(model)) as run:
+    fitted = Gaussians.load(gaussians, device)
+    net, header = networks.load(model, device, channels=fitted.shape[0], outputs=len(fitted.mean))
+    starts = start_images(fitted)
+    pictures = out / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    with tracking.run(
+        stage="sample", study=study, method=method, checkpoint=images.digest(model), spec=sampling_spec(entry, method)
+    ) as run:
         for name, recipe in recipes.items():
             y = torch.arange(entry["samples"], device=device)
             parts, strip = [], {}
@@ -48,9 +54,15 @@ def sample(
             made = images.Images(np.concatenate(parts), (y % header["outputs"]).cpu().numpy())
             images.save(out / f"{name}.npz", made)
             title = f"{study} {method}: {name}"
-            run.artifact(figures.class_grid(made.x, made.y, out / f"{name}.png", title), "samples")
-            run.artifact(figures.strip(strip, out / f"{name}_strip.png", title), "samples")
+            draw = figures.class_grid if recipe.asks else figures.grid
+            run.artifact(draw(made if recipe.asks else made.x[:120], pictures / f"{name}.png", title), "samples")
+            run.artifact(figures.strip(strip, pictures / f"{name}_strip.png", title), "samples")
     print(f"wrote {out}: {entry['samples']} images by each of {', '.join(recipes) or 'no recipes'}")
+
+
+def sampling_spec(entry: dict, method: str) -> dict:
+    """What the samples depend on, beside the model."""
+    return {"samples": entry["samples"], "sampling": entry["sampling"][method]}
 
 
 def start_images(gaussians) -> dict:
@@ -58,8 +70,8 @@ def start_images(gaussians) -> dict:
     return {"gaussians": gaussians.sample, "uniform": lambda y, streams: streams.uniform(*gaussians.shape)}
 
 
-def sampled(folder: Path) -> dict:
-    """{recipe: Images} of what `sample` wrote."""
+def sampled(folder: Path, recipes: Iterable[str]) -> dict:
+    """{recipe: Images} of what `sample` wrote. Raises FileNotFoundError where a recipe's file is missing."""
     from advebm.data import images
 
-    return {file.stem: images.load(file) for file in sorted(folder.glob("*.npz"))}
+    return {name: images.load(folder / f"{name}.npz") for name in recipes}

@@ -7,13 +7,14 @@ from typer import Option
 from advebm import config
 from advebm.commands import options as o
 from advebm.commands.report import table
+from advebm.commands.sample import sampling_spec
 
 
 def summary(
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
     metric: Annotated[list[str] | None, Option(help="part of a metric's name; may be given several times")] = None,
-    all_params: Annotated[
+    any_params: Annotated[
         bool, Option("--any-params", help="also runs made with other numbers than today's params file")
     ] = False,
 ) -> None:
@@ -27,23 +28,38 @@ def summary(
 
     from advebm import tracking
 
-    newest: dict[tuple[str, str], dict] = {}
-    for run in tracking.runs(study):
-        method = run["method"]
-        if method not in entry["models"] or "seed" not in run["params"]:
+    found: dict[tuple[str, str], dict[str, float]] = {}  # (method, metric): {seed: value}
+    for run in tracking.runs(study):  # newest first
+        tags, params = run["tags"], dict(run["params"])
+        method, seed = tags.get("method"), params.pop("seed", None)
+        if method not in entry["models"] or (params and not any_params and params != trained_with(entry, study, method)):
             continue
-        expected = {key: str(value) for key, value in config.flat(entry["models"][method]).items()}
-        if not all_params and any(run["params"].get(key) != value for key, value in expected.items()):
-            continue
-        newest.setdefault((method, run["params"]["seed"]), run)
-    if not newest:
+        for stage, spec in evaluated_with(entry, method).items():
+            if any_params or tags.get(f"spec.{stage}") == tracking.config_digest(spec):
+                for name, value in run["metrics"].items():
+                    if name.startswith(f"{stage}/") and any(part in name for part in metric or [""]):
+                        found.setdefault((method, name), {}).setdefault(seed, value)
+    if not found:
         raise ValueError(f"no tracked runs of {study} with these params; `dvc exp run` makes them")
     rows = []
     for method in entry["models"]:
-        found = {seed: run["metrics"] for (m, seed), run in sorted(newest.items()) if m == method}
-        wanted = metric or ["robustness/", "quality/", "ood/"]
-        for name in sorted({key for values in found.values() for key in values if any(w in key for w in wanted)}):
-            values = [m[name] for m in found.values() if name in m]
-            deviation = statistics.stdev(values) if len(values) > 1 else None
-            rows.append([method, name, statistics.mean(values), deviation, len(values), " ".join(found)])
+        for (_, name), values in sorted((key, values) for key, values in found.items() if key[0] == method):
+            deviation = statistics.stdev(values.values()) if len(values) > 1 else None
+            seeds = " ".join(sorted(str(seed) for seed in values))
+            rows.append([method, name, statistics.mean(values.values()), deviation, len(values), seeds])
     print("\n".join(table(["method", "metric", "mean", "deviation", "runs", "seeds"], rows)))
+
+
+def trained_with(entry: dict, study: str, method: str) -> dict[str, str]:
+    """The parameters that a run of the method has, but for the seed."""
+    flat = config.flat({"study": study, "method": method, **entry["models"][method]})
+    return {key: str(value) for key, value in flat.items()}
+
+
+def evaluated_with(entry: dict, method: str) -> dict[str, object]:
+    """What params.yaml says of each stage that measures."""
+    return {
+        "quality": {"quality": entry["quality"], **sampling_spec(entry, method)},
+        "ood": entry["ood"],
+        "robustness": entry["robustness"],
+    }

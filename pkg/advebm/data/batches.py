@@ -47,6 +47,10 @@ class Batches:
     def __init__(self, images: Images, size: Count, augmentation: Augmentation, seed: int, device: torch.device | str):
         if size > len(images.x):
             raise ValueError(f"a batch of {size} is larger than the training set of {len(images.x)}")
+        if augmentation.pad >= min(images.x.shape[1:3]):
+            raise ValueError(
+                f"augmentation.pad {augmentation.pad} must be less than the images' side {min(images.x.shape[1:3])}"
+            )
         self.x = torch.from_numpy(images.x).permute(0, 3, 1, 2).contiguous().to(device)
         self.y = images.labels(device)
         self.size, self.augmentation, self.seed = size, augmentation, seed

@@ -59,6 +59,7 @@ class Gaussians:
             raise FileNotFoundError(f"{path}: no class Gaussians there; `advebm gaussians` fits them")
         try:
             tensors = load_file(path)
+            mean, factor, shape = tensors["mean"], tensors["factor"], tuple(tensors["shape"].tolist())
         except Exception as error:
             raise ValueError(f"{path}: is not a readable file of class Gaussians ({error})") from error
-        return cls(tensors["mean"].to(device), tensors["factor"].to(device), tuple(tensors["shape"].tolist()))
+        return cls(mean.to(device), factor.to(device), shape)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ class Ood:
     """At most n images a side; in the worst case each out image is moved by `attack` to where the energy is low."""
 
     n: Count = 1024
+    split: Literal["validation", "test"] = "test"  # the in-distribution images; tune with validation
     attack: Attack
 
 

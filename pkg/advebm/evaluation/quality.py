@@ -83,11 +83,19 @@ def extractor(spec: Quality, judge: nn.Module, channels: int, root: Path) -> dic
 
 
 def fidelity(
-    x: np.ndarray, reference: np.ndarray, spec: Quality, options: dict[str, Any], *, cache: Path
+    x: np.ndarray,
+    reference: np.ndarray,
+    spec: Quality,
+    options: dict[str, Any],
+    *,
+    key: str,
+    cache: Path,
+    quiet: bool = True,
 ) -> dict[str, Any]:
     """FID, KID (mean) and IS (mean, std) of images x uint8 (N, H, W, C) against as many of the reference.
 
-    Features of the reference are kept in the folder `cache`. IS is None where the features have no classifier layer.
+    Features of the reference are kept in the folder `cache`, under `key`. IS is None where the features have no
+    classifier layer.
     """
     from advebm.vision import torch_fidelity
 
@@ -103,11 +111,11 @@ def fidelity(
         isc_splits=min(spec.splits, n),
         kid_subset_size=min(spec.kid_subset, n),
         cache_root=str(cache),
-        input2_cache_name=f"{spec.reference}-{n}",
+        input2_cache_name=f"{key}-{n}",
         cuda=torch.cuda.is_available(),
         batch_size=64,
         save_cpu_ram=True,  # no worker processes: the images are in memory
-        verbose=False,
+        verbose=not quiet,
         rng_seed=2020,
     )
     return {

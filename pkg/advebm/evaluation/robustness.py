@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -16,9 +16,10 @@ from advebm.samplers.streams import Streams
 
 @dataclass(kw_only=True)
 class Robustness:
-    """Accuracy on the first n test images, clean and under the attack, which ascends the cross-entropy (Madry et al.)."""
+    """Accuracy on the first n images of the split, clean and under the attack, which ascends the cross-entropy."""
 
     n: Count | None = None  # null: all
+    split: Literal["validation", "test"] = "test"  # tune with validation
     attack: Attack
 
 

@@ -91,9 +91,8 @@ class ReplayMethod(Method):
 
     def negatives(self, sample: Callable[[Tensor, Streams], Tensor], count: int, step: int) -> Tensor:
         """x~ (B, C, H, W): chains drawn from the buffer, continued by `sample`, and put back."""
-        streams = self.streams("negatives", step, count=count)
-        x, places = self.replay.draw(streams, self.streams("places", step, count=1))
-        x = sample(x, streams)
+        x, places = self.replay.draw(step, count)
+        x = sample(x, self.streams("negatives", step, count=count))
         self.replay.store(places, x)
         return x
 

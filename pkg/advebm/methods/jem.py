@@ -25,7 +25,8 @@ class JEM(ReplayMethod):
         x, y = batch
         with frozen(net):
             x_neg = self.negatives(lambda v, streams: self.sampler(marginal(net), v, streams), len(x), step)
+        e_neg = marginal(net)(x_neg)  # before the data, so that batch norm's statistics end on the data
         f = given(net(x))
         ce = posterior(f, y)(x).mean()
-        term, logs = self.contrast(marginal(f)(x), marginal(net)(x_neg))
+        term, logs = self.contrast(marginal(f)(x), e_neg)
         return Loss(ce + term, {"ce": ce, **logs}, x_neg=x_neg)

@@ -21,7 +21,8 @@ class JEMPP(ReplayMethod):
         x, y = batch
         with frozen(net):
             x_neg = self.negatives(lambda v, _: self.sampler(net.stem, marginal(net.body), v), len(x), step)
+        e_neg = marginal(net)(x_neg)  # before the data, so that batch norm's statistics end on the data
         f = given(net(x))
         ce = posterior(f, y)(x).mean()
-        term, logs = self.contrast(marginal(f)(x), marginal(net)(x_neg))
+        term, logs = self.contrast(marginal(f)(x), e_neg)
         return Loss(ce + term, {"ce": ce, **logs}, x_neg=x_neg)

@@ -30,8 +30,9 @@ class RobustJEM(ReplayMethod):
         with frozen(net):
             x_adv = self.attack(negative(posterior(net, y)), x, self.streams("attack", step, count=len(x)))
             x_neg = self.negatives(lambda v, _: self.sampler(net.stem, marginal(net.body), v), len(x), step)
+        e_neg = marginal(net)(x_neg)  # before the data, so that batch norm's statistics end on the data
         f_adv = given(net(x_adv))
         ce = posterior(f_adv, y)(x_adv).mean()
         e_pos = marginal(f_adv)(x_adv) if self.positives == "adversarial" else marginal(net)(x)
-        term, logs = self.contrast(e_pos, marginal(net)(x_neg))
+        term, logs = self.contrast(e_pos, e_neg)
         return Loss(ce + term, {"ce": ce, **logs}, x_adv=x_adv, x_neg=x_neg)

@@ -40,10 +40,13 @@ def save(path: Path, net: Network, **about: Any) -> None:
     save_file(state, path, metadata={"advebm": json.dumps(header, sort_keys=True)})
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> tuple[Network, dict[str, Any]]:
+def load(
+    path: Path, device: torch.device | str = "cpu", *, channels: int | None = None, outputs: int | None = None
+) -> tuple[Network, dict[str, Any]]:
     """The network, in evaluation mode, and the header that it was saved with.
 
-    Raises FileNotFoundError where there is none, ValueError where the file is damaged or its weights do not fit.
+    Raises FileNotFoundError where there is none, ValueError where the file is damaged, its weights do not fit, or it is
+    not for images of so many channels or has not so many outputs.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no model there; `advebm train` makes one")
@@ -52,8 +55,13 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[Network, dict[
             header = json.loads(file.metadata()["advebm"])
         state = load_file(path)
         net = WideResNet(**header["network"]).build(header["channels"], header["outputs"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AssertionError) as error:
         raise ValueError(f"{path}: is not a readable advebm model ({error}); it may be damaged") from error
+    for name, wanted in (("channels", channels), ("outputs", outputs)):
+        if wanted not in (None, header[name]):
+            raise ValueError(
+                f"{path}: is a network of {header[name]} {name}, but {wanted} are needed; it is of another study"
+            )
     try:
         net.load_state_dict(state)
     except RuntimeError as error:

@@ -25,19 +25,18 @@ class Buffer:
     back is well defined."""
 
     def __init__(self, replay: Replay, start: Start, streams: Callable[..., Streams]):
-        self.reinit, self.start = replay.reinit, start
+        self.reinit, self.start, self.streams = replay.reinit, start, streams
         self.images = start(streams("buffer", count=replay.size))
 
-    def draw(self, streams: Streams, order: Streams) -> tuple[Tensor, Tensor]:
-        """Where chains start, (B, C, H, W), and the places (B,) that `store` is to put them back to.
-
-        streams: one for each chain; order: one stream, that chooses the places.
-        """
-        size, count = len(self.images), len(streams.state)
+    def draw(self, step: int, count: int) -> tuple[Tensor, Tensor]:
+        """Where `count` chains start in this step, (count, C, H, W), and the places (count,) that `store` is to put them
+        back to."""
+        size = len(self.images)
         if count > size:
             raise ValueError(f"the replay buffer holds {size} images: too few for a batch of {count}")
-        places = order.uniform(size).squeeze(0).topk(count).indices
+        places = self.streams("places", step, count=1).uniform(size).squeeze(0).topk(count).indices
         x = self.images[places]
+        streams = self.streams("fresh", step, count=count)
         fresh = (streams.uniform() < self.reinit).nonzero().squeeze(1)
         if len(fresh):
             x[fresh] = self.start(streams[fresh]).to(x.dtype)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator
 from torch import Tensor, nn
@@ -26,6 +26,11 @@ class SGLD:
     chain: Langevin
     conditional: bool = False
 
+    @property
+    def asks(self) -> bool:
+        """Whether an image is asked to be of a class: by the energy, or by the Gaussian that its chain starts from."""
+        return self.conditional or self.start == "gaussians"
+
     def __call__(self, net: nn.Module, y: Tensor, starts: Starts, streams: Streams) -> Stages:
         x = starts[self.start](y, streams)
         energy = conditional(net, y) if self.conditional else marginal(net)
@@ -36,6 +41,7 @@ class SGLD:
 class CELangevin:
     """Langevin dynamics on E(x, y) - E(x), the cross-entropy: the robust classifier's recipe (JT, Eq. 4 and 16)."""
 
+    asks: ClassVar[bool] = True
     recipe: Literal["ce_langevin"]
     start: Literal["gaussians", "uniform"]
     chain: Langevin
@@ -49,6 +55,7 @@ class CELangevin:
 class Targeted:
     """Projected descent of the cross-entropy to the class asked for (Santurkar et al. 2019)."""
 
+    asks: ClassVar[bool] = True
     recipe: Literal["targeted"]
     start: Literal["gaussians", "uniform"]
     attack: Attack
@@ -63,6 +70,7 @@ class Combined:
     """Robust JEM's generation (Korst and Asadulaev 2022, Section 3): class Gaussian -> targeted attack -> lower
     contrast of what that gives -> Langevin dynamics on E(x, y)."""
 
+    asks: ClassVar[bool] = True
     recipe: Literal["combined"]
     attack: Attack
     contrast: Fraction  # what is left of each image's distance to its own mean; the paper does not state it
