@@ -232,9 +232,9 @@ def flat(entry: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def digest(*entries: Any) -> str:
-    """sha256 of what JSON makes of the entries."""
-    return hashlib.sha256(json.dumps(entries, sort_keys=True, default=str).encode()).hexdigest()
+def digest(entry: Any) -> str:
+    """sha256 of what JSON makes of the entry: tells one specification from another."""
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -5,14 +5,14 @@ mlflow.db beside dvc.yaml and the artifacts are in mlartifacts/, also for experi
 Nothing reads from it but `advebm summary`: with tracking off every file comes out the same.
 """
 
-import hashlib
-import json
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from advebm import config
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -134,7 +134,7 @@ def run(
     store = client()
     experiment = _experiment(store, study)
     same = f"tags.`checkpoint.sha256` = '{checkpoint}' and tags.method = '{method}'"
-    digest = config_digest(spec)
+    digest = config.digest(spec)
     found = [
         known
         for known in (store.search_runs([experiment], same) if checkpoint else [])
@@ -161,11 +161,6 @@ def run(
         if status == "FINISHED":
             opened.tags(**{f"stage__{stage}": "done"})
         store.update_run(opened.run_id, status=status)
-
-
-def config_digest(spec: Any) -> str:
-    """What tells one specification of a stage from another."""
-    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
 
 
 def runs(study: str) -> list[dict[str, Any]]:

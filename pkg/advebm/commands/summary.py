@@ -35,7 +35,7 @@ def summary(
         if method not in entry["models"] or (params and not any_params and params != trained_with(entry, study, method)):
             continue
         for stage, spec in evaluated_with(entry, method).items():
-            if any_params or tags.get(f"spec.{stage}") == tracking.config_digest(spec):
+            if any_params or tags.get(f"spec.{stage}") == config.digest(spec):
                 for name, value in run["metrics"].items():
                     if name.startswith(f"{stage}/") and any(part in name for part in metric or [""]):
                         found.setdefault((method, name), {}).setdefault(seed, value)
