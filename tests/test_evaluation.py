@@ -84,8 +84,12 @@ def test_quality_is_the_formulas_on_the_judges_features(judge, images, tmp_path)
     assert (found["is_mean"], found["is_std"]) == pytest.approx((mean, std), rel=1e-4)
     same = quality.fidelity(reference, reference, spec, options, key="r", cache=tmp_path)
     assert abs(same["fid"]) < 1e-3 and same["kid_mean"] < found["kid_mean"]
-    with pytest.raises(ValueError, match="sides of a FID must be equal"):
+    with pytest.raises(ValueError, match="300 images are wanted of a reference of 100"):
         quality.fidelity(x, reference[:100], spec, options, key="r", cache=tmp_path)
+    spec.reference_images = 200
+    fewer = quality.fidelity(x, reference, spec, options, key="r", cache=tmp_path)
+    assert fewer["fid"] == pytest.approx(frechet(a, b[:200]), rel=1e-3)
+    assert quality.protocol(spec, 300).startswith("300 images from scratch against 200 train images")
 
 
 def test_an_image_is_worse_off_only_by_a_successful_attack(judge, images):

@@ -224,6 +224,17 @@ def recipes(study: dict[str, Any], name: str) -> dict[str, Any]:
     return build(dict[str, Recipe], study["sampling"][name])
 
 
+def stage_specs(study: dict[str, Any], method: str) -> dict[str, Any]:
+    """What params.yaml says, beside the model, of each stage that follows training."""
+    sample = {"samples": study["samples"], "sampling": study["sampling"][method]}
+    return {
+        "sample": sample,
+        "quality": {"quality": study["quality"], **sample},
+        "ood": study["ood"],
+        "robustness": study["robustness"],
+    }
+
+
 def flat(entry: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a.b": 1}."""
     result = {}

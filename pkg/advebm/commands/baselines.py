@@ -54,7 +54,10 @@ def baselines(
 
 
 def score(sets: dict, *, data: Path, judge: Path, entry: dict, cache: Path, root: Path | None, quiet: bool) -> dict:
-    """{name: {fid, kid_mean, is_mean, is_std, label_consistency, n, protocol}} of named images."""
+    """{name: {fid, kid_mean, is_mean, is_std, label_consistency, n, protocol}} of named images.
+
+    label_consistency is None where the images have no classes.
+    """
     import numpy as np
 
     from advebm import networks, progress
@@ -62,12 +65,11 @@ def score(sets: dict, *, data: Path, judge: Path, entry: dict, cache: Path, root
     from advebm.evaluation import quality as q
 
     spec = config.build(q.Quality, entry["quality"])
-    net, header = networks.load(judge, networks.device(), channels=about(data)["shape"][0])
     described = about(data)
+    net, header = networks.load(judge, networks.device(), channels=described["shape"][0])
     reference = images.load(data / f"{spec.reference}.npz").x
-    if spec.reference == "train" and max((len(s.x) for s in sets.values()), default=0) > len(
-        reference
-    ):  # all published training images
+    wanted = spec.reference_images or max((len(s.x) for s in sets.values()), default=0)
+    if spec.reference == "train" and wanted > len(reference):  # all published training images
         reference = np.concatenate([reference, images.load(data / "validation.npz").x])
     options = q.extractor(spec, net, header["channels"], data_root(root, entry))
     key = f"{spec.reference}-{described['sha256'][:16]}"
@@ -78,7 +80,7 @@ def score(sets: dict, *, data: Path, judge: Path, entry: dict, cache: Path, root
             **q.fidelity(
                 content.x, reference, spec, options, key=key, cache=cache, quiet=quiet or spec.features == "judge"
             ),
-            "label_consistency": q.label_consistency(net, content),
+            "label_consistency": None if content.y is None else q.label_consistency(net, content),
             "protocol": q.protocol(spec, len(content.x)),
         }
     return result

@@ -43,7 +43,8 @@ def ood(
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / "ood.json").write_text(json.dumps(numbers, indent=1) + "\n")
-    with tracking.run(stage="ood", study=study, method=method, checkpoint=images.digest(model), spec=entry["ood"]) as run:
+    protocol = config.stage_specs(entry, method)["ood"]
+    with tracking.run(stage="ood", study=study, method=method, checkpoint=images.digest(model), spec=protocol) as run:
         run.metrics({f"ood/{name}/{key}": v for name, found in numbers.items() for key, v in found.items()})
         run.artifact(figures.detection(values, numbers, out / "ood.png", f"{study} {method}"), "ood")
     print(f"wrote {out}: " + ", ".join(f"{n} {v['auc']:.3f} (worst {v['auc_worst']:.3f})" for n, v in numbers.items()))

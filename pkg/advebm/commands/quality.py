@@ -10,7 +10,7 @@ from advebm import config
 from advebm.commands import options as o
 from advebm.commands.baselines import Root, score
 from advebm.commands.report import read_json
-from advebm.commands.sample import sampled, sampling_spec
+from advebm.commands.sample import sampled
 
 
 def quality(
@@ -47,12 +47,9 @@ def quality(
             root=root,
             quiet=quiet,
         )
-    for name, recipe in recipes.items():
-        if not recipe.asks:
-            scores[name]["label_consistency"] = None  # no class was asked for
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({**scores, "baselines": ends}, indent=1) + "\n")
-    spec = {"quality": entry["quality"], **sampling_spec(entry, method)}
+    spec = config.stage_specs(entry, method)["quality"]
     with tracking.run(stage="quality", study=study, method=method, checkpoint=digest(model), spec=spec) as run:
         for name, values in scores.items():
             run.metrics({f"quality/{name}/{key}": v for key, v in values.items() if not isinstance(v, str)})

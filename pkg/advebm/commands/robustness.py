@@ -35,8 +35,9 @@ def robustness(
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(numbers, indent=1) + "\n")
+    protocol = config.stage_specs(entry, method)["robustness"]
     with tracking.run(
-        stage="robustness", study=study, method=method, checkpoint=images.digest(model), spec=entry["robustness"]
+        stage="robustness", study=study, method=method, checkpoint=images.digest(model), spec=protocol
     ) as run:
         run.metrics({f"robustness/{key.replace('.', '/')}": value for key, value in config.flat(numbers).items()})
     attacked = numbers[spec.attack.norm][f"pgd{spec.attack.steps}"]

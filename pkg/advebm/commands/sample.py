@@ -40,9 +40,8 @@ def sample(
     starts = start_images(fitted)
     pictures = out / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    with tracking.run(
-        stage="sample", study=study, method=method, checkpoint=images.digest(model), spec=sampling_spec(entry, method)
-    ) as run:
+    spec = config.stage_specs(entry, method)["sample"]
+    with tracking.run(stage="sample", study=study, method=method, checkpoint=images.digest(model), spec=spec) as run:
         for name, recipe in recipes.items():
             y = torch.arange(entry["samples"], device=device)
             parts, strip = [], {}
@@ -51,18 +50,14 @@ def sample(
                 stages = recipe(net, labels, starts, Streams(o.EVALUATION_SEED, "sample", name, ids=ids))
                 strip = strip or {stage: images.to_bytes(x[:STRIP]) for stage, x in stages.items()}
                 parts.append(images.to_bytes(list(stages.values())[-1]))
-            made = images.Images(np.concatenate(parts), (y % header["outputs"]).cpu().numpy())
+            classes = (y % header["outputs"]).cpu().numpy() if recipe.asks else None
+            made = images.Images(np.concatenate(parts), classes)
             images.save(out / f"{name}.npz", made)
             title = f"{study} {method}: {name}"
             draw = figures.class_grid if recipe.asks else figures.grid
             run.artifact(draw(made if recipe.asks else made.x[:120], pictures / f"{name}.png", title), "samples")
             run.artifact(figures.strip(strip, pictures / f"{name}_strip.png", title), "samples")
     print(f"wrote {out}: {entry['samples']} images by each of {', '.join(recipes) or 'no recipes'}")
-
-
-def sampling_spec(entry: dict, method: str) -> dict:
-    """What the samples depend on, beside the model."""
-    return {"samples": entry["samples"], "sampling": entry["sampling"][method]}
 
 
 def start_images(gaussians) -> dict:

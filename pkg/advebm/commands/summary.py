@@ -7,7 +7,6 @@ from typer import Option
 from advebm import config
 from advebm.commands import options as o
 from advebm.commands.report import table
-from advebm.commands.sample import sampling_spec
 
 
 def summary(
@@ -34,7 +33,7 @@ def summary(
         method, seed = tags.get("method"), params.pop("seed", None)
         if method not in entry["models"] or (params and not any_params and params != trained_with(entry, study, method)):
             continue
-        for stage, spec in evaluated_with(entry, method).items():
+        for stage, spec in config.stage_specs(entry, method).items():
             if any_params or tags.get(f"spec.{stage}") == config.digest(spec):
                 for name, value in run["metrics"].items():
                     if name.startswith(f"{stage}/") and any(part in name for part in metric or [""]):
@@ -54,12 +53,3 @@ def trained_with(entry: dict, study: str, method: str) -> dict[str, str]:
     """The parameters that a run of the method has, but for the seed."""
     flat = config.flat({"study": study, "method": method, **entry["models"][method]})
     return {key: str(value) for key, value in flat.items()}
-
-
-def evaluated_with(entry: dict, method: str) -> dict[str, object]:
-    """What params.yaml says of each stage that measures."""
-    return {
-        "quality": {"quality": entry["quality"], **sampling_spec(entry, method)},
-        "ood": entry["ood"],
-        "robustness": entry["robustness"],
-    }

@@ -13,7 +13,11 @@ from advebm.samplers.proximal import Proximal
 
 @dataclass(kw_only=True)
 class JEMPP(ReplayMethod):
-    """min CE(x, y) + p_x (E(x) - E(x~)), x~ by the m x n sampler on E(x) from class Gaussians (Algorithm 1)."""
+    """min CE(x, y) + p_x (E(x) - E(x~)), x~ by the m x n sampler on E(x) from class Gaussians (Algorithm 1).
+
+    Chains run in evaluation mode, so that an image's gradient does not depend on the others of its batch; the released
+    code runs them in training mode.
+    """
 
     sampler: Proximal
 

@@ -55,7 +55,7 @@ def load(
             header = json.loads(file.metadata()["advebm"])
         state = load_file(path)
         net = WideResNet(**header["network"]).build(header["channels"], header["outputs"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AssertionError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: is not a readable advebm model ({error}); it may be damaged") from error
     for name, wanted in (("channels", channels), ("outputs", outputs)):
         if wanted not in (None, header[name]):
