@@ -31,9 +31,15 @@ def small():
 
 
 @pytest.fixture
+def binary():
+    torch.manual_seed(6)
+    return Small(classes=1)
+
+
+@pytest.fixture
 def wrn():
     torch.manual_seed(0)
-    return WideResNet(depth=10, width=1).build(1, 3)
+    return WideResNet(depth=10, width=1).build((1, 8, 8), 3)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from advebm.commands.sample import start_images
 from advebm.methods import METHODS
 
 PARAMS = yaml.safe_load(config.Path("params.yaml").read_text())
-STUDIES = [name for name, entry in PARAMS.items() if isinstance(entry, dict)]
+STUDIES = [name for name, entry in PARAMS.items() if isinstance(entry, dict) and name != "toy2d"]
 
 
 def test_schema_is_what_the_dataclasses_say():
@@ -23,10 +23,11 @@ def test_every_study_is_right_and_has_every_method(study):
     for name in [*METHODS, "judge"]:
         built = config.model(entry, name)
         assert type(built.method) is METHODS["standard" if name == "judge" else name]
-        assert built.network.depth and built.training.epochs
+        assert built.network.kind in built.method.networks and built.training.epochs
     for name in METHODS:
         for recipe in config.recipes(entry, name).values():
-            assert getattr(recipe, "start", "gaussians") in start_images(type("G", (), {"sample": None, "shape": ()})())
+            assert recipe.start in (None, *start_images(type("G", (), {"sample": None, "shape": ()})()))
+            assert not recipe.guided or config.model(entry, name).method.outputs(10) == 10
 
 
 def test_models_take_the_studys_network_and_training_but_for_what_they_change():
@@ -44,7 +45,7 @@ def test_papers_numbers_are_converted():
     assert jempp.method.sampler.step_size == 0.2 / 4 and jempp.method.sampler.clamp_grad == 1 * 2
     assert robust.method.attack.eps == 0.1 / 2 and robust.method.attack.steps == 15
     assert jem.training.augmentation.noise == 0.03 / 2 and entry["gaussians"]["ridge"] == 1e-4 / 4
-    assert entry["robustness"]["attack"]["eps"] == 8 / 255
+    assert entry["robustness"]["attacks"]["pgd20"]["eps"] == 8 / 255
 
 
 WRONG = [

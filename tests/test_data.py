@@ -13,6 +13,7 @@ from advebm.data import images as im
 from advebm.data import sources
 from advebm.data.batches import Augmentation, Batches
 from advebm.data.gaussians import Gaussians
+from advebm.data.images import Images
 from advebm.vision import datasets
 
 
@@ -189,6 +190,47 @@ def test_batches_are_a_function_of_seed_and_step(images):
     assert {x.numpy().tobytes() for x in epoch} == {x.numpy().tobytes() for x in images.pixels()}
     with pytest.raises(ValueError, match="batch of 61 is larger"):
         Batches(images, 61, Augmentation(), 0, "cpu")
+
+
+def test_outliers_come_beside_the_images(images):
+    out = Images(255 - images.x[:40])
+    with_out, without = (Batches(images, 20, Augmentation(flip=True), 0, "cpu", o) for o in (out, None))
+    assert torch.equal(with_out(1).x, without(1).x) and without(1).x_out is None
+    epoch = torch.cat([with_out(step).x_out for step in range(2)])
+    flips = {v.numpy().tobytes() for x in out.pixels() for v in (x, x.flip(2))}
+    assert epoch.shape == (40, 1, 4, 4) and {x.numpy().tobytes() for x in epoch} <= flips
+    with pytest.raises(ValueError, match="larger than the set of 10 images"):
+        Batches(images, 20, Augmentation(), 0, "cpu", out[:10])
+
+
+def test_autoaugment_is_torchvisions_on_each_image(streams):
+    """Each image alone, by torchvision's own operations, with the same draws."""
+    from advebm.data.autoaugment import autoaugment
+    from advebm.vision import transforms
+
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.integers(0, 256, (60, 3, 16, 16), dtype=np.uint8))
+    found = autoaugment(pixels.float() / 255, streams(60))
+    again = autoaugment(pixels[7:9].float() / 255, streams(60)[torch.tensor([7, 8])])
+    assert torch.equal(found[7:9], again)  # whatever the batch
+    theirs, draws = transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10), streams(60)
+    policy, chance, sign = draws.integers(25, 1), draws.uniform(2), draws.integers(2, 2)
+    changed = 0
+    for i in range(60):
+        theirs.get_params = lambda _, i=i: (policy[i].item(), chance[i], sign[i])
+        expected = theirs(pixels[i]).float() / 255
+        assert torch.equal(found[i], expected)
+        changed += not torch.equal(expected, pixels[i].float() / 255)
+    assert 40 < changed < 60 and len(policy.unique()) > 15
+
+
+def test_cutout_is_a_grey_square(streams):
+    x = torch.rand(200, 1, 12, 12) * 0.4
+    cut = Augmentation(cutout=4)(x, streams(200)) == 0.5
+    assert cut.flatten(1).sum(1).max() == 16 and cut.flatten(1).sum(1).min() >= 4  # less at an edge
+    assert cut.any(0).all()
+    rows, columns = cut.any(3), cut.any(2)
+    assert torch.equal(cut, rows[..., None] & columns[:, :, None])
 
 
 def test_gaussians_have_the_images_mean_and_covariance(images, tmp_path, streams):

@@ -14,7 +14,7 @@ from advebm.samplers.pgd import Attack
 @pytest.fixture
 def judge():
     torch.manual_seed(5)
-    return WideResNet(depth=10, width=1).build(1, 3).eval().requires_grad_(False)
+    return WideResNet(depth=10, width=1).build((1, 8, 8), 3).eval().requires_grad_(False)
 
 
 def test_auc_counts_pairs_and_halves_of_ties():
@@ -37,14 +37,22 @@ def test_worst_case_auc_is_auc_at_radius_0_and_falls(judge, images):
     assert found[0]["auc"] > found[1]["auc_worst"] > found[2]["auc_worst"]
 
 
+def against(**numbers):
+    """Both objectives at the same numbers."""
+    return robustness.Robustness(attacks={on: robustness.Against(ascends=on, **numbers) for on in ("ce", "energy")})
+
+
+def test_networks_without_classes_have_no_accuracy(images):
+    net = WideResNet(depth=10, width=1).build((1, 4, 4), 1).eval()
+    found = robustness.robustness(net, images, against(eps=0.1, steps=1), seed=0)
+    assert found["clean"] is None and found["attacks"]["ce"]["accuracy"] is None and found["n"] == 60
+
+
 def test_robustness_is_clean_at_radius_0_and_falls(judge, images):
-    found = [
-        robustness.robustness(judge, images, robustness.Robustness(attack=Attack(eps=eps, steps=20)), seed=0)
-        for eps in (0.0, 0.02, 0.3)
-    ]
-    assert found[0]["linf"]["pgd20"] == found[0]["clean"]
-    assert found[0]["clean"] >= found[1]["linf"]["pgd20"] >= found[2]["linf"]["pgd20"]
-    assert found[0]["clean"] > found[2]["linf"]["pgd20"]
+    found = [robustness.robustness(judge, images, against(eps=eps, steps=20), seed=0) for eps in (0.0, 0.02, 0.3)]
+    for name in ("ce", "energy"):
+        accuracies = [entry["attacks"][name]["accuracy"] for entry in found]
+        assert accuracies[0] == found[0]["clean"] >= accuracies[1] >= accuracies[2] < accuracies[0]
     with torch.no_grad():
         right = (judge(images.pixels()).argmax(1) == images.labels()).double().mean()
     assert found[0]["clean"] == right.item()
@@ -52,10 +60,10 @@ def test_robustness_is_clean_at_radius_0_and_falls(judge, images):
 
 def test_measurements_do_not_depend_on_the_batch(judge, images):
     outside = {"noise": images}
-    spec, attack = ood.Ood(n=40, attack=Attack(eps=0.2, steps=3, norm="l2")), Attack(eps=0.05, steps=3)
+    spec = ood.Ood(n=40, attack=Attack(eps=0.2, steps=3, norm="l2"))
     a, b = (ood.ood(marginal(judge), images, outside, spec, seed=0, batch=n)[1]["noise"] for n in (7, 40))
     assert all(np.allclose(a[key], b[key], atol=1e-5) for key in a)
-    c, d = (robustness.robustness(judge, images, robustness.Robustness(attack=attack), seed=0, batch=n) for n in (7, 60))
+    c, d = (robustness.robustness(judge, images, against(eps=0.05, steps=3), seed=0, batch=n) for n in (7, 60))
     assert c == d
 
 

@@ -1,5 +1,7 @@
 """Each method's loss: identities between methods, and a slow, literal transcription of its equation."""
 
+import math
+
 import pytest
 import torch
 
@@ -7,23 +9,36 @@ from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
 from advebm.energy import given, marginal
 from advebm.methods import METHODS
+from advebm.methods.at_ebm import Progressive
 from advebm.methods.base import Context
+from advebm.networks.flow import Glow, ResidualFlow, estimates_from
 from advebm.samplers.buffer import Replay
-from advebm.samplers.pgd import Attack
+from advebm.samplers.pgd import Ascent, Attack
 from advebm.samplers.proximal import Proximal
 from advebm.samplers.sgld import Langevin
 
 ATTACK = Attack(eps=0.1, steps=3)
+NONE = Attack(eps=0.0, steps=1)
 LANGEVIN = Langevin(steps=3, step_size=0.2, noise=0.01, clamp_grad=0.5)
 PROXIMAL = Proximal(outer=2, inner=3, step_size=0.05, clamp_grad=0.3)
 REPLAY = Replay(size=20, reinit=0.3)
 FIELDS = {
     "standard": {},
+    "noise": {"std": 0.1},
     "at": {"attack": ATTACK},
+    "prejeat": {"attack": Attack(eps=0.1, steps=1, random_start=False)},
     "jem": {"sampler": LANGEVIN, "buffer": REPLAY},
     "jempp": {"sampler": PROXIMAL, "buffer": REPLAY},
     "robust_jem": {"attack": ATTACK, "sampler": PROXIMAL, "buffer": REPLAY},
+    "jeat": {"eps": 0.1, "sampler": LANGEVIN, "buffer": REPLAY},
+    "at_ebm": {"ascent": Ascent(steps=3, step_size=0.1), "r1": 0.3},
+    "oe": {},
+    "ratio": {"attack": ATTACK, "attack_out": Attack(eps=0.5, steps=2, norm="l2")},
+    "igebm": {"sampler": LANGEVIN, "buffer": REPLAY, "energy_l2": 0.5},
+    "glow": {},
+    "residual_flow": {},
 }
+RANDOM = set(METHODS) - {"standard", "prejeat", "at_ebm", "oe"}
 
 
 @pytest.fixture
@@ -32,7 +47,7 @@ def make(images):
 
     def make(name, **changes):
         method = METHODS[name](**{**FIELDS[name], **changes})
-        method.begin(Context(seed=3, shape=(1, 4, 4), gaussians=gaussians, device="cpu"))
+        method.begin(Context(seed=3, shape=(1, 4, 4), classes=3, gaussians=gaussians, device="cpu"))
         if hasattr(method, "replay"):
             method.replay.images = method.replay.images.double()  # as the networks here are
         return method
@@ -41,21 +56,33 @@ def make(images):
 
 
 @pytest.fixture
+def nets(small, binary):
+    """The network that a method trains, in float64."""
+    torch.manual_seed(4)
+    glow = Glow(kind="glow", levels=1, blocks=2, hidden=4).build((1, 4, 4), 1).double()
+    residual = ResidualFlow(kind="residual_flow", levels=1, blocks=1, hidden=4).build((1, 4, 4), 1).double()
+    nets = {"at_ebm": binary, "glow": glow, "residual_flow": residual}
+    return lambda name: nets.get(name, small)
+
+
+@pytest.fixture
 def batch():
     torch.manual_seed(1)
-    return Batch(torch.rand(6, 1, 4, 4, dtype=torch.float64), torch.arange(6) % 3)
+    x, x_out = torch.rand(2, 6, 1, 4, 4, dtype=torch.float64)
+    return Batch(x, torch.arange(6) % 3, x_out)
 
 
 def gradients(net, loss):
     net.zero_grad()
     loss.value.backward()
-    return torch.cat([p.grad.flatten() for p in net.parameters()])
+    return torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
 
 
-def same(net, batch, a, b):
+def same(net, batch, a, b, factor=1.0, constant=0.0):
+    """Whether a = factor b + constant, in value and in gradient."""
     one, two = a.loss(net, batch, 7), b.loss(net, batch, 7)
-    values = torch.isclose(one.value, two.value, rtol=1e-12, atol=0)
-    return bool(values) and torch.allclose(gradients(net, one), gradients(net, two), rtol=1e-9, atol=1e-14)
+    values = torch.isclose(one.value, factor * two.value + constant, rtol=1e-12, atol=1e-12)
+    return bool(values) and torch.allclose(gradients(net, one), factor * gradients(net, two), rtol=1e-9, atol=1e-14)
 
 
 def test_every_method_is_tested():
@@ -63,83 +90,279 @@ def test_every_method_is_tested():
 
 
 def test_methods_reduce_to_each_other(make, small, batch):
-    none = Attack(eps=0.0, steps=1)
-    assert same(small, batch, make("at", attack=none), make("standard"))
+    assert same(small, batch, make("at", attack=NONE), make("standard"))
+    assert same(small, batch, make("noise", std=0.0), make("standard"))
+    assert same(small, batch, make("prejeat", attack=NONE), make("standard"))
+    assert same(small, batch, make("oe", weight=0.0), make("standard"))
     assert same(small, batch, make("jem", p_x=0.0), make("standard"))
     assert same(small, batch, make("jempp", p_x=0.0), make("standard"))
     assert same(small, batch, make("robust_jem", p_x=0.0), make("at"))
-    assert same(small, batch, make("robust_jem", attack=none), make("jempp"))
+    assert same(small, batch, make("robust_jem", attack=NONE), make("jempp"))
+    assert same(small, batch, make("jeat", eps=0.0), make("jem"))
+    one_step = Attack(eps=0.1, steps=1, step_size=0.1, random_start=True)
+    inner = batch._replace(x=0.2 + 0.6 * batch.x)  # JEAT clips to [0, 1] once, at the end
+    assert same(small, inner, make("jeat", p_x=0.0, gradient_at="start"), make("prejeat", attack=one_step))
+    assert same(small, batch, make("ratio", weight=0.0), make("at"))
+    clean = make("ratio", attack=NONE, attack_out=NONE, weight=1 / 3)
+    assert same(small, batch, make("oe"), clean, factor=1.5, constant=0.5 * math.log(3))
     assert not same(small, batch, make("at"), make("standard"))
+    assert not same(small, batch, make("prejeat"), make("standard"))
     assert not same(small, batch, make("robust_jem"), make("at"))
+    assert not same(small, batch, make("jeat", eps=0.5), make("jeat", eps=0.5, gradient_at="start"))
+
+
+def test_at_ebm_reduces_to_its_parts(make, binary, batch):
+    still = Ascent(steps=0, step_size=0.1)
+    first_k = make("at_ebm", progressive=Progressive(iterations=5))
+    assert same(binary, batch, first_k, make("at_ebm", ascent=still))
+    assert same(binary, batch, make("at_ebm", descent=still), make("at_ebm"))
+    plain = make("at_ebm", ascent=still, r1=0.0, objective="ebm").loss(binary, batch, 0)
+    assert torch.isclose(plain.value, slow_energy(binary, batch.x).mean() - slow_energy(binary, batch.x_out).mean())
+    starts = [make("at_ebm", start=start).loss(binary, batch, 0) for start in ("outliers", "gaussians", "uniform")]
+    assert len({loss.value.item() for loss in starts}) == 3
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_loss_is_a_function_of_seed_and_step(make, small, batch, name):
+def test_loss_is_a_function_of_seed_and_step(make, nets, batch, name):
+    net = nets(name)
+    make(name).loss(net, batch, 0)  # a flow sets itself up by its first batch
     one, two, three = make(name), make(name), make(name)
-    values = [method.loss(small, batch, step).value for method, step in ((one, 4), (two, 4), (three, 5))]
+    values = [method.loss(net, batch, step).value for method, step in ((one, 4), (two, 4), (three, 5))]
     assert torch.equal(values[0], values[1])
-    if name != "standard":
-        assert not torch.equal(values[0], values[2])
-    assert small.training
+    assert torch.equal(values[0], values[2]) is (name not in RANDOM)
+    assert net.training
+
+
+def slow_logits(net, x):
+    return torch.stack([net(x[i : i + 1])[0] for i in range(len(x))])
 
 
 def slow_ce(net, x, y):
-    return torch.stack(
-        [-(net(x[i : i + 1])[0, y[i]].exp() / net(x[i : i + 1])[0].exp().sum()).log() for i in range(len(x))]
-    ).mean()
+    p = slow_logits(net, x).exp()
+    return torch.stack([-(p[i, y[i]] / p[i].sum()).log() for i in range(len(x))]).mean()
 
 
-def slow_energy(net, x):
-    return torch.stack([-net(x[i : i + 1])[0].exp().sum().log() for i in range(len(x))])
+def slow_to_uniform(net, x):
+    """mean over classes of -log p(k | x)."""
+    p = slow_logits(net, x).exp()
+    return torch.stack([-(q / q.sum()).log().sum() / len(q) for q in p]).mean()
+
+
+def slow_energy(net, x, y=None):
+    f = slow_logits(net, x)
+    return -f.exp().sum(1).log() if y is None else torch.stack([-f[i, y[i]] for i in range(len(x))])
+
+
+def slow_gradient(function, x):
+    """The gradient of function(one image), image after image."""
+    gradient = torch.empty_like(x)
+    for i in range(len(x)):
+        v = x[i : i + 1].clone().requires_grad_(True)
+        (gradient[i],) = torch.autograd.grad(function(v, i).sum(), v)[0]
+    return gradient
 
 
 def slow_attack(net, x, y, start, eps, steps):
     """x <- project(x + 2.5 eps / steps sign(d CE / dx)), as Madry et al. write it."""
     x_adv = start
     for _ in range(steps):
-        v = x_adv.clone().requires_grad_(True)
-        slow_ce(net, v, y).backward()
-        x_adv = x_adv + 2.5 * eps / steps * v.grad.sign()
+        gradient = slow_gradient(lambda v, i: slow_ce(net, v, y[i : i + 1]), x_adv)
+        x_adv = x_adv + 2.5 * eps / steps * gradient.sign()
         x_adv = torch.max(torch.min(x_adv, x + eps), x - eps).clamp(0, 1)
     return x_adv
 
 
-def slow_descent(net, x, places, numbers, streams):
+def slow_l2_attack(function, x, start, eps, steps):
+    """x <- project(x + 2.5 eps / steps g / |g|), upwards."""
+    x_adv = start
+    for _ in range(steps):
+        gradient = slow_gradient(function, x_adv)
+        d = torch.stack([v + 2.5 * eps / steps * g / g.norm() - o for v, g, o in zip(x_adv, gradient, x, strict=True)])
+        x_adv = (x + torch.stack([v if v.norm() <= eps else v * eps / v.norm() for v in d])).clamp(0, 1)
+    return x_adv
+
+
+def slow_descent(net, x, numbers, streams, y=None):
     """x <- x - step clamp(dE/dx) (+ noise), one image after the other."""
     for _ in range(numbers["steps"]):
-        gradient = torch.empty_like(x)
-        for i in range(len(x)):
-            v = x[i : i + 1].clone().requires_grad_(True)
-            slow_energy(net, v).sum().backward()
-            gradient[i] = v.grad[0]
+        gradient = slow_gradient(lambda v, i: slow_energy(net, v, None if y is None else y[i : i + 1]), x)
         x = x - numbers["step_size"] * gradient.clamp(-numbers["clamp"], numbers["clamp"])
         x = x + numbers["noise"] * streams.normal(1, 4, 4) if numbers["noise"] else x.clamp(0, 1)
     return x
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+SGLD = {"steps": 3, "step_size": 0.2, "noise": 0.01, "clamp": 0.5}
+PROXIMAL_STEPS = {"steps": 2, "step_size": 3 * 0.05, "noise": 0.0, "clamp": 0.3}
+
+
+def sign_start(twin):
+    return (2 * twin.streams("attack", 2, count=6).uniform(1, 4, 4) - 1) * 0.1
+
+
+@pytest.mark.parametrize("name", ["standard", "noise", "at", "prejeat", "jem", "jempp", "robust_jem", "jeat"])
 def test_loss_is_the_papers_equation(make, small, batch, name):
-    x, y = batch
-    method, twin = make(name, **({"energy_l2": 0.07, "p_x": 0.6} if name not in ("standard", "at") else {})), make(name)
+    x, y, _ = batch
+    chains = name in ("jem", "jempp", "robust_jem", "jeat")
+    method, twin = make(name, **({"energy_l2": 0.07, "p_x": 0.6} if chains else {})), make(name)
     loss = method.loss(small, batch, 2)
 
-    x_ce = x
+    x_ce = x_pos = x
+    if name == "noise":
+        x_ce = x + 0.1 * twin.streams("noise", 2, count=6).normal(1, 4, 4)
     if name in ("at", "robust_jem"):
-        noise = (2 * twin.streams("attack", 2, count=6).uniform(1, 4, 4) - 1) * 0.1
-        x_ce = slow_attack(small, x, y, (x + noise).clamp(0, 1), 0.1, 3)
+        x_ce = slow_attack(small, x, y, (x + sign_start(twin)).clamp(0, 1), 0.1, 3)
+    if name == "prejeat":  # JT, Eq. 18
+        gradient = slow_gradient(lambda v, i: slow_energy(small, v, y[i : i + 1]), x)
+        x_ce = (x + 0.1 * gradient.sign()).clamp(0, 1)
+    if name == "jeat":  # JT, Algorithm 1
+        gradient = slow_gradient(lambda v, i: slow_energy(small, v, y[i : i + 1]), x)
+        x_ce = x_pos = (x + (sign_start(twin) + 0.1 * gradient.sign()).clamp(-0.1, 0.1)).clamp(0, 1)
+    if x_ce is not x:
         assert torch.allclose(loss.x_adv, x_ce, atol=1e-7)
     expected = slow_ce(small, x_ce, y)
-    if name not in ("standard", "at"):
+    if chains:
         streams = twin.streams("negatives", 2, count=6)
         start, places = twin.replay.draw(2, 6)
-        sgld = {"steps": 3, "step_size": 0.2, "noise": 0.01, "clamp": 0.5}
-        proximal = {"steps": 2, "step_size": 3 * 0.05, "noise": 0.0, "clamp": 0.3}
-        x_neg = slow_descent(small, start, places, sgld if name == "jem" else proximal, streams)
+        x_neg = slow_descent(small, start, SGLD if name in ("jem", "jeat") else PROXIMAL_STEPS, streams)
         assert torch.allclose(loss.x_neg, x_neg, atol=1e-9)
-        e_pos, e_neg = slow_energy(small, x), slow_energy(small, loss.x_neg)
+        e_pos, e_neg = slow_energy(small, x_pos), slow_energy(small, loss.x_neg)
         expected = expected + 0.6 * (e_pos.mean() - e_neg.mean()) + 0.07 * ((e_pos**2).mean() + (e_neg**2).mean())
         assert torch.equal(method.replay.images[places], loss.x_neg)
     assert torch.isclose(loss.value, expected, atol=1e-9)
+
+
+def test_igebm_is_the_papers_equation(make, small, batch):
+    x, y, _ = batch
+    method, twin = make("igebm"), make("igebm")
+    loss = method.loss(small, batch, 2)
+    start, places = twin.replay.draw(2, 6)
+    y_neg = places % 3
+    x_neg = slow_descent(small, start, SGLD, twin.streams("negatives", 2, count=6), y_neg)
+    assert torch.allclose(loss.x_neg, x_neg, atol=1e-9) and torch.equal(method.replay.images[places], loss.x_neg)
+    e_pos, e_neg = slow_energy(small, x, y), slow_energy(small, x_neg, y_neg)
+    expected = e_pos.mean() - e_neg.mean() + 0.5 * ((e_pos**2).mean() + (e_neg**2).mean())
+    assert torch.isclose(loss.value, expected, atol=1e-9)
+
+
+def test_outlier_methods_are_the_papers_equations(make, small, batch):
+    x, y, x_out = batch
+    expected = slow_ce(small, x, y) + 0.5 * slow_to_uniform(small, x_out)
+    assert torch.isclose(make("oe").loss(small, batch, 2).value, expected, atol=1e-12)
+
+    twin = make("ratio")
+    x_adv = slow_attack(small, x, y, (x + sign_start(twin)).clamp(0, 1), 0.1, 3)
+    d = twin.streams("attack_out", 2, count=6)
+    direction, radius = d.normal(1, 4, 4), d.uniform(1, 1, 1) ** (1 / 16) * 0.5
+    start = x_out + direction / direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * radius
+    x_out_adv = slow_l2_attack(lambda v, i: slow_to_uniform(small, v), x_out, start.clamp(0, 1), 0.5, 2)
+    loss = make("ratio").loss(small, batch, 2)
+    assert torch.allclose(loss.x_adv, x_adv, atol=1e-7) and torch.allclose(loss.x_neg, x_out_adv, atol=1e-6)
+    kl = slow_to_uniform(small, loss.x_neg) - math.log(3)  # sum_k 1/K log(1/K / p_k)
+    assert torch.isclose(loss.value, 0.5 * slow_ce(small, loss.x_adv, y) + 0.5 * kl, atol=1e-9)
+
+
+def test_at_ebm_is_the_papers_equation(make, binary, batch):
+    x, _, x_star = batch
+    f = lambda v: binary(v)[:, 0]  # noqa: E731
+    for _ in range(3):  # AE, Algorithm 1: unconstrained, L2-normalised ascent of f
+        gradient = slow_gradient(lambda v, i: f(v), x_star)
+        x_star = torch.stack([v + 0.1 * g / g.norm() for v, g in zip(x_star, gradient, strict=True)]).clamp(0, 1)
+    x_data = x
+    for _ in range(2):  # the released code's descent from the data
+        gradient = slow_gradient(lambda v, i: f(v), x_data)
+        x_data = torch.stack([v - 0.05 * g / g.norm() for v, g in zip(x_data, gradient, strict=True)]).clamp(0, 1)
+    for descent, x_pos in ((None, x), (Ascent(steps=2, step_size=0.05), x_data)):
+        loss = make("at_ebm", descent=descent).loss(binary, batch, 2)
+        assert torch.allclose(loss.x_neg, x_star, atol=1e-7)
+        d, d_star = (1 / (1 + (-f(v)).exp()) for v in (x_pos, loss.x_neg))
+        r1 = 0.3 / 2 * slow_gradient(lambda v, i: f(v), x_pos).flatten(1).pow(2).sum(1).mean()
+        expected = (-d.log() - (1 - d_star).log()).mean() + r1
+        assert torch.isclose(loss.value, expected, atol=1e-7)
+        pairs = [float(a > b) + 0.5 * float(a == b) for a in f(x_pos) for b in f(loss.x_neg)]
+        assert loss.logs["auc"].item() == pytest.approx(sum(pairs) / 36)
+
+
+def test_r1_has_a_gradient_for_the_weights(make, binary, batch):
+    a, b = (gradients(binary, make("at_ebm", r1=r1).loss(binary, batch, 2)) for r1 in (0.0, 0.3))
+    x = batch.x.clone().requires_grad_(True)
+    (g,) = torch.autograd.grad(binary(x).sum(), x, create_graph=True)
+    binary.zero_grad()
+    (0.15 * (g**2).sum((1, 2, 3)).mean()).backward()
+    expected = torch.cat(
+        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in binary.parameters()]
+    )
+    assert torch.allclose(b - a, expected, atol=1e-10) and expected.abs().sum() > 0
+
+
+def slow_log_density(net, x):
+    """log N(z(x); 0, I) + log |det dz/dx|, with the Jacobian written out."""
+
+    def latent(v):
+        z, _ = net.flow.inverse_and_log_det(v.view(1, 1, 4, 4) - 0.5)
+        return torch.cat([part.flatten() for part in z])
+
+    values = []
+    for image in x:
+        z, jacobian = latent(image.flatten()), torch.autograd.functional.jacobian(latent, image.flatten())
+        values.append((-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).sum() + torch.linalg.slogdet(jacobian)[1])
+    return torch.stack(values)
+
+
+@pytest.mark.parametrize("name", ["glow", "residual_flow"])
+def test_flows_have_the_density_of_their_jacobian(make, nets, batch, name):
+    net, method = nets(name), make(name)
+    for _ in range(3):  # away from the identity
+        loss = method.loss(net, batch, 0)
+        loss.value.backward()
+        with torch.no_grad():
+            for parameter in net.parameters():
+                if parameter.grad is not None:
+                    parameter -= 0.01 * parameter.grad
+                    parameter.grad = None
+    u = method.streams("dequantise", 2, count=6).uniform(1, 4, 4)
+    x = (255 * batch.x + u) / 256
+    exact = slow_log_density(net.eval(), x)
+    if name == "glow":
+        assert torch.allclose(net(x)[:, 0], exact, atol=1e-8)
+        assert torch.isclose(method.loss(net, batch, 2).value, -exact.mean(), atol=1e-8)
+    else:  # unbiased in training
+        net.train()
+        values = []
+        for k in range(400):
+            with estimates_from(1, k):
+                values.append(-net(x).mean().detach())
+        values = torch.stack(values)
+        error = values.std() / len(values) ** 0.5
+        assert abs(values.mean() + exact.mean()) < 4 * error and 0 < error < 0.1
+        assert torch.allclose(net.eval()(x)[:, 0], exact, atol=0.5)  # one probe
+    bits = method.bits_per_dim(-exact.mean())
+    assert bits.item() == pytest.approx(-exact.mean().item() / math.log(2) / 16 + math.log2(256))
+
+
+@pytest.mark.parametrize("name", ["glow", "residual_flow"])
+def test_flows_draw_what_they_invert(nets, make, batch, streams, name):
+    net = nets(name).float()
+    make(name).loss(net, batch._replace(x=batch.x.float()), 0)
+    net.eval()
+    x = net.draw(streams(5), 0.7)
+    z, _ = net.flow.inverse_and_log_det(x - 0.5)
+    expected = 0.7 * streams(5).normal(*net.latents[0])
+    assert torch.allclose(z[0], expected, atol=1e-3)
+    some = net.draw(streams(5)[torch.tensor([3])], 0.7)
+    assert torch.allclose(some[0], x[3], atol=1e-4)  # whatever the batch
+
+
+def test_flows_energies_have_gradients(nets, make, batch):
+    for name in ("glow", "residual_flow"):
+        net = nets(name)
+        make(name).loss(net, batch, 0)
+        net.eval()
+        x = batch.x[:1].clone()
+        (g,) = torch.autograd.grad(marginal(net)(x.requires_grad_(True)).sum(), x)
+        d = torch.randn_like(x)
+        with torch.no_grad():
+            slope = (marginal(net)(x + 1e-5 * d) - marginal(net)(x - 1e-5 * d)) / 2e-5
+        assert torch.isclose((g * d).sum(), slope[0], rtol=1e-4)
 
 
 def test_robust_jem_may_take_adversarial_positives(make, small, batch):
@@ -149,16 +372,54 @@ def test_robust_jem_may_take_adversarial_positives(make, small, batch):
     assert torch.isclose(b.logs["energy"], slow_energy(small, b.x_adv).mean())
 
 
+def test_jeat_may_take_more_steps(make, small, batch):
+    method = make("jeat", attack_steps=4, step_size=0.03)
+    x_adv = method.attack(small, batch.x, batch.y, method.streams("attack", 0, count=6))
+    assert (x_adv - batch.x).abs().max() <= 0.1 + 1e-12
+    one = make("jeat").attack(small, batch.x, batch.y, method.streams("attack", 0, count=6))
+    energy = lambda v: slow_energy(small, v, batch.y).mean()  # noqa: E731
+    assert energy(x_adv) > energy(batch.x) and energy(one) > energy(batch.x)
+
+
 def test_cross_entropy_is_the_gap_of_energies_in_every_loss(make, small, batch):
     f = given(small(batch.x))
     assert torch.isclose(make("standard").loss(small, batch, 0).value, slow_ce(small, batch.x, batch.y))
     assert torch.allclose(marginal(f)(batch.x), slow_energy(small, batch.x))
 
 
-@pytest.mark.parametrize("name", ["jem", "jempp", "robust_jem"])
+def test_detectors_by_confidence_rank_as_the_maximal_probability(make, small, batch):
+    p = small(batch.x).softmax(1).amax(1)
+    for name in ("oe", "ratio"):
+        assert torch.equal(make(name).energy(small)(batch.x).argsort(), (-p).argsort())
+
+
+@pytest.mark.parametrize("name", ["jem", "jempp", "robust_jem", "jeat", "igebm"])
 def test_state_is_the_replay_buffer(make, small, batch, name):
     method, other = make(name), make(name)
     method.loss(small, batch, 0)
     state = {key: value.clone() for key, value in method.state_dict().items()}
     other.load_state_dict(state)
     assert torch.equal(method.loss(small, batch, 1).value, other.loss(small, batch, 1).value)
+
+
+def test_progressive_k_advances_and_resumes(make, binary, batch):
+    def run(method, aucs):
+        for auc in aucs:
+            method.advance(auc)
+        return method.k
+
+    slow = make("at_ebm", progressive=Progressive(iterations=4, auc=None))  # Algorithm 2: so many iterations a K
+    assert [run(slow, [1.0]) for _ in range(14)] == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3]
+    early = make("at_ebm", progressive=Progressive(iterations=100, auc=0.8, window=3))  # the released code
+    assert run(early, [1.0, 0.9, 0.5]) == 0  # mean .8 is not above .8
+    assert run(early, [1.0]) == 0 and run(early, [1.0]) == 1  # .5 1 1 is .83
+    assert run(early, [1.0, 1.0]) == 1  # the window is of this K alone
+    resumed = make("at_ebm", progressive=early.progressive)
+    resumed.load_state_dict(early.state_dict())
+    assert run(resumed, [0.9]) == run(early, [0.9]) == 2
+    assert run(early, [1.0] * 50) == early.ascent.steps == 3
+
+    one = make("at_ebm", progressive=Progressive(iterations=2))
+    ks = [one.loss(binary, batch, step).logs["k"].item() for step in range(7)]
+    assert ks == [0, 0, 1, 1, 2, 2, 3]
+    assert torch.isclose(one.loss(binary, batch, 7).value, make("at_ebm").loss(binary, batch, 7).value)

@@ -1,16 +1,23 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from advebm import networks
-from advebm.data.batches import Augmentation
+from advebm import config, networks
+from advebm.data import sources
+from advebm.data.batches import Augmentation, Batch, Batches
+from advebm.data.gaussians import Gaussians
+from advebm.data.images import Images
 from advebm.methods import METHODS
 from advebm.methods.base import Context
 from advebm.methods.standard import Standard
+from advebm.networks.flow import Glow, ResidualFlow
+from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import WideResNet
-from advebm.training import SGD, Adam, Diverged, Schedule, Training, classification, fit, update_average
+from advebm.samplers.pgd import Ascent, Attack
+from advebm.training import SGD, Adam, Diverged, Schedule, Training, fit, score, update_average
 
 SPEC = WideResNet(depth=10, width=1)
 
@@ -22,9 +29,9 @@ def training(**changes):
 
 def train(images, method=None, net=None, **changes):
     torch.manual_seed(0)
-    net = net or SPEC.build(1, 3)
+    net = net or SPEC.build((1, 8, 8), 3)
     records = []
-    context = Context(0, (1, 4, 4), None, "cpu")
+    context = Context(0, (1, 4, 4), 3, None, "cpu")
     kept = fit(
         method or Standard(),
         net,
@@ -50,19 +57,17 @@ def test_same_seed_same_weights(images):
 
 def test_training_learns(images):
     kept, records = train(images, epochs=40, record_every=30)
-    assert classification(kept, images)["accuracy"] > 0.9
+    assert score(Standard(), kept, images)["accuracy"] > 0.9
     assert records[-1][1]["train/ce"] < records[0][1]["train/ce"] / 2
-    assert records[-1][1]["validation/accuracy"] == classification(kept, images)["accuracy"]
+    assert records[-1][1]["validation/accuracy"] == score(Standard(), kept, images)["accuracy"]
 
 
 def test_first_step_is_torchs_sgd_on_the_loss(images):
     torch.manual_seed(0)
-    net = SPEC.build(1, 3)
+    net = SPEC.build((1, 8, 8), 3)
     start = copy.deepcopy(net)
     kept, _ = train(images, net=net, epochs=1 / 3, optimizer=SGD(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01))
-    from advebm.data.batches import Batches
-
-    x, y = Batches(images, 20, Augmentation(), 0, "cpu")(0)
+    x, y, _ = Batches(images, 20, Augmentation(), 0, "cpu")(0)
     torch.nn.functional.cross_entropy(start(x), y).backward()
     for old, new in zip(start.parameters(), kept.parameters(), strict=True):
         assert torch.allclose(new, old - 0.1 * (old.grad + 0.01 * old), atol=1e-6)
@@ -74,10 +79,12 @@ def test_schedules():
     steps = Schedule(kind="step", milestones=(2, 5), factor=0.1)
     assert [steps(step, 10, 100) for step in (0, 19, 20, 50)] == pytest.approx([1, 1, 0.1, 0.01])
     assert Schedule()(99, 10, 100) == 1
+    cosine = Schedule(kind="cosine")
+    assert [cosine(step, 10, 100) for step in (0, 50, 100)] == pytest.approx([1, 0.5, 0])
 
 
 def test_average_of_weights_and_copied_statistics():
-    net, average = (WideResNet(depth=10, width=1, norm="batch").build(1, 3) for _ in range(2))
+    net, average = (WideResNet(depth=10, width=1, norm="batch").build((1, 8, 8), 3) for _ in range(2))
     net.train()(torch.rand(4, 1, 8, 8))
     before = [p.clone() for p in average.parameters()]
     update_average(average.requires_grad_(False), net, 0.9)
@@ -93,8 +100,62 @@ def test_divergence_is_an_error_with_numbers(images, changes):
         train(images, **changes)
 
 
+def test_plain_objective_diverges_where_bce_stays_bounded():
+    """AE, Section 5.3."""
+    images = sources.labelled("digits", config.Path())["all"][:200]
+
+    def run(objective):
+        method = METHODS["at_ebm"](ascent=Ascent(steps=3, step_size=0.2), start="uniform", objective=objective)
+        net = SPEC.build((1, 8, 8), 1)
+        return train(
+            images, method, net, epochs=15, record_every=10, optimizer=Adam(name="adam", lr=3e-3), energy_bound=1000
+        )
+
+    _, records = run("bce")
+    assert len(records) == 15 and all(abs(r["train/energy_gap"]) < 100 for _, r in records)
+    with pytest.raises(Diverged, match=r"train/(loss|energy\w*) is -?[\d.e+]+, bound 1000"):
+        run("ebm")
+
+
+def test_changes_of_energy_by_attack_and_step(images):
+    """JT, Fig. 3, of the one step of a run, with everything written out."""
+    torch.manual_seed(0)
+    net = SPEC.build((1, 4, 4), 3)
+    start = copy.deepcopy(net)
+    method = METHODS["prejeat"](attack=Attack(eps=0.1, steps=1, random_start=False))
+    kept, [(_, record)] = train(images, method, net, epochs=1 / 3)
+    x, y, _ = Batches(images, 20, Augmentation(), 0, "cpu")(0)
+    method.begin(Context(0, (1, 4, 4), 3, None, "cpu"))
+    x_adv = method.loss(start, Batch(x, y), 0).x_adv
+    joint = lambda net, x: -net(x)[torch.arange(20), y].mean().item()  # noqa: E731
+    assert record["delta_x/joint"] == pytest.approx(joint(start, x_adv) - joint(start, x), abs=1e-5)
+    assert record["delta_theta/joint"] == pytest.approx(joint(kept, x_adv) - joint(start, x_adv), abs=1e-5)
+    total = lambda net, x: -net(x).exp().sum(1).log().mean().item()  # noqa: E731
+    assert record["delta_x/marginal"] == pytest.approx(total(start, x_adv) - total(start, x), abs=1e-5)
+    assert record["delta_theta/marginal"] == pytest.approx(total(kept, x_adv) - total(start, x_adv), abs=1e-5)
+    assert record["delta_x/joint"] > 0
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_methods_that_attack_record_the_changes(name):
+    attacks = {"noise", "at", "prejeat", "jeat", "robust_jem", "ratio", "at_ebm"}
+    entry = config.read(config.Path("params.yaml"), "tiny")
+    model = config.model(entry, name)
+    rng = np.random.default_rng(0)
+    x, out = (Images(rng.integers(0, 256, (64, 8, 8, 1), dtype=np.uint8), np.arange(64) % 10) for _ in range(2))
+    net = model.network.build((1, 8, 8), model.method.outputs(10))
+    records = []
+    context = Context(0, (1, 8, 8), 10, Gaussians.fit(x, ridge=0.01), "cpu")
+    log = lambda step, record: records.append(record)  # noqa: E731
+    fit(model.method, net, x, x, model.training, context, log=log, outliers=out)
+    kinds = ["marginal"] if name == "at_ebm" else ["joint", "marginal"]
+    expected = {f"{what}/{kind}" for what in ("delta_x", "delta_theta") for kind in kinds} if name in attacks else set()
+    assert {key for key in records[-1] if key.startswith("delta")} == expected
+    assert all(math.isfinite(value) for value in records[-1].values())
+
+
 def test_frozen_restores_the_mode():
-    net = SPEC.build(1, 3)
+    net = SPEC.build((1, 8, 8), 3)
     for mode in (True, False):
         net.train(mode)
         with networks.frozen(net):
@@ -105,7 +166,7 @@ def test_frozen_restores_the_mode():
 @pytest.mark.parametrize("norm", ["none", "batch", "group"])
 @pytest.mark.parametrize("activation", ["leaky_relu", "silu"])
 def test_networks_are_saved_and_loaded(tmp_path, norm, activation):
-    net = WideResNet(depth=16, width=2, norm=norm, activation=activation).build(3, 5)
+    net = WideResNet(depth=16, width=2, norm=norm, activation=activation).build((3, 8, 8), 5)
     x = torch.rand(2, 3, 8, 8)
     networks.save(tmp_path / "m.safetensors", net, study="s", method="m")
     read, header = networks.load(tmp_path / "m.safetensors")
@@ -115,9 +176,67 @@ def test_networks_are_saved_and_loaded(tmp_path, norm, activation):
     assert (tmp_path / "m.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        WideResNet(depth=10, width=1, spectral=True),
+        WideResNet(depth=10, width=1, activation="relu"),
+        *(ResNet(depth=18, norm=norm) for norm in ("frozen", "batch", "none")),
+        Glow(kind="glow", levels=2, blocks=1, hidden=4),
+        ResidualFlow(kind="residual_flow", levels=2, blocks=1, hidden=4),
+    ],
+    ids=lambda spec: f"{spec.kind} {getattr(spec, 'norm', '')} {getattr(spec, 'activation', '')}",
+)
+def test_networks_of_every_kind_are_saved_and_loaded(tmp_path, spec):
+    torch.manual_seed(0)
+    net = spec.build((3, 8, 8), 1)
+    x = torch.rand(2, 3, 8, 8)
+    net(x)  # a flow sets itself up by its first batch
+    net.eval()
+    networks.save(tmp_path / "m.safetensors", net)
+    read, header = networks.load(tmp_path / "m.safetensors", shape=(3, 8, 8))
+    assert torch.equal(net(x), read(x)) and net(x).shape == (2, 1) and header["network"]["kind"] == spec.kind
+    assert torch.equal(copy.deepcopy(net)(x), net(x))
+    with pytest.raises(ValueError, match="it is of another study"):
+        networks.load(tmp_path / "m.safetensors", shape=(1, 8, 8))
+    if hasattr(net, "features"):
+        assert torch.equal(net.head(net.features(x)), net(x)) and torch.equal(net.body(net.stem(x)), net(x))
+
+
+def test_resnet_50_is_the_papers(images):
+    net = ResNet(depth=50).build((3, 32, 32), 10)
+    assert (
+        sum(p.numel() for p in net.parameters()) == 23_520_842
+    )  # 25,557,032 of ImageNet's, with its stem and head changed
+    x = torch.rand(1, 3, 32, 32)
+    assert net.trunk[:-2](net.stem(x)).shape == (1, 2048, 4, 4)
+    batch_norms = [m for m in net.train().modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    net(x)
+    assert len(batch_norms) == 53 and not any(m.training for m in batch_norms)
+    assert all((m.running_mean == 0).all() and (m.running_var == 1).all() for m in batch_norms)
+    assert all(m.weight.requires_grad for m in batch_norms)
+
+
+def test_spectral_normalisation_bounds_every_layer():
+    torch.manual_seed(0)
+    net = WideResNet(depth=10, width=1, spectral=True).build((1, 8, 8), 3)
+    for _ in range(30):
+        net(torch.rand(2, 1, 8, 8))
+    layers = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    for layer in layers:
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.1)
+
+
+def test_flows_need_images_that_divide():
+    with pytest.raises(ValueError, match="sides divide by 8, not 28x28"):
+        Glow(kind="glow", levels=3).build((1, 28, 28), 1)
+    with pytest.raises(ValueError, match="one output"):
+        Glow(kind="glow", levels=1).build((1, 28, 28), 10)
+
+
 def test_wide_resnets_have_the_published_size():
     """WRN-28-10 has 36.5 M parameters (Zagoruyko and Komodakis 2016, Table 4), and its layers 28 convolutions deep."""
-    net = WideResNet(depth=28, width=10, norm="batch").build(3, 10)
+    net = WideResNet(depth=28, width=10, norm="batch").build((3, 32, 32), 10)
     assert 36.4e6 < sum(p.numel() for p in net.parameters()) < 36.6e6
     assert sum(1 for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)) == 25
     x = torch.rand(1, 3, 32, 32)
@@ -126,7 +245,7 @@ def test_wide_resnets_have_the_published_size():
 
 
 def test_damaged_models_are_told(tmp_path):
-    net = SPEC.build(1, 3)
+    net = SPEC.build((1, 8, 8), 3)
     networks.save(tmp_path / "m.safetensors", net)
     content = (tmp_path / "m.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(content[:1000])

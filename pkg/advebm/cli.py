@@ -15,11 +15,15 @@ from advebm.commands.report import compare, report
 from advebm.commands.robustness import robustness
 from advebm.commands.sample import sample
 from advebm.commands.summary import summary
+from advebm.commands.toy2d import toy2d
 from advebm.commands.train import train
 
 COMMANDS: dict[str, Callable] = {
     f.__name__: f
-    for f in (check, prepare, gaussians, train, sample, baselines, quality, ood, robustness, report, compare, summary, info)
+    for f in (
+        *(check, prepare, gaussians, train, sample, baselines, quality, ood, robustness),
+        *(report, compare, summary, toy2d, info),
+    )
 }
 
 app = typer.Typer(

@@ -19,7 +19,7 @@ from advebm.ranges import Count, Positive
 
 if TYPE_CHECKING:
     from advebm.methods import Method
-    from advebm.networks.wrn import WideResNet
+    from advebm.networks import Spec
     from advebm.training import Training
 
 SCHEMA = Path(__file__).with_name("params.schema.json")
@@ -43,7 +43,7 @@ class Model:
     """A method, and the network and training it is used with."""
 
     method: "Method"
-    network: "WideResNet"
+    network: "Spec"
     training: "Training"
 
 
@@ -55,11 +55,11 @@ class Gaussian:
 def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
     """The study's part of params.yaml, checked, each model with its network and training written out.
 
-    A model's `network` and `training` hold only what differs from the study's. Raises ValueError, in one line that says
-    what is wrong and what would be right. Does not import torch.
+    A model's `network` and `training` hold only what differs from the study's; a network of another kind stands alone.
+    Raises ValueError, in one line that says what is wrong and what would be right. Does not import torch.
     """
     content = read_yaml(params)
-    studies = [name for name, entry in content.items() if isinstance(entry, dict)]
+    studies = [name for name, entry in content.items() if isinstance(entry, dict) and name != "toy2d"]
     if study not in studies:
         raise ValueError(f"{params}: no study {study!r}{_nearest(study, studies)}; there are {', '.join(studies)}")
     entry = content[study]
@@ -69,7 +69,8 @@ def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
             if isinstance(model, dict):
                 for part in ("network", "training"):
                     if isinstance(entry.get(part), dict) and isinstance(model.get(part, {}), dict):
-                        model[part] = entry[part] | model.get(part, {})
+                        own = model.get(part, {})
+                        model[part] = own if _other_kind(entry[part], own) else entry[part] | own
     check(entry, f"{params}: {study}")
     for name in models:
         if name not in entry["sampling"]:
@@ -79,6 +80,11 @@ def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
             f"{params}: no method {method!r} in {study}{_nearest(method, models)}; there are {', '.join(models)}"
         )
     return entry
+
+
+def _other_kind(general: dict[str, Any], own: dict[str, Any]) -> bool:
+    """Whether a network is of another kind than the study's, and so takes nothing of it."""
+    return own.get("kind", general.get("kind")) != general.get("kind")
 
 
 def read_yaml(params: Path) -> dict[str, Any]:
@@ -107,12 +113,22 @@ def check_top(params: Path) -> None:
         raise ValueError(f"{params}: methods must be a list of {', '.join(known)}, not {methods!r}")
 
 
-def check(entry: dict[str, Any], where: str) -> None:
-    """Raises ValueError with the first thing in the entry that the schema forbids."""
+def read_toy2d(params: Path) -> dict[str, Any]:
+    """The part of params.yaml of the 2-D experiment, checked. Raises ValueError."""
+    entry = read_yaml(params).get("toy2d")
+    if not isinstance(entry, dict):
+        raise ValueError(f"{params}: lacks toy2d, the numbers of the 2-D experiment")
+    check(entry, f"{params}: toy2d", "Toy2d")
+    return entry
+
+
+def check(entry: dict[str, Any], where: str, kind: str = "Study") -> None:
+    """Raises ValueError with the first thing in the entry that the schema forbids of its kind."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    error = best_match(Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors(entry))
+    schema = {"$ref": f"#/$defs/{kind}", "$defs": json.loads(SCHEMA.read_text())["$defs"]}
+    error = best_match(Draft202012Validator(schema).iter_errors(entry))
     if error is None:
         for path, value in flat(entry).items():
             if isinstance(value, float) and not math.isfinite(value):
@@ -146,29 +162,30 @@ def _nearest(word: str, known) -> str:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a study whose models are written out."""
+    """The JSON schema of params.yaml: `$defs` holds Study, whose models are written out, and Toy2d."""
     from pydantic import TypeAdapter
 
     from advebm.evaluation.ood import Ood
     from advebm.evaluation.quality import Quality
     from advebm.evaluation.robustness import Robustness
     from advebm.methods import METHODS
-    from advebm.networks.wrn import WideResNet
+    from advebm.networks import Spec
     from advebm.samplers.recipes import Recipe
+    from advebm.toy2d import Toy2d
     from advebm.training import Training
 
     def table(name: str, kinds: dict[str, type]) -> type:
         return make_dataclass(name, [(key, kind, field(default=None)) for key, kind in kinds.items()], kw_only=True)
 
     def model(name: str, bases: tuple[type, ...]) -> type:
-        return make_dataclass(name, [("network", WideResNet), ("training", Training)], bases=bases, kw_only=True)
+        return make_dataclass(name, [("network", Spec), ("training", Training)], bases=bases, kw_only=True)
 
     study = make_dataclass(
         "Study",
         [
             ("data", Data),
             ("gaussians", Gaussian),
-            ("network", WideResNet),
+            ("network", Spec),
             ("training", Training),
             ("judge", model("Judge", ())),
             ("models", table("Models", {name: model(kind.__name__, (kind,)) for name, kind in METHODS.items()})),
@@ -180,7 +197,7 @@ def schema() -> dict[str, Any]:
         ],
         kw_only=True,
     )
-    return _plain(TypeAdapter(study).json_schema())
+    return _plain(TypeAdapter(make_dataclass("Params", [("study", study), ("toy2d", Toy2d)], kw_only=True)).json_schema())
 
 
 def _plain(part: Any) -> Any:
@@ -209,12 +226,15 @@ def build(kind: type, entry: dict[str, Any]) -> Any:
 def model(study: dict[str, Any], name: str) -> Model:
     """The model of a study that `read` has checked; name is a method, or "judge", which is trained by `standard`."""
     from advebm.methods import METHODS
-    from advebm.networks.wrn import WideResNet
+    from advebm.networks import Spec
     from advebm.training import Training
 
     entry = dict(study["judge"] if name == "judge" else study["models"][name])
-    network, training = build(WideResNet, entry.pop("network")), build(Training, entry.pop("training"))
-    return Model(method=build(METHODS["standard" if name == "judge" else name], entry), network=network, training=training)
+    network, training = build(Spec, entry.pop("network")), build(Training, entry.pop("training"))
+    method = build(METHODS["standard" if name == "judge" else name], entry)
+    if network.kind not in method.networks:
+        raise ValueError(f"models.{name}.network.kind: {name} trains {' or '.join(method.networks)}, not {network.kind}")
+    return Model(method=method, network=network, training=training)
 
 
 def recipes(study: dict[str, Any], name: str) -> dict[str, Any]:

@@ -4,6 +4,8 @@ With logits f(x) in R^K (Grathwohl et al. 2020, Eq. 5-7):
 
     E(x, y) = -f(x)[y]        E(x) = -logsumexp_y f(x)[y]        CE(x, y) = -log p(y | x) = E(x, y) - E(x)
 
+A network of one logit has E(x) = -f(x)[0].
+
 The sign of the energy is decided in this file and nowhere else.
 """
 
@@ -34,6 +36,22 @@ def conditional(f: Logits, y: Tensor) -> Energy:
 def posterior(f: Logits, y: Tensor) -> Energy:
     """-log p(y | x) = E(x, y) - E(x): the cross-entropy of each image, unreduced; y (B,) class indices."""
     return lambda x: torch.nn.functional.cross_entropy(f(x), y, reduction="none")
+
+
+def undecided(f: Logits) -> Energy:
+    """-(1/K) sum_y log p(y | x): cross-entropy from the uniform distribution, least where the classifier is undecided."""
+    return lambda x: -f(x).log_softmax(1).mean(1)
+
+
+def unconfident(f: Logits) -> Energy:
+    """-max_y log p(y | x): low where the classifier is sure of a class; ranks as the maximal softmax probability does."""
+    return lambda x: -f(x).log_softmax(1).amax(1)
+
+
+def binary(f: Logits, *, real: bool) -> Energy:
+    """-log D(x), or -log(1 - D(x)) where not `real`; D = sigmoid(-E(x)), which for one logit is sigmoid(f(x)[0])."""
+    energy = marginal(f)
+    return lambda x: torch.nn.functional.softplus(energy(x) if real else -energy(x))
 
 
 def negative(energy: Energy) -> Energy:

@@ -114,6 +114,24 @@ def detection(values: dict[str, dict[str, np.ndarray]], numbers: dict[str, dict]
     return _save(figure, path)
 
 
+def landscapes(found: dict[str, dict], sides: dict[str, float], deviation: float, path: Path) -> Path:
+    """D on the unit square and the field of its ascent, before and after training; a row for each out-distribution."""
+    figure, axes = plt.subplots(len(found), 2, figsize=(8.4, 3.6 * len(found)), squeeze=False, layout="constrained")
+    for row, (name, entry) in zip(axes, found.items(), strict=True):
+        for ax, when in zip(row, ("start", "end"), strict=True):
+            d, field = (entry[when][key].numpy() for key in ("D", "field"))
+            side = np.linspace(0, 1, len(d))
+            filled = ax.contourf(side, side, d, 24, cmap="viridis")
+            figure.colorbar(filled, ax=ax, label="D")
+            arrows = field / np.maximum(np.linalg.norm(field, axis=2, keepdims=True), 1e-12)
+            ax.quiver(side[::3], side[::3], arrows[::3, ::3, 0], arrows[::3, ::3, 1], color="white", alpha=0.7, scale=28)
+            ax.add_patch(plt.Circle((0.5, 0.5), 2 * deviation, fill=False, color="red"))
+            ax.add_patch(plt.Rectangle((0, 0), sides[name], sides[name], fill=False, color="orange", linestyle="--", lw=2))
+            ax.set(title=f"out-data {name}: {when}", aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+    figure.suptitle("red: two deviations of the data; dashed: where the out-data is; arrows: direction of ascent")
+    return _save(figure, path)
+
+
 def sheets(samples: dict[str, np.ndarray], path: Path, title: str, columns: int = 20) -> Path:
     """One row of samples for each name."""
     figure, axes = plt.subplots(len(samples), 1, figsize=(8, 0.62 * len(samples) + 0.4), squeeze=False)

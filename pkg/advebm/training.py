@@ -1,6 +1,7 @@
 """Training: one flat loop over the batches of a method."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -10,9 +11,9 @@ from annotated_types import Ge, Lt
 from pydantic import Discriminator
 from torch import Tensor, nn
 
-from advebm.data.batches import Augmentation, Batches
+from advebm.data.batches import Augmentation, Batch, Batches
 from advebm.data.images import Images
-from advebm.energy import posterior
+from advebm.energy import conditional, given, marginal
 from advebm.methods.base import Context, Method
 from advebm.networks import frozen
 from advebm.ranges import Count, Fraction, NonNegative, Positive, Steps
@@ -49,7 +50,7 @@ OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 class Schedule:
     """The learning rate as a factor of its full value, by progress in steps and epochs."""
 
-    kind: Literal["constant", "linear", "step"] = "constant"  # linear falls to 0 at the end
+    kind: Literal["constant", "linear", "cosine", "step"] = "constant"  # linear and cosine fall to 0 at the end
     warmup: Steps = 0  # steps over which the factor rises from 0 to 1
     milestones: tuple[Count, ...] = ()  # epochs, for step
     factor: Positive = 0.1  # at each milestone, for step
@@ -58,6 +59,8 @@ class Schedule:
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         if self.kind == "linear":
             return warm * (1 - step / total)
+        if self.kind == "cosine":
+            return warm * (1 + math.cos(math.pi * step / total)) / 2
         passed = sum(step >= epoch * steps_per_epoch for epoch in self.milestones) if self.kind == "step" else 0
         return warm * self.factor**passed
 
@@ -86,14 +89,16 @@ def fit(
     *,
     log: Log,
     watch: Watch = lambda step, images: None,
+    outliers: Images | None = None,
     progress: Callable[[range], Iterator[int]] = iter,
 ) -> nn.Module:
     """Train `net` by `method`; returns the network to keep: the average of weights, or `net` itself without one.
 
-    log(step, {"train/ce": ...}) gets the mean of each number since the last record, and the accuracy and CE on the
-    validation images; watch(step, {name: images}) gets pictures of the state. Raises Diverged.
+    log(step, {"train/ce": ...}) gets the mean of each number since the last record, the method's scores on the
+    validation images, and the changes of energy of this step's adversarial examples; watch(step, {name: images}) gets
+    pictures of the state. Raises Diverged.
     """
-    batches = Batches(train, training.batch, training.augmentation, context.seed, context.device)
+    batches = Batches(train, training.batch, training.augmentation, context.seed, context.device, outliers)
     total = max(1, round(training.epochs * batches.steps_per_epoch))
     method.begin(context)
     spec = vars(training.optimizer).copy()
@@ -109,7 +114,10 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = training.optimizer.lr * factor
 
-        loss = method.loss(net, batches(step), step)
+        batch = batches(step)
+        loss = method.loss(net, batch, step)
+        last = (step + 1) % training.record_every == 0 or step + 1 == total
+        before = energies(net, batch, loss.x_adv) if last else None
         optimizer.zero_grad()
         loss.value.backward()
         optimizer.step()
@@ -119,10 +127,11 @@ def fit(
 
         sums = {name: sums.get(name, 0) + value.detach() for name, value in {"loss": loss.value, **loss.logs}.items()}
         since += 1
-        if (step + 1) % training.record_every == 0 or step + 1 == total:
+        if last:
             record = {f"train/{name}": float(value) / since for name, value in sums.items()}
             sums, since = {}, 0
-            record |= {f"validation/{name}": value for name, value in classification(kept, validation).items()}
+            record |= changes(before, energies(net, batch, loss.x_adv))
+            record |= {f"validation/{name}": value for name, value in score(method, kept, validation).items()}
             check_finite(record, step, training.energy_bound)
             log(step + 1, {**record, "train/lr": training.optimizer.lr * factor})
             pictures = {"adversarial": loss.x_adv, "negatives": loss.x_neg, **dict(method.images())}
@@ -149,15 +158,33 @@ def check_finite(record: dict[str, float], step: int, bound: float) -> None:
 
 
 @torch.no_grad()
-def classification(net: nn.Module, images: Images, batch: int = 500) -> dict[str, float]:
-    """Accuracy and mean CE of the network, in evaluation mode."""
+def score(method: Method, net: nn.Module, images: Images, batch: int = 500) -> dict[str, float]:
+    """Means over the images of what the method's `score` says of the network, in evaluation mode."""
     device = next(net.parameters()).device
-    right = ce = 0.0
+    sums: dict[str, float] = {}
     with frozen(net):
         for start in range(0, len(images.x), batch):
             part = images[start : start + batch]
-            x, y = part.pixels(device), part.labels(device)
-            logits = net(x)
-            right += (logits.argmax(1) == y).sum().item()
-            ce += posterior(lambda _, f=logits: f, y)(x).sum().item()
-    return {"accuracy": right / len(images.x), "ce": ce / len(images.x)}
+            for name, values in method.score(net, part.pixels(device), part.labels(device)).items():
+                sums[name] = sums.get(name, 0.0) + values.sum().item()
+    return {name: value / len(images.x) for name, value in sums.items()}
+
+
+@torch.no_grad()
+def energies(net: nn.Module, batch: Batch, x_adv: Tensor | None) -> dict[str, tuple[float, float]]:
+    """Mean energies (of the batch, of its adversarial examples), marginal and, where there are class logits, joint."""
+    if x_adv is None:
+        return {}
+    with frozen(net):
+        f, f_adv = given(net(batch.x)), given(net(x_adv))
+    kinds = {"marginal": marginal} | ({"joint": lambda f: conditional(f, batch.y)} if f(batch.x).shape[1] > 1 else {})
+    return {name: (e(f)(batch.x).mean().item(), e(f_adv)(x_adv).mean().item()) for name, e in kinds.items()}
+
+
+def changes(before: dict[str, tuple[float, float]], after: dict[str, tuple[float, float]]) -> dict[str, float]:
+    """The change of energy by the attack, E(x_adv) - E(x), and of E(x_adv) by the step of the optimiser (JT, Fig. 3)."""
+    record = {}
+    for name, (e, e_adv) in before.items():
+        record[f"delta_x/{name}"] = e_adv - e
+        record[f"delta_theta/{name}"] = after[name][1] - e_adv
+    return record

@@ -21,3 +21,5 @@ import torch_fidelity  # noqa: E402, F401
 import torchvision  # noqa: E402
 
 datasets = torchvision.datasets
+resnet = torchvision.models.resnet
+transforms = torchvision.transforms

@@ -66,12 +66,12 @@ def score(sets: dict, *, data: Path, judge: Path, entry: dict, cache: Path, root
 
     spec = config.build(q.Quality, entry["quality"])
     described = about(data)
-    net, header = networks.load(judge, networks.device(), channels=described["shape"][0])
+    net, _ = networks.load(judge, networks.device(), shape=described["shape"])
     reference = images.load(data / f"{spec.reference}.npz").x
     wanted = spec.reference_images or max((len(s.x) for s in sets.values()), default=0)
     if spec.reference == "train" and wanted > len(reference):  # all published training images
         reference = np.concatenate([reference, images.load(data / "validation.npz").x])
-    options = q.extractor(spec, net, header["channels"], data_root(root, entry))
+    options = q.extractor(spec, net, net.shape[0], data_root(root, entry))
     key = f"{spec.reference}-{described['sha256'][:16]}"
     result = {}
     for name in progress.bar("quality", quiet)(list(sets)):

@@ -27,7 +27,7 @@ def ood(
     from advebm.evaluation import ood as evaluation
 
     spec = config.build(evaluation.Ood, entry["ood"])
-    net, _ = networks.load(model, networks.device(), channels=about(data)["shape"][0])
+    net, _ = networks.load(model, networks.device(), shape=about(data)["shape"])
     outside = {file.stem: images.load(file) for file in sorted((data / "out").glob("*.npz"))}
     if not outside:
         raise FileNotFoundError(f"{data / 'out'}: no out-distribution sets there; `advebm prepare` makes them")

@@ -81,7 +81,7 @@ def compare(
 def measured(results: Path) -> dict[str, dict[str, Any]]:
     """The contents of a method's quality.json, ood.json and robustness.json, by name."""
     found = {name: read_json(results / f"{name}.json", name) for name in ("quality", "ood", "robustness")}
-    for name, key in (("quality", "baselines"), ("robustness", "clean")):
+    for name, key in (("quality", "baselines"), ("robustness", "attacks")):
         if key not in found[name]:
             raise ValueError(f"{results / name}.json: lacks {key}; run `advebm {name}` again")
     return found
@@ -103,10 +103,9 @@ def read_json(file: Path, command: str) -> dict[str, Any]:
 def row(found: dict[str, dict[str, Any]], recipe: str | None) -> dict[str, float | None]:
     """A line of the comparison: what was measured of a method, and of the samples of one of its recipes."""
     quality = found["quality"].get(recipe, {})
-    linf = found["robustness"].get("linf", {})
     return {
         "clean": found["robustness"]["clean"],
-        "pgd20": linf.get("pgd20"),
+        **{name: a["accuracy"] for name, a in found["robustness"]["attacks"].items()},
         **{key: quality.get(key) for key in ("fid", "kid_mean", "is_mean", "label_consistency")},
         **{f"auc {name}": entry["auc"] for name, entry in found["ood"].items()},
         **{f"worst {name}": entry["auc_worst"] for name, entry in found["ood"].items()},
@@ -120,10 +119,9 @@ def markdown(study: str, method: str, found: dict[str, dict[str, Any]], results:
     quality, robust = dict(found["quality"]), found["robustness"]
     baselines = quality.pop("baselines")
     published = yaml.safe_load(Path(__file__).parents[1].joinpath("published.yaml").read_text()).get(method, [])
-    attacked = [(n, v) for n, v in robust.items() if isinstance(v, dict)]
     lines = [f"# {study}: {method}", "", "## Accuracy on test images", ""]
-    names = [f"{norm} {v['eps']:.3g}, {key}" for norm, v in attacked for key in v if key != "eps"]
-    values = [v[key] for _, v in attacked for key in v if key != "eps"]
+    names = [f"{name}: {a['norm']} {a['eps']:.3g} on {a['ascends']}" for name, a in robust["attacks"].items()]
+    values = [a["accuracy"] for a in robust["attacks"].values()]
     lines += table(["", "clean", *names, "n"], [["here", robust["clean"], *values, robust["n"]]])
     lines += ["", "## Samples", ""]
     keys = ["fid", "kid_mean", "is_mean", "is_std", "label_consistency", "n"]

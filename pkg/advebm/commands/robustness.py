@@ -24,7 +24,7 @@ def robustness(
     from advebm.evaluation import robustness as evaluation
 
     spec = config.build(evaluation.Robustness, entry["robustness"])
-    net, _ = networks.load(model, networks.device(), channels=about(data)["shape"][0])
+    net, _ = networks.load(model, networks.device(), shape=about(data)["shape"])
     numbers = evaluation.robustness(
         net,
         images.load(data / f"{spec.split}.npz"),
@@ -39,6 +39,6 @@ def robustness(
     with tracking.run(
         stage="robustness", study=study, method=method, checkpoint=images.digest(model), spec=protocol
     ) as run:
-        run.metrics({f"robustness/{key.replace('.', '/')}": value for key, value in config.flat(numbers).items()})
-    attacked = numbers[spec.attack.norm][f"pgd{spec.attack.steps}"]
-    print(f"wrote {out}: clean {numbers['clean']:.4f}, {spec.attack.norm} {spec.attack.eps:g}: {attacked:.4f}")
+        accuracies = {"clean": numbers["clean"]} | {name: a["accuracy"] for name, a in numbers["attacks"].items()}
+        run.metrics({f"robustness/{name}": value for name, value in accuracies.items() if value is not None})
+    print(f"wrote {out}: " + ", ".join(f"{name} {'-' if v is None else f'{v:.4f}'}" for name, v in accuracies.items()))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from advebm import config
 from advebm.commands import options as o
+from advebm.commands.prepare import about
 
 STRIP = 12  # images of a strip figure
 
@@ -12,6 +13,7 @@ STRIP = 12  # images of a strip figure
 def sample(
     method: o.Method,
     model: o.ModelFile,
+    data: o.Prepared,
     gaussians: o.GaussiansFile,
     out: o.OutFolder,
     study: o.Study = "digits",
@@ -25,6 +27,7 @@ def sample(
     Image i is of class i mod K and has a random stream of its own, so it does not depend on --batch.
     """
     entry = config.read(params, study, method)
+    described = about(data)
     import numpy as np
     import torch
 
@@ -35,9 +38,16 @@ def sample(
 
     recipes = config.recipes(entry, method)
     device = networks.device()
-    fitted = Gaussians.load(gaussians, device)
-    net, header = networks.load(model, device, channels=fitted.shape[0], outputs=len(fitted.mean))
-    starts = start_images(fitted)
+    classes = described["classes"]
+    net, header = networks.load(model, device, shape=described["shape"])
+    for name, recipe in recipes.items():
+        if recipe.guided and header["outputs"] != classes:
+            raise ValueError(
+                f"{study}.sampling.{method}.{name}: follows the logits of {classes} classes, but the network has "
+                f"{header['outputs']}; use sgld (conditional: false), ascent or draw"
+            )
+    outliers = images.load(data / "outliers.npz") if any(r.start == "outliers" for r in recipes.values()) else None
+    starts = start_images(Gaussians.load(gaussians, device), outliers)
     pictures = out / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     spec = config.stage_specs(entry, method)["sample"]
@@ -46,12 +56,12 @@ def sample(
             y = torch.arange(entry["samples"], device=device)
             parts, strip = [], {}
             for ids in progress.bar(f"sample {study}/{method} {name}", quiet)(y.split(batch)):
-                labels = ids % header["outputs"]
+                labels = ids % classes
                 stages = recipe(net, labels, starts, Streams(o.EVALUATION_SEED, "sample", name, ids=ids))
                 strip = strip or {stage: images.to_bytes(x[:STRIP]) for stage, x in stages.items()}
                 parts.append(images.to_bytes(list(stages.values())[-1]))
-            classes = (y % header["outputs"]).cpu().numpy() if recipe.asks else None
-            made = images.Images(np.concatenate(parts), classes)
+            asked = (y % classes).cpu().numpy() if recipe.asks else None
+            made = images.Images(np.concatenate(parts), asked)
             images.save(out / f"{name}.npz", made)
             title = f"{study} {method}: {name}"
             draw = figures.class_grid if recipe.asks else figures.grid
@@ -60,9 +70,18 @@ def sample(
     print(f"wrote {out}: {entry['samples']} images by each of {', '.join(recipes) or 'no recipes'}")
 
 
-def start_images(gaussians) -> dict:
-    """What a recipe may start from, by name."""
-    return {"gaussians": gaussians.sample, "uniform": lambda y, streams: streams.uniform(*gaussians.shape)}
+def start_images(gaussians, outliers=None) -> dict:
+    """What a recipe may start from, by name; outliers are drawn from the study's, with repeats."""
+
+    def drawn(y, streams):
+        chosen = streams.integers(len(outliers.x)).cpu().numpy()
+        return outliers[chosen].pixels(y.device)
+
+    return {
+        "gaussians": gaussians.sample,
+        "uniform": lambda y, streams: streams.uniform(*gaussians.shape),
+        "outliers": drawn,
+    }
 
 
 def sampled(folder: Path, recipes: Iterable[str]) -> dict:

@@ -35,9 +35,9 @@ def train(
     model = config.model(entry, method)
     device = networks.device()
     start = None if gaussians is None else Gaussians.load(gaussians, device)
-    context = Context(seed, tuple(described["shape"]), start, device)
+    context = Context(seed, tuple(described["shape"]), described["classes"], start, device)
     torch.manual_seed(seed)
-    net = model.network.build(described["shape"][0], model.method.outputs(described["classes"])).to(device)
+    net = model.network.build(described["shape"], model.method.outputs(described["classes"])).to(device)
     rows: list[dict[str, float]] = []
     flat = config.flat({"seed": seed, "study": study, "method": method, **_entry(entry, method)})
 
@@ -63,6 +63,7 @@ def train(
             context,
             log=log,
             watch=watch,
+            outliers=images.load(data / "outliers.npz") if model.method.outliers else None,
             progress=progress.bar(f"train {study}/{method}", quiet),
         )
         checkpoint = out / "model.safetensors"
@@ -75,7 +76,8 @@ def train(
         run.artifact(figures.curves(table, out / "curves.png", f"{study} {method}"))
         run.tags(checkpoint__sha256=images.digest(checkpoint))
         run.artifact(checkpoint)
-    print(f"wrote {checkpoint}: validation accuracy {rows[-1]['validation/accuracy']:.4f}")
+    scores = (f"{name} {value:.4g}" for name, value in rows[-1].items() if name.startswith("validation/"))
+    print(f"wrote {checkpoint}: {', '.join(scores)}")
 
 
 def _entry(study: dict, method: str) -> dict:

@@ -6,16 +6,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from advebm.data.autoaugment import autoaugment
 from advebm.data.images import Images, to_pixels
-from advebm.ranges import Count, NonNegative, Steps
+from advebm.ranges import NonNegative, Steps
 from advebm.samplers.streams import Streams
 
 
 class Batch(NamedTuple):
-    """x (B, C, H, W) in [0, 1]; y (B,) class indices."""
+    """x (B, C, H, W) in [0, 1]; y (B,) class indices; x_out like x, out-distribution images, or None."""
 
     x: Tensor
     y: Tensor
+    x_out: Tensor | None = None
 
 
 @dataclass(kw_only=True)
@@ -24,6 +26,8 @@ class Augmentation:
 
     pad: Steps = 0  # reflect-pad by so many pixels and crop back at random
     flip: bool = False  # left to right, half of the time
+    autoaugment: bool = False  # the policy for CIFAR-10
+    cutout: Steps = 0  # side of a grey square about a random pixel (DeVries and Taylor 2017)
     noise: NonNegative = 0.0  # standard deviation of N(0, noise), images in [0, 1]; the sum is not clamped
 
     def __call__(self, x: Tensor, streams: Streams) -> Tensor:
@@ -36,32 +40,68 @@ class Augmentation:
             x = x.gather(3, columns[:, None, None, :].expand(-1, channels, height, -1))
         if self.flip:
             x = torch.where(streams.uniform(1, 1, 1) < 0.5, x.flip(3), x)
+        if self.autoaugment:
+            x = autoaugment(x, streams)
+        if self.cutout:
+            row, column = (streams.integers(side, 1, 1, 1) for side in (height, width))
+            before = self.cutout // 2
+            top, left = row - before, column - before
+            rows = torch.arange(height, device=x.device).view(1, 1, -1, 1)
+            columns = torch.arange(width, device=x.device)
+            inside = (rows >= top) & (rows < top + self.cutout) & (columns >= left) & (columns < left + self.cutout)
+            x = x.masked_fill(inside, 0.5)
         if self.noise:
             x = x + self.noise * streams.normal(*x.shape[1:])
         return x
 
 
-class Batches:
-    """batches(step) is the batch of that step: epochs are permutations of the set, their last partial batch dropped."""
+class Draws:
+    """draws(step) is the images of that step and their places: epochs are permutations of the set, their last partial batch
+    dropped. `key` tells the random streams of one set from those of another."""
 
-    def __init__(self, images: Images, size: Count, augmentation: Augmentation, seed: int, device: torch.device | str):
+    def __init__(
+        self, images: Images, size: int, augmentation: Augmentation, key: tuple[int | str, ...], device: torch.device | str
+    ):
         if size > len(images.x):
-            raise ValueError(f"a batch of {size} is larger than the training set of {len(images.x)}")
+            raise ValueError(f"a batch of {size} is larger than the set of {len(images.x)} images")
         if augmentation.pad >= min(images.x.shape[1:3]):
             raise ValueError(
                 f"augmentation.pad {augmentation.pad} must be less than the images' side {min(images.x.shape[1:3])}"
             )
         self.x = torch.from_numpy(images.x).permute(0, 3, 1, 2).contiguous().to(device)
-        self.y = images.labels(device)
-        self.size, self.augmentation, self.seed = size, augmentation, seed
+        self.size, self.augmentation, self.key = size, augmentation, key
         self.steps_per_epoch = len(self.x) // size
         self.epoch = None
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self.epoch:
-            order = Streams(self.seed, "epoch", epoch, ids=torch.zeros(1)).uniform(len(self.x)).argsort(stable=True)
+            order = Streams(*self.key, "epoch", epoch, ids=torch.zeros(1)).uniform(len(self.x)).argsort(stable=True)
             self.epoch, self.order = epoch, order.squeeze(0).to(self.x.device)
         chosen = self.order[place * self.size : (place + 1) * self.size]
-        streams = Streams(self.seed, "augmentation", epoch, ids=chosen)
-        return Batch(self.augmentation(to_pixels(self.x[chosen]), streams), self.y[chosen])
+        streams = Streams(*self.key, "augmentation", epoch, ids=chosen)
+        return self.augmentation(to_pixels(self.x[chosen]), streams), chosen
+
+
+class Batches:
+    """batches(step) is the batch of that step: as many out-distribution images, where there are any, as images."""
+
+    def __init__(
+        self,
+        images: Images,
+        size: int,
+        augmentation: Augmentation,
+        seed: int,
+        device: torch.device | str,
+        outliers: Images | None = None,
+    ):
+        self.draws = Draws(images, size, augmentation, (seed,), device)
+        self.y = images.labels(device)
+        self.outliers = None
+        if outliers is not None:
+            self.outliers = Draws(outliers, size, augmentation, (seed, "outliers"), device)
+        self.steps_per_epoch = self.draws.steps_per_epoch
+
+    def __call__(self, step: int) -> Batch:
+        x, chosen = self.draws(step)
+        return Batch(x, self.y[chosen], None if self.outliers is None else self.outliers(step)[0])

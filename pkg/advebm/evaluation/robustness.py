@@ -2,45 +2,61 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import MinLen
 from torch import nn
 
 from advebm.data.images import Images
-from advebm.energy import negative, posterior
+from advebm.energy import conditional, negative, posterior
 from advebm.ranges import Count
 from advebm.samplers.pgd import Attack
 from advebm.samplers.streams import Streams
 
+ASCENDED = {"ce": posterior, "energy": conditional}
+
+
+@dataclass(kw_only=True)
+class Against(Attack):
+    """An attack that ascends the cross-entropy, as usual, or E(x, y) alone: the energy attack (JT, Table 1)."""
+
+    ascends: Literal["ce", "energy"] = "ce"
+
 
 @dataclass(kw_only=True)
 class Robustness:
-    """Accuracy on the first n images of the split, clean and under the attack, which ascends the cross-entropy."""
+    """Accuracy on the first n images of the split, clean and under each attack."""
 
     n: Count | None = None  # null: all
     split: Literal["validation", "test"] = "test"  # tune with validation
-    attack: Attack
+    attacks: Annotated[dict[str, Against], MinLen(1)]
 
 
 def robustness(
     net: nn.Module, images: Images, spec: Robustness, *, seed: int, batch: int = 500, progress: Callable = iter
 ) -> dict[str, Any]:
-    """{clean, linf: {eps, pgd20}, n}: "linf" and "pgd20" after the attack's norm and steps; accuracies in [0, 1].
+    """{clean, n, attacks: {name: {accuracy, norm, eps, steps, ascends}}}, accuracies in [0, 1].
 
-    The network is used in evaluation mode; an image counts as robust where it is right after the last step.
+    The network is used in evaluation mode; an image counts as robust where it is right after the last step. Accuracies
+    are None where the network has no logits of classes.
     """
     images = images[: spec.n or len(images.x)]
-    device = next(net.parameters()).device
-    clean = robust = 0
-    for start in progress(range(0, len(images.x), batch)):
+    n, device = len(images.x), next(net.parameters()).device
+    right = dict.fromkeys(["clean", *spec.attacks], 0)
+    if net.outputs == 1:
+        right = dict.fromkeys(right)
+    for start in progress(range(0, n, batch)) if net.outputs > 1 else ():
         part = images[start : start + batch]
         x, y = part.pixels(device), part.labels(device)
-        streams = Streams(seed, "robustness", ids=torch.arange(start, start + len(x), device=device))
-        x_adv = spec.attack(negative(posterior(net, y)), x, streams)
-        with torch.no_grad():
-            clean += (net(x).argmax(1) == y).sum().item()
-            robust += (net(x_adv).argmax(1) == y).sum().item()
-    n = len(images.x)
-    attacked = {"eps": spec.attack.eps, f"pgd{spec.attack.steps}": robust / n}
-    return {"clean": clean / n, spec.attack.norm: attacked, "n": n}
+        for name, attack in [("clean", None), *spec.attacks.items()]:
+            streams = Streams(seed, "robustness", ids=torch.arange(start, start + len(x), device=device))
+            moved = x if attack is None else attack(negative(ASCENDED[attack.ascends](net, y)), x, streams)
+            with torch.no_grad():
+                right[name] += (net(moved).argmax(1) == y).sum().item()
+    accuracy = {name: None if count is None else count / n for name, count in right.items()}
+    described = {
+        name: {"accuracy": accuracy[name], **{key: getattr(a, key) for key in ("norm", "eps", "steps", "ascends")}}
+        for name, a in spec.attacks.items()
+    }
+    return {"clean": accuracy["clean"], "n": n, "attacks": described}

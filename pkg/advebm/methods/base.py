@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from math import log
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
-from advebm.energy import Energy, marginal
+from advebm.energy import Energy, given, marginal, posterior
 from advebm.ranges import NonNegative
 from advebm.samplers.buffer import Buffer, Replay, Start
 from advebm.samplers.streams import Streams
@@ -29,6 +30,7 @@ class Context(NamedTuple):
 
     seed: int
     shape: tuple[int, int, int]  # C, H, W
+    classes: int
     gaussians: Gaussians | None
     device: torch.device | str
 
@@ -36,6 +38,9 @@ class Context(NamedTuple):
 @dataclass(kw_only=True)
 class Method:
     """Subclasses are dataclasses; their fields are the keys of their entry in params.yaml."""
+
+    outliers: ClassVar[bool] = False  # whether batches are to have out-distribution images
+    networks: ClassVar[tuple[str, ...]] = ("wrn", "resnet")  # the kinds that it can train
 
     def outputs(self, classes: int) -> int:
         """How many logits the network has."""
@@ -49,8 +54,19 @@ class Method:
         """Random streams that are a function of (seed, key)."""
         return Streams(self.context.seed, *key, ids=torch.arange(count, device=self.context.device))
 
+    def gaussians(self) -> Gaussians:
+        """The class Gaussians. Raises ValueError where none were given."""
+        if self.context.gaussians is None:
+            raise ValueError("chains of this method start from the class Gaussians: name their file by --gaussians")
+        return self.context.gaussians
+
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         raise NotImplementedError
+
+    def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Numbers of each image (B,), whose means over the validation images are recorded while training goes on."""
+        f = given(net(x))
+        return {"accuracy": (f(x).argmax(1) == y).double(), "ce": posterior(f, y)(x)}
 
     def energy(self, net: nn.Module) -> Energy:
         """The energy that the trained network is evaluated by."""
@@ -81,9 +97,7 @@ class ReplayMethod(Method):
 
     def start(self) -> Start:
         """Where chains begin: class Gaussians, of classes drawn evenly, unless a method says otherwise."""
-        if self.context.gaussians is None:
-            raise ValueError("chains of this method start from the class Gaussians: name their file by --gaussians")
-        return self.context.gaussians.start
+        return self.gaussians().start
 
     def begin(self, context: Context) -> None:
         super().begin(context)
@@ -110,3 +124,22 @@ class ReplayMethod(Method):
 
     def images(self) -> Iterator[tuple[str, Tensor]]:
         yield "replay_buffer", self.replay.images
+
+
+@dataclass(kw_only=True)
+class DensityMethod(Method):
+    """A method that fits log p(x), the one output of its network, to images of 256 levels."""
+
+    def outputs(self, classes: int) -> int:
+        return 1
+
+    def dequantised(self, x: Tensor, *key: int | str) -> Tensor:
+        """(255 x + u) / 256, u ~ U(0, 1): a density of it bounds the probability of the levels (Theis et al. 2016)."""
+        return (255 * x + self.streams(*key, count=len(x)).uniform(*x.shape[1:])) / 256
+
+    def bits_per_dim(self, energy: Tensor) -> Tensor:
+        """-log2 P(levels) / D, of E = -log p on [0, 1]^D."""
+        return energy.detach() / (torch.Size(self.context.shape).numel() * log(2)) + 8
+
+    def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"bits_per_dim": self.bits_per_dim(marginal(net)(self.dequantised(x, "validation")))}

@@ -22,7 +22,7 @@ class JEM(ReplayMethod):
         return uniform_start(self.context.shape)
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
-        x, y = batch
+        x, y, _ = batch
         with frozen(net):
             x_neg = self.negatives(lambda v, streams: self.sampler(marginal(net), v, streams), len(x), step)
         e_neg = marginal(net)(x_neg)  # before the data, so that batch norm's statistics end on the data

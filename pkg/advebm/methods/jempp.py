@@ -22,7 +22,7 @@ class JEMPP(ReplayMethod):
     sampler: Proximal
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
-        x, y = batch
+        x, y, _ = batch
         with frozen(net):
             x_neg = self.negatives(lambda v, _: self.sampler(net.stem, marginal(net.body), v), len(x), step)
         e_neg = marginal(net)(x_neg)  # before the data, so that batch norm's statistics end on the data

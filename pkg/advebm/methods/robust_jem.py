@@ -26,7 +26,7 @@ class RobustJEM(ReplayMethod):
     positives: Literal["clean", "adversarial"] = "clean"
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
-        x, y = batch
+        x, y, _ = batch
         with frozen(net):
             x_adv = self.attack(negative(posterior(net, y)), x, self.streams("attack", step, count=len(x)))
             x_neg = self.negatives(lambda v, _: self.sampler(net.stem, marginal(net.body), v), len(x), step)

@@ -1,16 +1,24 @@
 """Networks: what a model file holds, how it is built, saved and loaded."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Discriminator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from advebm.networks.wrn import Network, WideResNet
+from advebm.networks.flow import Flow, Glow, ResidualFlow
+from advebm.networks.resnet import ResNet
+from advebm.networks.wrn import Classifier, WideResNet
+
+NETWORKS = {"wrn": WideResNet, "resnet": ResNet, "glow": Glow, "residual_flow": ResidualFlow}
+Spec = Annotated[WideResNet | ResNet | Glow | ResidualFlow, Discriminator("kind")]
+Network = Classifier | Flow
 
 
 class frozen:
@@ -31,7 +39,7 @@ def save(path: Path, net: Network, **about: Any) -> None:
     """Write weights as safetensors with what is needed to build the network again, and `about`, as JSON metadata."""
     header = {
         "network": asdict(net.spec),
-        "channels": net.channels,
+        "shape": list(net.shape),
         "outputs": net.outputs,
         **about,
     }
@@ -41,12 +49,12 @@ def save(path: Path, net: Network, **about: Any) -> None:
 
 
 def load(
-    path: Path, device: torch.device | str = "cpu", *, channels: int | None = None, outputs: int | None = None
+    path: Path, device: torch.device | str = "cpu", *, shape: Sequence[int] | None = None
 ) -> tuple[Network, dict[str, Any]]:
     """The network, in evaluation mode, and the header that it was saved with.
 
     Raises FileNotFoundError where there is none, ValueError where the file is damaged, its weights do not fit, or it is
-    not for images of so many channels or has not so many outputs.
+    not for images of the shape (C, H, W).
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no model there; `advebm train` makes one")
@@ -54,14 +62,11 @@ def load(
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["advebm"])
         state = load_file(path)
-        net = WideResNet(**header["network"]).build(header["channels"], header["outputs"])
+        net = NETWORKS[header["network"]["kind"]](**header["network"]).build(header["shape"], header["outputs"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: is not a readable advebm model ({error}); it may be damaged") from error
-    for name, wanted in (("channels", channels), ("outputs", outputs)):
-        if wanted not in (None, header[name]):
-            raise ValueError(
-                f"{path}: is a network of {header[name]} {name}, but {wanted} are needed; it is of another study"
-            )
+    if shape is not None and list(shape) != header["shape"]:
+        raise ValueError(f"{path}: is for images {header['shape']}, but these are {list(shape)}; it is of another study")
     try:
         net.load_state_dict(state)
     except RuntimeError as error:

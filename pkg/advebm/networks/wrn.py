@@ -13,17 +13,30 @@ from advebm.ranges import Count, Fraction, Positive
 class WideResNet:
     """WRN-depth-width. JEM: norm none, leaky_relu; JEM++: norm batch with momentum .9, leaky_relu (slope .2)."""
 
+    kind: Literal["wrn"] = "wrn"
     depth: Literal[10, 16, 22, 28, 34, 40] = 28  # 6 n + 4
     width: Count = 10
     norm: Literal["none", "batch", "group"] = "none"
     bn_momentum: Fraction = 0.1  # weight of the newest batch, torch's sense
-    activation: Literal["leaky_relu", "silu"] = "leaky_relu"
+    spectral: bool = False  # spectral normalisation of every layer (Miyato et al. 2018), as IGEBM has it
+    activation: Literal["leaky_relu", "relu", "silu"] = "leaky_relu"
     mean: float = 0.5  # pixel normalisation (x - mean) / std; .5 and .5 make [-1, 1] of [0, 1]
     std: Positive = 0.5
 
-    def build(self, channels: int, outputs: int) -> "Network":
-        """The network for images of so many channels, with so many logits."""
-        return Network(self, channels, outputs).to(memory_format=torch.channels_last)
+    def build(self, shape: tuple[int, int, int], outputs: int) -> "Classifier":
+        """The network for images (C, H, W), with so many logits."""
+        widths = [16, 16 * self.width, 32 * self.width, 64 * self.width]
+        stem = Stem(Normalise(self.mean, self.std), self.normalised(nn.Conv2d(shape[0], widths[0], 3, padding=1)))
+        trunk = nn.Sequential()
+        for group in range(3):
+            for block in range((self.depth - 4) // 6):
+                inputs = widths[group] if block == 0 else widths[group + 1]
+                trunk.append(Block(self, inputs, widths[group + 1], 2 if group and block == 0 else 1))
+        trunk.extend([self.norm_layer(widths[3]), self.activation_layer(), nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+        return Classifier(self, shape, outputs, stem, trunk, self.normalised(nn.Linear(widths[3], outputs)))
+
+    def normalised(self, layer: nn.Module) -> nn.Module:
+        return nn.utils.parametrizations.spectral_norm(layer) if self.spectral else layer
 
     def norm_layer(self, channels: int) -> nn.Module:
         match self.norm:
@@ -35,7 +48,13 @@ class WideResNet:
                 return nn.GroupNorm(min(8, channels), channels)
 
     def activation_layer(self) -> nn.Module:
-        return nn.SiLU() if self.activation == "silu" else nn.LeakyReLU(0.2)
+        match self.activation:
+            case "leaky_relu":
+                return nn.LeakyReLU(0.2)
+            case "relu":
+                return nn.ReLU()
+            case "silu":
+                return nn.SiLU()
 
 
 class Stem(nn.Sequential):
@@ -61,37 +80,31 @@ class Block(nn.Module):
         self.residual = nn.Sequential(
             spec.norm_layer(inputs),
             spec.activation_layer(),
-            nn.Conv2d(inputs, outputs, 3, padding=1),
+            spec.normalised(nn.Conv2d(inputs, outputs, 3, padding=1)),
             spec.norm_layer(outputs),
             spec.activation_layer(),
-            nn.Conv2d(outputs, outputs, 3, stride, padding=1),
+            spec.normalised(nn.Conv2d(outputs, outputs, 3, stride, padding=1)),
         )
         same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride)
+        self.shortcut = nn.Identity() if same else spec.normalised(nn.Conv2d(inputs, outputs, 1, stride))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.residual(x)
 
 
-class Network(nn.Module):
+class Classifier(nn.Module):
     """Images (B, C, H, W) in [0, 1] -> logits (B, outputs): head(trunk(stem(x))); body is head after trunk."""
 
-    def __init__(self, spec: WideResNet, channels: int, outputs: int):
+    def __init__(
+        self, spec: object, shape: tuple[int, int, int], outputs: int, stem: Stem, trunk: nn.Sequential, head: nn.Linear
+    ):
         super().__init__()
-        self.spec, self.channels, self.outputs = spec, channels, outputs
-        blocks = (spec.depth - 4) // 6
-        widths = [16, 16 * spec.width, 32 * spec.width, 64 * spec.width]
-        self.stem = Stem(Normalise(spec.mean, spec.std), nn.Conv2d(channels, widths[0], 3, padding=1))
-        self.trunk = nn.Sequential()
-        for group in range(3):
-            for block in range(blocks):
-                inputs = widths[group] if block == 0 else widths[group + 1]
-                self.trunk.append(Block(spec, inputs, widths[group + 1], 2 if group and block == 0 else 1))
-        self.trunk.extend([spec.norm_layer(widths[3]), spec.activation_layer(), nn.AdaptiveAvgPool2d(1), nn.Flatten()])
-        self.head = nn.Linear(widths[3], outputs)
+        self.spec, self.shape, self.outputs = spec, tuple(shape), outputs
+        self.stem, self.trunk, self.head = stem, trunk, head
+        self.to(memory_format=torch.channels_last)
 
     def features(self, x: Tensor) -> Tensor:
-        """The pooled activations before the last layer, (B, 64 width)."""
+        """The pooled activations before the last layer, (B, D)."""
         return self.trunk(self.stem(x))
 
     def body(self, h: Tensor) -> Tensor:

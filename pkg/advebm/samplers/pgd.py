@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from advebm.energy import Energy, grad
-from advebm.ranges import Count, NonNegative, Positive
+from advebm.ranges import Count, NonNegative, Positive, Steps
 from advebm.samplers.norms import NORMS
 from advebm.samplers.streams import Streams
 
@@ -39,6 +39,17 @@ def pgd(
 
 
 @dataclass(kw_only=True)
+class Ascent:
+    """AT-EBM's sampler: steps of one L2 length up -E(x), in [0, 1] but in no ball (Yin, Li and Rohde 2022, Algorithm 1)."""
+
+    steps: Steps  # K
+    step_size: Positive  # L2 length, images in [0, 1]
+
+    def __call__(self, energy: Energy, x: Tensor, steps: int | None = None) -> Tensor:
+        return pgd(energy, x, steps=self.steps if steps is None else steps, step_size=self.step_size)
+
+
+@dataclass(kw_only=True)
 class Attack:
     """The numbers of an attack; see `pgd`. The step size, where none is given, is 2.5 eps / steps (Madry et al.)."""
 
@@ -50,4 +61,5 @@ class Attack:
 
     def __call__(self, energy: Energy, x: Tensor, streams: Streams | None = None) -> Tensor:
         step_size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        return pgd(energy, x, **{**vars(self), "step_size": step_size}, streams=streams)
+        numbers = {name: getattr(self, name) for name in ("eps", "steps", "norm", "random_start")}
+        return pgd(energy, x, step_size=step_size, streams=streams, **numbers)

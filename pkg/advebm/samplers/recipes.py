@@ -8,12 +8,13 @@ from pydantic import Discriminator
 from torch import Tensor, nn
 
 from advebm.energy import conditional, marginal, posterior
-from advebm.ranges import Fraction
-from advebm.samplers.pgd import Attack
+from advebm.ranges import Fraction, Positive
+from advebm.samplers.pgd import Ascent, Attack
 from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
 Starts = dict[str, Callable[[Tensor, Streams], Tensor]]  # name: (classes (B,), streams) -> images (B, C, H, W)
+Start = Literal["gaussians", "uniform", "outliers"]
 Stages = dict[str, Tensor]  # name of the stage: images; the last is the result
 
 
@@ -22,9 +23,14 @@ class SGLD:
     """Langevin dynamics on E(x), or on E(x, y) where `conditional`: JEM, JEM++ and "Robust JEM-Energy"; JT, Eq. 17."""
 
     recipe: Literal["sgld"]
-    start: Literal["gaussians", "uniform"]
+    start: Start
     chain: Langevin
     conditional: bool = False
+
+    @property
+    def guided(self) -> bool:
+        """Whether it follows logits of classes."""
+        return self.conditional
 
     @property
     def asks(self) -> bool:
@@ -42,8 +48,9 @@ class CELangevin:
     """Langevin dynamics on E(x, y) - E(x), the cross-entropy: the robust classifier's recipe (JT, Eq. 4 and 16)."""
 
     asks: ClassVar[bool] = True
+    guided: ClassVar[bool] = True
     recipe: Literal["ce_langevin"]
-    start: Literal["gaussians", "uniform"]
+    start: Start
     chain: Langevin
 
     def __call__(self, net: nn.Module, y: Tensor, starts: Starts, streams: Streams) -> Stages:
@@ -56,8 +63,9 @@ class Targeted:
     """Projected descent of the cross-entropy to the class asked for (Santurkar et al. 2019)."""
 
     asks: ClassVar[bool] = True
+    guided: ClassVar[bool] = True
     recipe: Literal["targeted"]
-    start: Literal["gaussians", "uniform"]
+    start: Start
     attack: Attack
 
     def __call__(self, net: nn.Module, y: Tensor, starts: Starts, streams: Streams) -> Stages:
@@ -71,13 +79,15 @@ class Combined:
     contrast of what that gives -> Langevin dynamics on E(x, y)."""
 
     asks: ClassVar[bool] = True
+    guided: ClassVar[bool] = True
+    start: ClassVar[Start] = "gaussians"
     recipe: Literal["combined"]
     attack: Attack
     contrast: Fraction  # what is left of each image's distance to its own mean; the paper does not state it
     chain: Langevin
 
     def __call__(self, net: nn.Module, y: Tensor, starts: Starts, streams: Streams) -> Stages:
-        gaussian = starts["gaussians"](y, streams)
+        gaussian = starts[self.start](y, streams)
         attacked = self.attack(posterior(net, y), gaussian, streams)
         mean = attacked.mean((1, 2, 3), keepdim=True)
         prior = mean + self.contrast * (attacked - mean)
@@ -85,4 +95,38 @@ class Combined:
         return {"class Gaussian": gaussian, "after the attack": attacked, "lower contrast": prior, "after Langevin": x}
 
 
-Recipe = Annotated[SGLD | CELangevin | Targeted | Combined, Discriminator("recipe")]
+@dataclass(kw_only=True)
+class Ascend:
+    """AT-EBM's generation: normalised ascent of f = -E from out-distribution images (Yin, Li and Rohde 2022)."""
+
+    guided: ClassVar[bool] = False
+    recipe: Literal["ascent"]
+    start: Start
+    ascent: Ascent
+
+    @property
+    def asks(self) -> bool:
+        return self.start == "gaussians"
+
+    def __call__(self, net: nn.Module, y: Tensor, starts: Starts, streams: Streams) -> Stages:
+        x = starts[self.start](y, streams)
+        return {"start": x, "ascent": self.ascent(marginal(net), x)}
+
+
+@dataclass(kw_only=True)
+class Draw:
+    """Draws from a flow: z ~ N(0, temperature^2 I), carried to images."""
+
+    asks: ClassVar[bool] = False
+    guided: ClassVar[bool] = False
+    start: ClassVar[None] = None
+    recipe: Literal["draw"]
+    temperature: Positive = 1.0
+
+    def __call__(self, net: nn.Module, y: Tensor, starts: Starts, streams: Streams) -> Stages:
+        if not hasattr(net, "draw"):
+            raise ValueError("the recipe draw is for flows (networks of kind glow and residual_flow)")
+        return {"draw": net.draw(streams, self.temperature)}
+
+
+Recipe = Annotated[SGLD | CELangevin | Targeted | Combined | Ascend | Draw, Discriminator("recipe")]

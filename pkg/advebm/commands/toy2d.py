@@ -1,0 +1,30 @@
+"""Binary adversarial training in two dimensions."""
+
+import json
+
+from advebm import config
+from advebm.commands import options as o
+
+
+def toy2d(
+    out: o.OutFolder,
+    params: o.Params = o.PARAMS,
+    seed: o.Seed = 0,
+    quiet: o.Quiet = False,
+) -> None:
+    """Train D on points for each of the out-distributions (AE, Fig. 1); write toy2d.json and toy2d.png."""
+    entry = config.read_toy2d(params)
+    import torch
+
+    from advebm import figures, progress
+    from advebm.toy2d import Toy2d, toy2d
+
+    torch.set_num_threads(1)  # two numbers a point: more threads only wait for each other
+    spec = config.build(Toy2d, entry)
+    found = {name: toy2d(spec, spec.out[name], seed=seed) for name in progress.bar("toy2d", quiet)(list(spec.out))}
+    numbers = {name: {"near": entry["near"], "far": entry["far"]} for name, entry in found.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "toy2d.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    figures.landscapes(found, spec.out, spec.deviation, out / "toy2d.png")
+    for name, entry in numbers.items():
+        print(f"{name}: mean |D - 1/2| {entry['near']:.4f} within 2 deviations, largest D {entry['far']:.4f} beyond 4")

@@ -1,0 +1,103 @@
+"""AT-EBM: an energy-based model by binary adversarial training (Yin, Li and Rohde 2022)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from advebm.data.batches import Batch
+from advebm.energy import binary, given, marginal, negative
+from advebm.methods.base import Context, Loss, Method
+from advebm.networks import frozen
+from advebm.ranges import Count, Fraction, NonNegative
+from advebm.samplers.pgd import Ascent
+
+
+@dataclass(kw_only=True)
+class Progressive:
+    """K = 0, 1, 2, ... (Algorithm 2). K rises after `iterations` of it or, as in the released code, as soon as the mean AUC
+    of D over the last `window` batches of this K is above `auc` (null: never early)."""
+
+    iterations: Count
+    auc: Fraction | None = 0.8
+    window: Count = 100
+
+
+@dataclass(kw_only=True)
+class ATEBM(Method):
+    """min -log D(x) - log(1 - D(x*)) + r1/2 |df(x)/dx|^2, D = sigmoid(f[0]), E = -f[0] (Algorithm 1).
+
+    x* is x_out after K steps of `ascent` on f, from out-distribution images or, as the paper's set is withdrawn, from
+    class Gaussians or noise. `objective: ebm` is mean f(x*) - mean f(x) (Section 5.3), which diverges.
+    """
+
+    ascent: Ascent  # its steps are K, or the last K of a progressive run
+    progressive: Progressive | None = None  # null: K is fixed
+    start: Literal["outliers", "gaussians", "uniform"] = "outliers"
+    descent: Ascent | None = None  # of f from x, moving the data as in the released code; null: Algorithm 1
+    r1: NonNegative = 0.0  # gamma, for gradients of images in [0, 1]
+    objective: Literal["bce", "ebm"] = "bce"
+
+    @property
+    def outliers(self) -> bool:
+        return self.start == "outliers"
+
+    def outputs(self, classes: int) -> int:
+        return 1
+
+    def begin(self, context: Context) -> None:
+        super().begin(context)
+        self.k = 0 if self.progressive else self.ascent.steps
+        self.aucs: list[float] = []  # of the batches of this K
+
+    def starts(self, batch: Batch, step: int) -> Tensor:
+        """x_out (B, C, H, W)."""
+        if self.start == "outliers":
+            return batch.x_out
+        streams = self.streams("start", step, count=len(batch.x))
+        if self.start == "uniform":
+            return streams.uniform(*batch.x.shape[1:]).to(batch.x.dtype)
+        return self.gaussians().start(streams).to(batch.x.dtype)
+
+    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+        x = batch.x.detach().requires_grad_(self.r1 > 0)
+        x_adv = None
+        with frozen(net):
+            x_star = self.ascent(marginal(net), self.starts(batch, step), steps=self.k)
+            if self.descent is not None:
+                x = x_adv = self.descent(negative(marginal(net)), x).requires_grad_(self.r1 > 0)
+        f, f_star = given(net(x)), given(net(x_star))
+        e, e_star = marginal(f)(x), marginal(f_star)(x_star)
+        if self.objective == "bce":
+            value = (binary(f, real=True)(x) + binary(f_star, real=False)(x_star)).mean()
+        else:
+            value = (e - e_star).mean()
+        if self.r1:
+            (gradient,) = torch.autograd.grad(e.sum(), x, create_graph=True)
+            value = value + self.r1 / 2 * gradient.flatten(1).square().sum(1).mean()
+        auc = ((e[:, None] < e_star).double() + 0.5 * (e[:, None] == e_star)).mean().detach()
+        logs = {"energy": e.mean(), "energy_gap": e.mean() - e_star.mean(), "auc": auc, "k": auc.new_tensor(self.k)}
+        self.advance(float(auc))
+        return Loss(value, logs, x_adv=x_adv, x_neg=x_star)
+
+    def advance(self, auc: float) -> None:
+        """The curriculum after a batch of this AUC: K + 1 where it is time, up to the last K."""
+        if self.progressive is None or self.k == self.ascent.steps:
+            return
+        rule = self.progressive
+        self.aucs.append(auc)
+        last = self.aucs[-rule.window :]
+        easy = rule.auc is not None and len(last) == rule.window and sum(last) / rule.window > rule.auc
+        if easy or len(self.aucs) == rule.iterations:
+            self.k, self.aucs = self.k + 1, []
+
+    def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        f = given(net(x))
+        return {"energy": marginal(f)(x), "bce": binary(f, real=True)(x)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"k": torch.tensor(self.k), "aucs": torch.tensor(self.aucs, dtype=torch.float64)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.k, self.aucs = int(state["k"]), state["aucs"].tolist()

@@ -1,0 +1,37 @@
+"""IGEBM: implicit generation with energy-based models, class-conditional (Du and Mordatch 2019)."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from advebm.data.batches import Batch
+from advebm.energy import conditional
+from advebm.methods.base import Loss, ReplayMethod
+from advebm.networks import frozen
+from advebm.samplers.buffer import Start, uniform_start
+from advebm.samplers.sgld import Langevin
+
+
+@dataclass(kw_only=True)
+class IGEBM(ReplayMethod):
+    """min E(x, y) - E(x~, y~) + energy_l2 (E(x, y)^2 + E(x~, y~)^2), x~ by SGLD on E(x, y~) (Algorithm 1).
+
+    Each place of the replay buffer keeps the class of its chain: y~ is the place modulo K. The paper's networks have
+    spectral normalisation: `network.spectral`.
+    """
+
+    sampler: Langevin
+
+    def start(self) -> Start:
+        return uniform_start(self.context.shape)
+
+    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+        x, y, _ = batch
+        x_neg, places = self.replay.draw(step, len(x))
+        y_neg = places % self.context.classes
+        with frozen(net):
+            x_neg = self.sampler(conditional(net, y_neg), x_neg, self.streams("negatives", step, count=len(x)))
+        self.replay.store(places, x_neg)
+        e_neg = conditional(net, y_neg)(x_neg)  # before the data, so that batch norm's statistics end on the data
+        term, logs = self.contrast(conditional(net, y)(x), e_neg)
+        return Loss(term, logs, x_neg=x_neg)

@@ -1,0 +1,56 @@
+"""JEAT: adversarial training of the joint energy (Zhu et al. 2021)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from advebm.data.batches import Batch
+from advebm.energy import conditional, given, grad, marginal, posterior
+from advebm.methods.base import Loss, ReplayMethod
+from advebm.networks import frozen
+from advebm.ranges import Count, NonNegative, Positive
+from advebm.samplers.buffer import Start, uniform_start
+from advebm.samplers.norms import Linf
+from advebm.samplers.sgld import Langevin
+from advebm.samplers.streams import Streams
+
+
+@dataclass(kw_only=True)
+class JEAT(ReplayMethod):
+    """min CE(x_adv, y) + p_x (E(x_adv) - E(x~)), x~ by SGLD on E(x) from U(0, 1) or the buffer (JT, Algorithm 1).
+
+    x_adv = x + d: d ~ U(-eps, eps), then d <- clip(d + eps sign(dE(x, y)/dx)). As printed the gradient is taken at x
+    itself (`gradient_at: clean`), not at the started point x + d (`start`). Steps after the first, which the paper does
+    not have, are of `step_size` and take the gradient where they are.
+    """
+
+    eps: NonNegative  # Linf radius, images in [0, 1]
+    attack_steps: Count = 1  # 1: the paper
+    step_size: Positive | None = None  # null: eps, the paper
+    gradient_at: Literal["clean", "start"] = "clean"
+    sampler: Langevin
+
+    def start(self) -> Start:
+        return uniform_start(self.context.shape)
+
+    def attack(self, net: nn.Module, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
+        """x_adv (B, C, H, W)."""
+        ball, step_size = Linf(), self.eps if self.step_size is None else self.step_size
+        d = ball.random_start(x.shape, self.eps, streams)
+        for step in range(self.attack_steps):
+            where = x if step == 0 and self.gradient_at == "clean" else (x + d).clamp(0, 1)
+            g = grad(conditional(net, y), where)
+            d = ball.project(d + step_size * ball.direction(g), self.eps)
+        return (x + d).clamp(0, 1)
+
+    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+        x, y, _ = batch
+        with frozen(net):
+            x_adv = self.attack(net, x, y, self.streams("attack", step, count=len(x)))
+            x_neg = self.negatives(lambda v, streams: self.sampler(marginal(net), v, streams), len(x), step)
+        e_neg = marginal(net)(x_neg)  # before the data, so that batch norm's statistics end on the data
+        f = given(net(x_adv))
+        ce = posterior(f, y)(x_adv).mean()
+        term, logs = self.contrast(marginal(f)(x_adv), e_neg)
+        return Loss(ce + term, {"ce": ce, **logs}, x_adv=x_adv, x_neg=x_neg)

@@ -1,0 +1,23 @@
+"""A classifier trained with noise: "blind" adversarial training (Zhu et al. 2021, Section 3.2)."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from advebm.data.batches import Batch
+from advebm.energy import posterior
+from advebm.methods.base import Loss, Method
+from advebm.ranges import NonNegative
+
+
+@dataclass(kw_only=True)
+class Noise(Method):
+    """min CE(x + n, y), n ~ N(0, std^2 I) (JT, Fig. 5: 8, 16 and 24/255, read as standard deviations), not clipped."""
+
+    std: NonNegative  # images in [0, 1]
+
+    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+        x, y, _ = batch
+        x_noisy = x + self.std * self.streams("noise", step, count=len(x)).normal(*x.shape[1:])
+        ce = posterior(net, y)(x_noisy).mean()
+        return Loss(ce, {"ce": ce}, x_adv=x_noisy)

@@ -1,0 +1,28 @@
+"""PreJEAT: adversarial training by the energy attack alone (Zhu et al. 2021, Section 3.3)."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from advebm.data.batches import Batch
+from advebm.energy import conditional, negative, posterior
+from advebm.methods.base import Loss, Method
+from advebm.networks import frozen
+from advebm.samplers.pgd import Attack
+
+
+@dataclass(kw_only=True)
+class PreJEAT(Method):
+    """min CE(x_adv, y), x_adv = x + eps sign(dE(x, y)/dx) (JT, Eq. 18).
+
+    That is an attack of one step without a random start; more steps are projected ascent of E(x, y).
+    """
+
+    attack: Attack
+
+    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+        x, y, _ = batch
+        with frozen(net):
+            x_adv = self.attack(negative(conditional(net, y)), x, self.streams("attack", step, count=len(x)))
+        ce = posterior(net, y)(x_adv).mean()
+        return Loss(ce, {"ce": ce}, x_adv=x_adv)

@@ -1,0 +1,40 @@
+"""RATIO: robustness via adversarial training on in- and out-distribution (Augustin et al. 2020)."""
+
+from dataclasses import dataclass
+from math import log
+from typing import ClassVar
+
+from torch import nn
+
+from advebm.data.batches import Batch
+from advebm.energy import Energy, negative, posterior, unconfident, undecided
+from advebm.methods.base import Loss, Method
+from advebm.networks import frozen
+from advebm.ranges import Fraction
+from advebm.samplers.pgd import Attack
+
+
+@dataclass(kw_only=True)
+class Ratio(Method):
+    """min (1 - w) CE(x_adv, y) + w KL(uniform, p(. | x_out_adv)) (Eq. 6); detects by the maximal softmax probability.
+
+    Both attacks ascend their own term within L2 balls.
+    """
+
+    outliers: ClassVar[bool] = True
+    attack: Attack
+    attack_out: Attack
+    weight: Fraction = 0.5  # w
+
+    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+        x, y, x_out = batch
+        with frozen(net):
+            x_adv = self.attack(negative(posterior(net, y)), x, self.streams("attack", step, count=len(x)))
+            streams = self.streams("attack_out", step, count=len(x))
+            x_out_adv = self.attack_out(negative(undecided(net)), x_out, streams)
+        kl = undecided(net)(x_out_adv).mean() - log(self.context.classes)  # before the data: see methods/oe.py
+        ce = posterior(net, y)(x_adv).mean()
+        return Loss((1 - self.weight) * ce + self.weight * kl, {"ce": ce, "kl_out": kl}, x_adv=x_adv, x_neg=x_out_adv)
+
+    def energy(self, net: nn.Module) -> Energy:
+        return unconfident(net)

@@ -1,0 +1,25 @@
+"""Residual flow, trained by maximum likelihood (Chen et al. 2019)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from advebm.data.batches import Batch
+from advebm.energy import marginal
+from advebm.methods.base import DensityMethod, Loss
+from advebm.networks.flow import estimates_from, update_lipschitz
+
+
+@dataclass(kw_only=True)
+class ResidualFlow(DensityMethod):
+    """min -log p(x), x dequantised, log |det| by a Russian roulette estimate of its power series (Eq. 6)."""
+
+    networks: ClassVar = ("residual_flow",)
+
+    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+        update_lipschitz(net)
+        x = self.dequantised(batch.x, "dequantise", step)
+        with estimates_from(self.context.seed, step):
+            energy = marginal(net)(x).mean()
+        return Loss(energy, {"bits_per_dim": self.bits_per_dim(energy)})

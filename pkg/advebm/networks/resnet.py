@@ -1,0 +1,46 @@
+"""Residual networks (He et al. 2016) by torchvision, with the stem for 32x32 images: AT-EBM's network is ResNet-50."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from advebm.networks.wrn import Classifier, Normalise, Stem
+from advebm.ranges import Positive
+
+BLOCKS = {18: ("BasicBlock", [2, 2, 2, 2]), 34: ("BasicBlock", [3, 4, 6, 3]), 50: ("Bottleneck", [3, 4, 6, 3])}
+
+
+@dataclass(kw_only=True)
+class ResNet:
+    """ResNet-depth: a first convolution of 3x3, stride 1, and no pooling after it."""
+
+    kind: Literal["resnet"] = "resnet"
+    depth: Literal[18, 34, 50] = 50
+    norm: Literal["frozen", "batch", "none"] = "frozen"  # frozen: batch norm with the statistics of its initialisation
+    mean: float = 0.0  # pixel normalisation (x - mean) / std; 0 and 1 leave [0, 1]
+    std: Positive = 1.0
+
+    def build(self, shape: tuple[int, int, int], outputs: int) -> Classifier:
+        """The network for images (C, H, W), with so many logits."""
+        from advebm.vision import resnet
+
+        block, layers = BLOCKS[self.depth]
+        norm = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, "none": nn.Identity}[self.norm]
+        net = resnet.ResNet(getattr(resnet, block), layers, num_classes=outputs, norm_layer=norm)
+        first = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's
+        stem = Stem(Normalise(self.mean, self.std), first)
+        body = [net.bn1, net.relu, net.layer1, net.layer2, net.layer3, net.layer4, net.avgpool, nn.Flatten()]
+        return Classifier(self, shape, outputs, stem, nn.Sequential(*body), net.fc)
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that never leaves evaluation mode: its statistics stay 0 and 1, its scale and shift are trained."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        self.train()
+
+    def train(self, mode: bool = True) -> "FrozenBatchNorm2d":
+        return super().train(False)
