@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lint install clean
+.PHONY: repro test soak install clean
 
 repro: install  ## the default study, from data to report
 	dvc repro
@@ -15,6 +15,9 @@ test: install  ## linters, layers, tests
 	ruff format --check
 	lint-imports
 	pytest -n 2 --dist loadfile
+
+soak: install  ## what takes long: real CIFAR-10, found under ADVEBM_DATA
+	pytest -m soak -s
 
 install: $(VENV)/installed
 

@@ -17,8 +17,11 @@ from advebm.samplers.proximal import Proximal
 class RobustJEM(ReplayMethod):
     """min CE(x_adv, y) + p_x (E(x+) - E(x~)), Section 3.
 
-    x_adv = argmax CE(x + d, y) over ||d|| <= eps; x~ by JEM++'s sampler on E(x) from class Gaussians. The paper does
-    not say whether x+ is x or x_adv. Here x: E is to be low on the data, and x_adv was moved off it on purpose.
+    x_adv = argmax CE(x + d, y) over ||d|| <= eps; x~ by JEM++'s sampler on E(x) from class Gaussians. What the paper does
+    not say is a parameter, read as follows:
+    - whether x+ is x or x_adv, `positives`: x, as E is to be low on the data, and x_adv was moved off it on purpose;
+    - the range that its radius .1 is in, `attack.eps`: [-1, 1], the range of JEM++'s code, so .05 here;
+    - the attack's step, `attack.step_size`: 2.5 eps / steps, the rule of Madry et al., which reaches the whole ball.
     """
 
     attack: Attack
