@@ -118,8 +118,10 @@ def test_at_ebm_reduces_to_its_parts(make, binary, batch):
     assert same(binary, batch, make("at_ebm", descent=still), make("at_ebm"))
     plain = make("at_ebm", ascent=still, r1=0.0, objective="ebm").loss(binary, batch, 0)
     assert torch.isclose(plain.value, slow_energy(binary, batch.x).mean() - slow_energy(binary, batch.x_out).mean())
-    starts = [make("at_ebm", start=start).loss(binary, batch, 0) for start in ("outliers", "gaussians", "uniform")]
+    starts = [make("at_ebm", start=(start,)).loss(binary, batch, 0) for start in ("outliers", "gaussians", "uniform")]
     assert len({loss.value.item() for loss in starts}) == 3
+    mixed = make("at_ebm", start=("outliers", "uniform"), ascent=still).loss(binary, batch, 0).x_neg
+    assert torch.equal(mixed[::2], batch.x_out[::2]) and not torch.equal(mixed[1::2], batch.x_out[1::2])
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

@@ -105,7 +105,7 @@ def test_plain_objective_diverges_where_bce_stays_bounded():
     images = sources.labelled("digits", config.Path())["all"][:200]
 
     def run(objective):
-        method = METHODS["at_ebm"](ascent=Ascent(steps=3, step_size=0.2), start="uniform", objective=objective)
+        method = METHODS["at_ebm"](ascent=Ascent(steps=3, step_size=0.2), start=("uniform",), objective=objective)
         net = SPEC.build((1, 8, 8), 1)
         return train(
             images, method, net, epochs=15, record_every=10, optimizer=Adam(name="adam", lr=3e-3), energy_bound=1000

@@ -1,9 +1,10 @@
 """AT-EBM: an energy-based model by binary adversarial training (Yin, Li and Rohde 2022)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import MinLen
 from torch import Tensor, nn
 
 from advebm.data.batches import Batch
@@ -12,6 +13,8 @@ from advebm.methods.base import Context, Loss, Method
 from advebm.networks import frozen
 from advebm.ranges import Count, Fraction, NonNegative
 from advebm.samplers.pgd import Ascent
+
+Start = Literal["outliers", "gaussians", "uniform"]
 
 
 @dataclass(kw_only=True)
@@ -34,14 +37,14 @@ class ATEBM(Method):
 
     ascent: Ascent  # its steps are K, or the last K of a progressive run
     progressive: Progressive | None = None  # null: K is fixed
-    start: Literal["outliers", "gaussians", "uniform"] = "outliers"
+    start: Annotated[tuple[Start, ...], MinLen(1)] = ("outliers",)  # where x_out is from, in turn
     descent: Ascent | None = None  # of f from x, moving the data as in the released code; null: Algorithm 1
     r1: NonNegative = 0.0  # gamma, for gradients of images in [0, 1]
     objective: Literal["bce", "ebm"] = "bce"
 
     @property
     def outliers(self) -> bool:
-        return self.start == "outliers"
+        return "outliers" in self.start
 
     def outputs(self, classes: int) -> int:
         return 1
@@ -52,13 +55,16 @@ class ATEBM(Method):
         self.aucs: list[float] = []  # of the batches of this K
 
     def starts(self, batch: Batch, step: int) -> Tensor:
-        """x_out (B, C, H, W)."""
-        if self.start == "outliers":
-            return batch.x_out
-        streams = self.streams("start", step, count=len(batch.x))
-        if self.start == "uniform":
-            return streams.uniform(*batch.x.shape[1:]).to(batch.x.dtype)
-        return self.gaussians().start(streams).to(batch.x.dtype)
+        """x_out (B, C, H, W): image i is from the start i modulo how many there are."""
+        count = len(batch.x)
+        draws = {
+            "outliers": lambda: batch.x_out,
+            "gaussians": lambda: self.gaussians().start(self.streams("gaussians", step, count=count)),
+            "uniform": lambda: self.streams("uniform", step, count=count).uniform(*batch.x.shape[1:]),
+        }
+        drawn = torch.stack([draws[start]().to(batch.x.dtype) for start in self.start])
+        image = torch.arange(count, device=drawn.device)
+        return drawn[image % len(drawn), image]
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x = batch.x.detach().requires_grad_(self.r1 > 0)
