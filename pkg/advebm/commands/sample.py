@@ -59,7 +59,10 @@ def sample(
                 labels = ids % classes
                 stages = recipe(net, labels, starts, Streams(o.EVALUATION_SEED, "sample", name, ids=ids))
                 strip = strip or {stage: images.to_bytes(x[:STRIP]) for stage, x in stages.items()}
-                parts.append(images.to_bytes(list(stages.values())[-1]))
+                x = list(stages.values())[-1]
+                if not x.isfinite().all():
+                    raise ValueError(f"{study}.sampling.{method}.{name}: images are not finite; take smaller steps or noise")
+                parts.append(images.to_bytes(x))
             asked = (y % classes).cpu().numpy() if recipe.asks else None
             made = images.Images(np.concatenate(parts), asked)
             images.save(out / f"{name}.npz", made)
