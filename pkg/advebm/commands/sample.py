@@ -61,7 +61,9 @@ def sample(
                 strip = strip or {stage: images.to_bytes(x[:STRIP]) for stage, x in stages.items()}
                 x = list(stages.values())[-1]
                 if not x.isfinite().all():
-                    raise ValueError(f"{study}.sampling.{method}.{name}: images are not finite; take smaller steps or noise")
+                    raise ValueError(
+                        f"{study}.sampling.{method}.{name}: images are not finite; take smaller steps or noise"
+                    )
                 parts.append(images.to_bytes(x))
             asked = (y % classes).cpu().numpy() if recipe.asks else None
             made = images.Images(np.concatenate(parts), asked)
