@@ -18,7 +18,7 @@ from advebm.training import fit
 
 pytestmark = pytest.mark.soak
 PARAMS = Path("params.yaml")
-STEPS, BATCH, CHAIN = 20, 2, 2  # chains and attacks are cut to CHAIN steps: networks of this size are slow without a GPU
+STEPS, BATCH, CHAIN = 20, 2, 1  # chains and attacks are cut to one step: networks of this size are slow without a GPU
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,8 @@ def landscapes(found: dict[str, dict], sides: dict[str, float], deviation: float
 
 def sheets(samples: dict[str, np.ndarray], path: Path, title: str, columns: int = 20) -> Path:
     """One row of samples for each name."""
-    figure, axes = plt.subplots(len(samples), 1, figsize=(8, 0.62 * len(samples) + 0.4), squeeze=False)
+    size = (8, 0.42 * len(samples) + 0.4)
+    figure, axes = plt.subplots(len(samples), 1, figsize=size, squeeze=False, layout="constrained")
     for ax, (name, x) in zip(axes.flat, samples.items(), strict=True):
         _show(ax, _tiled(x[:columns], columns))
         ax.set_ylabel(name, rotation=0, ha="right", va="center")

@@ -74,7 +74,7 @@ def compare(
     lines += ["", protocols(baselines)]
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
     if samples:
-        figures.sheets(samples, out.with_suffix(".png"), f"{study}: samples of each method, classes 0, 1, 2, ...")
+        figures.sheets(samples, out.with_suffix(".png"), f"{study}: the first samples of each method and recipe")
     print("\n".join(lines))
 
 
