@@ -58,6 +58,17 @@ def test_robustness_is_clean_at_radius_0_and_falls(judge, images):
     assert found[0]["clean"] == right.item()
 
 
+def test_restarts_only_find_more(judge, images):
+    one, three = (
+        robustness.robustness(judge, images, against(eps=0.03, steps=2, restarts=restarts), seed=0)["attacks"]
+        for restarts in (1, 3)
+    )
+    for name in ("ce", "energy"):
+        assert three[name]["accuracy"] <= one[name]["accuracy"] and three[name]["restarts"] == 3
+    again = robustness.robustness(judge, images, against(eps=0.03, steps=2), seed=0)["attacks"]
+    assert again["ce"]["accuracy"] == one["ce"]["accuracy"]
+
+
 def test_measurements_do_not_depend_on_the_batch(judge, images):
     outside = {"noise": images}
     spec = ood.Ood(n=40, attack=Attack(eps=0.2, steps=3, norm="l2"))

@@ -120,7 +120,10 @@ def markdown(study: str, method: str, found: dict[str, dict[str, Any]], results:
     baselines = quality.pop("baselines")
     published = yaml.safe_load(Path(__file__).parents[1].joinpath("published.yaml").read_text()).get(method, [])
     lines = [f"# {study}: {method}", "", "## Accuracy on test images", ""]
-    names = [f"{name}: {a['norm']} {a['eps']:.3g} on {a['ascends']}" for name, a in robust["attacks"].items()]
+    names = [
+        f"{name}: {a['norm']} {a['eps']:.3g} on {a['ascends']}, best of {a['restarts']}"
+        for name, a in robust["attacks"].items()
+    ]
     values = [a["accuracy"] for a in robust["attacks"].values()]
     lines += table(["", "clean", *names, "n"], [["here", robust["clean"], *values, robust["n"]]])
     lines += ["", "## Samples", ""]

@@ -28,8 +28,11 @@ def summary(
     from advebm import tracking
 
     found: dict[tuple[str, str], dict[str, float]] = {}  # (method, metric): {seed: value}
-    for run in tracking.runs(study):  # newest first
-        tags, params = run["tags"], dict(run["params"])
+    runs = tracking.runs(study)  # newest first
+    trained = {run["tags"].get("checkpoint.sha256"): run["params"] for run in runs if run["params"]}
+    for run in runs:
+        tags = run["tags"]
+        params = dict(trained.get(tags.get("checkpoint.sha256"), {}))  # a run may hold measurements alone
         method, seed = tags.get("method"), params.pop("seed", None)
         if method not in entry["models"] or (params and not any_params and params != trained_with(entry, study, method)):
             continue

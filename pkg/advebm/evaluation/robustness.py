@@ -22,6 +22,7 @@ class Against(Attack):
     """An attack that ascends the cross-entropy, as usual, or E(x, y) alone: the energy attack (JT, Table 1)."""
 
     ascends: Literal["ce", "energy"] = "ce"
+    restarts: Count = 1  # an image is robust where it is right after each of them
 
 
 @dataclass(kw_only=True)
@@ -36,7 +37,7 @@ class Robustness:
 def robustness(
     net: nn.Module, images: Images, spec: Robustness, *, seed: int, batch: int = 500, progress: Callable = iter
 ) -> dict[str, Any]:
-    """{clean, n, attacks: {name: {accuracy, norm, eps, steps, ascends}}}, accuracies in [0, 1].
+    """{clean, n, attacks: {name: {accuracy, norm, eps, steps, ascends, restarts}}}, accuracies in [0, 1].
 
     The network is used in evaluation mode; an image counts as robust where it is right after the last step. Accuracies
     are None where the network has no logits of classes.
@@ -51,12 +52,18 @@ def robustness(
         x, y = part.pixels(device), part.labels(device)
         for name, attack in [("clean", None), *spec.attacks.items()]:
             streams = Streams(seed, "robustness", ids=torch.arange(start, start + len(x), device=device))
-            moved = x if attack is None else attack(negative(ASCENDED[attack.ascends](net, y)), x, streams)
-            with torch.no_grad():
-                right[name] += (net(moved).argmax(1) == y).sum().item()
+            robust = torch.ones_like(y, dtype=torch.bool)
+            for _ in range(attack.restarts if attack else 1):
+                moved = attack(negative(ASCENDED[attack.ascends](net, y)), x, streams) if attack else x
+                with torch.no_grad():
+                    robust &= net(moved).argmax(1) == y
+            right[name] += robust.sum().item()
     accuracy = {name: None if count is None else count / n for name, count in right.items()}
     described = {
-        name: {"accuracy": accuracy[name], **{key: getattr(a, key) for key in ("norm", "eps", "steps", "ascends")}}
+        name: {
+            "accuracy": accuracy[name],
+            **{key: getattr(a, key) for key in ("norm", "eps", "steps", "ascends", "restarts")},
+        }
         for name, a in spec.attacks.items()
     }
     return {"clean": accuracy["clean"], "n": n, "attacks": described}
