@@ -102,7 +102,11 @@ def test_the_whole_chain_of_every_method(work, method):
     assert {name: set(entry) for name, entry in ood.items()} == {
         name: {"auc", "auc_worst", "n"} for name in ("photographs", "uniform")
     }
-    assert set(robustness) == {"clean", "n", "attacks"} and set(robustness["attacks"]) == {"pgd20", "energy20"}
+    assert (
+        set(robustness) == {"clean", "linf", "n", "attacks"}
+        and set(robustness["linf"]) == {"eps", "pgd20"}
+        and set(robustness["attacks"]) == {"pgd20", "energy20"}
+    )
     for name in recipes:
         made = images.load(results / "samples" / f"{name}.npz")
         assert made.x.shape == (40, 8, 8, 1) and (made.y is None or np.bincount(made.y).tolist() == [4] * 10)

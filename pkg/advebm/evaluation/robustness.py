@@ -37,8 +37,9 @@ class Robustness:
 def robustness(
     net: nn.Module, images: Images, spec: Robustness, *, seed: int, batch: int = 500, progress: Callable = iter
 ) -> dict[str, Any]:
-    """{clean, n, attacks: {name: {accuracy, norm, eps, steps, ascends, restarts}}}, accuracies in [0, 1].
+    """{clean, linf: {eps, pgd20}, n, attacks: {name: {accuracy, norm, eps, steps, ascends, restarts}}}, in [0, 1].
 
+    "linf" and "pgd20" stand for each norm and the name of the first attack of it.
     The network is used in evaluation mode; an image counts as robust where it is right after the last step. Accuracies
     are None where the network has no logits of classes.
     """
@@ -66,4 +67,7 @@ def robustness(
         }
         for name, a in spec.attacks.items()
     }
-    return {"clean": accuracy["clean"], "n": n, "attacks": described}
+    first: dict[str, Any] = {}
+    for name, attack in spec.attacks.items():
+        first.setdefault(attack.norm, {"eps": attack.eps, name: accuracy[name]})
+    return {"clean": accuracy["clean"], **first, "n": n, "attacks": described}
