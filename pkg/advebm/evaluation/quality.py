@@ -40,11 +40,14 @@ class _Pixels(torch.utils.data.Dataset):
 
 
 def register_judge(judge: nn.Module, channels: int) -> str:
-    """Give the judge's pooled features and logits to torch-fidelity; returns the name that it goes by there."""
-    from advebm.vision import torch_fidelity
+    """Give the judge's pooled features and logits to torch-fidelity, once; returns the name that it goes by there."""
+    from advebm.vision import torch_fidelity  # isort: skip
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
     weights = b"".join(tensor.cpu().numpy().tobytes() for tensor in judge.state_dict().values())
     name = f"judge-{hashlib.sha256(weights).hexdigest()[:16]}"
+    if name in FEATURE_EXTRACTORS_REGISTRY:
+        return name
 
     class Judge(torch_fidelity.FeatureExtractorBase):
         def __init__(self, name, features_list, **options):

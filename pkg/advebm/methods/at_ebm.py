@@ -13,8 +13,7 @@ from advebm.methods.base import Context, Loss, Method
 from advebm.networks import frozen
 from advebm.ranges import Count, Fraction, NonNegative
 from advebm.samplers.pgd import Ascent
-
-Start = Literal["outliers", "gaussians", "uniform"]
+from advebm.samplers.recipes import Start
 
 
 @dataclass(kw_only=True)
