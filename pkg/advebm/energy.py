@@ -48,10 +48,35 @@ def unconfident(f: Logits) -> Energy:
     return lambda x: -f(x).log_softmax(1).amax(1)
 
 
+def unlit(f: Logits) -> Energy:
+    """-max_y f(x)[y]: low where a logit is high."""
+    return lambda x: -f(x).amax(1)
+
+
+def steepness(f: Logits) -> Energy:
+    """The length of dE(x)/dx: low where the density is flat, the approximate mass of Grathwohl et al. 2020 (Eq. 9)."""
+
+    def energy(x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_(True)
+            slope = torch.autograd.grad(marginal(f)(x).sum(), x, create_graph=True)[0]
+        return slope.flatten(1).norm(dim=1)
+
+    return energy
+
+
 def binary(f: Logits, *, real: bool) -> Energy:
     """-log D(x), or -log(1 - D(x)) where not `real`; D = sigmoid(-E(x)), which for one logit is sigmoid(f(x)[0])."""
     energy = marginal(f)
     return lambda x: torch.nn.functional.softplus(energy(x) if real else -energy(x))
+
+
+SCORES = {  # by which out-distribution images are told, low for what is in; with one logit, energy is the logit
+    "energy": marginal,
+    "max_softmax": unconfident,
+    "grad_norm": steepness,
+    "logit": unlit,
+}
 
 
 def negative(energy: Energy) -> Energy:

@@ -21,7 +21,8 @@ def train(
     seed: o.Seed = 0,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train a network; write model.safetensors, curves.csv and curves.png, and pictures of the state over time."""
+    """Train a network; write model.safetensors, curves.csv and curves.png, and pictures of the state over time and
+    replay_buffer.npz where a method has one."""
     entry = config.read(params, study, None if method == "judge" else method)
     described = about(data)
     import torch
@@ -72,6 +73,8 @@ def train(
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
+        for name, x in model.method.images():
+            images.save(out / f"{name}.npz", images.Images(images.to_bytes(x)))
         table = {name: [row[name] for row in rows] for name in rows[0]}
         run.artifact(figures.curves(table, out / "curves.png", f"{study} {method}"))
         run.tags(checkpoint__sha256=images.digest(checkpoint))

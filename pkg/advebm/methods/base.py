@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
-from advebm.energy import Energy, given, marginal, posterior
+from advebm.energy import SCORES, Energy, given, marginal, posterior
 from advebm.ranges import NonNegative
 from advebm.samplers.buffer import Buffer, Replay, Start
 from advebm.samplers.streams import Streams
@@ -40,6 +40,7 @@ class Method:
     """Subclasses are dataclasses; their fields are the keys of their entry in params.yaml."""
 
     outliers: ClassVar[bool] = False  # whether batches are to have out-distribution images
+    detector: ClassVar[str] = "energy"  # the score by which its networks tell out-distribution images: of energy.SCORES
     networks: ClassVar[tuple[str, ...]] = ("wrn", "resnet")  # the kinds that it can train
 
     def outputs(self, classes: int) -> int:
@@ -69,8 +70,8 @@ class Method:
         return {"accuracy": (f(x).argmax(1) == y).double(), "ce": posterior(f, y)(x)}
 
     def energy(self, net: nn.Module) -> Energy:
-        """The energy that the trained network is evaluated by."""
-        return marginal(net)
+        """The energy that the trained network detects by."""
+        return SCORES[self.detector](net)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import nn
 
 from advebm.data.batches import Batch
-from advebm.energy import Energy, negative, posterior, unconfident, undecided
+from advebm.energy import negative, posterior, undecided
 from advebm.methods.base import Loss, Method
 from advebm.networks import frozen
 from advebm.ranges import Fraction
@@ -22,6 +22,7 @@ class Ratio(Method):
     """
 
     outliers: ClassVar[bool] = True
+    detector: ClassVar[str] = "max_softmax"
     attack: Attack
     attack_out: Attack
     weight: Fraction = 0.5  # w
@@ -35,6 +36,3 @@ class Ratio(Method):
         kl = undecided(net)(x_out_adv).mean() - log(self.context.classes)  # before the data: see methods/oe.py
         ce = posterior(net, y)(x_adv).mean()
         return Loss((1 - self.weight) * ce + self.weight * kl, {"ce": ce, "kl_out": kl}, x_adv=x_adv, x_neg=x_out_adv)
-
-    def energy(self, net: nn.Module) -> Energy:
-        return unconfident(net)

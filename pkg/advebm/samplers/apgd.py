@@ -1,0 +1,84 @@
+"""Auto-PGD: projected gradient descent that finds its own step sizes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from advebm.energy import Energy
+from advebm.ranges import Count, NonNegative
+from advebm.samplers.norms import NORMS
+from advebm.samplers.streams import Streams
+
+MOMENTUM = 0.75  # alpha
+RHO = 0.75  # a step is too long where at most this part of the steps since the last checkpoint went down
+
+
+def apgd(energy: Energy, x: Tensor, start: Tensor, *, steps: int, eps: float, norm: str) -> Tensor:
+    """Descend `energy` from `start` within the ball of radius eps around x and [0, 1]; the best iterate of each image.
+
+    Croce and Hein 2020, Algorithm 1, the checkpoints as they released them: windows of .22, .19, ..., .06 of the steps;
+    at the end of each, images whose energy fell too seldom, or whose best did not improve, halve their step and go on
+    from their best iterate. x, start (B, C, H, W) in [0, 1]; eps in that unit.
+    """
+    ball, origin = NORMS[norm], x
+
+    def project(z: Tensor) -> Tensor:
+        return (origin + ball.project(z - origin, eps)).clamp(0, 1)
+
+    def evaluate(z: Tensor) -> tuple[Tensor, Tensor]:
+        z = z.detach().requires_grad_(True)
+        e = energy(z)
+        return e.detach(), torch.autograd.grad(e.sum(), z)[0]
+
+    def wide(flags: Tensor) -> Tensor:
+        return flags.view(-1, 1, 1, 1)
+
+    x = previous = project(start)
+    e, g = evaluate(x)
+    x_best, e_best, g_best = x, e, g
+    step = x.new_full((len(x), 1, 1, 1), 2 * eps)
+    window, least, shorter = (max(int(part * steps), 1) for part in (0.22, 0.06, 0.03))
+    fell, since = torch.zeros_like(e), 0  # of the steps since the last checkpoint
+    e_checkpoint, halved = e_best, torch.ones_like(e, dtype=torch.bool)
+    for k in range(steps):
+        z = project(x - step * ball.direction(g))
+        if k:
+            z = project(x + MOMENTUM * (z - x) + (1 - MOMENTUM) * (x - previous))
+        previous, e_previous = x, e
+        x = z
+        e, g = evaluate(x)
+        better = e < e_best
+        x_best, g_best = torch.where(wide(better), x, x_best), torch.where(wide(better), g, g_best)
+        e_best = torch.where(better, e, e_best)
+        fell, since = fell + (e < e_previous), since + 1
+        if since == window:
+            halved = (fell <= RHO * window) | (~halved & (e_best >= e_checkpoint))
+            step = torch.where(wide(halved), step / 2, step)
+            x, g = torch.where(wide(halved), x_best, x), torch.where(wide(halved), g_best, g)
+            e_checkpoint, fell, since = e_best, torch.zeros_like(e), 0
+            window = max(window - shorter, least)
+    return x_best
+
+
+@dataclass(kw_only=True)
+class AutoPGD:
+    """The numbers of Auto-PGD with restarts: the first from `start`, the others from random points of the ball."""
+
+    steps: Count = 100
+    restarts: Count = 5
+    norm: Literal["linf", "l2"] = "l2"
+    eps: NonNegative  # radius, images in [0, 1]
+
+    def __call__(self, energy: Energy, x: Tensor, streams: Streams, start: Tensor | None = None) -> Tensor:
+        """The lowest energy that any restart finds, or `start`'s own (x's, where there is none)."""
+        best = x if start is None else start
+        for restart in range(self.restarts):
+            begin = best
+            if restart:
+                begin = x + NORMS[self.norm].random_start(x.shape, self.eps, streams)
+            moved = apgd(energy, x, begin, steps=self.steps, eps=self.eps, norm=self.norm)
+            with torch.no_grad():
+                best = torch.where((energy(moved) < energy(best)).view(-1, 1, 1, 1), moved, best)
+        return best
