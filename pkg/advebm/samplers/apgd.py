@@ -1,13 +1,12 @@
 """Auto-PGD: projected gradient descent that finds its own step sizes."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from advebm.energy import Energy
-from advebm.ranges import Count, NonNegative
+from advebm.ranges import Count
 from advebm.samplers.norms import NORMS
 from advebm.samplers.streams import Streams
 
@@ -64,21 +63,19 @@ def apgd(energy: Energy, x: Tensor, start: Tensor, *, steps: int, eps: float, no
 
 @dataclass(kw_only=True)
 class AutoPGD:
-    """The numbers of Auto-PGD with restarts: the first from `start`, the others from random points of the ball."""
+    """Auto-PGD with restarts: the first from where it is told, the others from random points of the ball."""
 
     steps: Count = 100
     restarts: Count = 5
-    norm: Literal["linf", "l2"] = "l2"
-    eps: NonNegative  # radius, images in [0, 1]
 
-    def __call__(self, energy: Energy, x: Tensor, streams: Streams, start: Tensor | None = None) -> Tensor:
-        """The lowest energy that any restart finds, or `start`'s own (x's, where there is none)."""
+    def __call__(
+        self, energy: Energy, x: Tensor, streams: Streams, *, eps: float, norm: str, start: Tensor | None = None
+    ) -> Tensor:
+        """The image of lowest energy that any restart finds within eps of x, `start` (x, where none is given) included."""
         best = x if start is None else start
         for restart in range(self.restarts):
-            begin = best
-            if restart:
-                begin = x + NORMS[self.norm].random_start(x.shape, self.eps, streams)
-            moved = apgd(energy, x, begin, steps=self.steps, eps=self.eps, norm=self.norm)
+            begin = x + NORMS[norm].random_start(x.shape, eps, streams) if restart else best
+            moved = apgd(energy, x, begin, steps=self.steps, eps=eps, norm=norm)
             with torch.no_grad():
                 best = torch.where((energy(moved) < energy(best)).view(-1, 1, 1, 1), moved, best)
         return best
