@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from advebm import cli
 from advebm.data import images
+from advebm.methods import METHODS
+from advebm.methods.base import ReplayMethod
 
 RECIPES = yaml.safe_load(Path("params.yaml").read_text())["tiny"]["sampling"]
 METHODS = list(RECIPES)
@@ -81,28 +83,31 @@ def test_the_whole_chain_of_every_method(work, method):
         *judge,
         out=f"{method}/results/quality.json",
     )
-    run(work, method, "ood", out=f"{method}/results")
-    run(work, method, "robustness", out=f"{method}/results/robustness.json")
     results = work / method / "results"
+    for command in ("ood", "robustness", "calibration", "landscape"):
+        run(work, method, command, out=f"{method}/results")
+    for command in ("autoattack", "fisher"):
+        run(work, method, command, out=f"{method}/results/{command}.json")
+    run(work, method, "neighbours", "--samples", results / "samples", out=f"{method}/results")
+    run(work, method, "interpolation", *gaussians, out=f"{method}/results")
     done = advebm("report", method, "--study", "tiny", "--results", results, "--out", work / method / "report.json")
-    assert done.returncode == 0 and "## Published" in done.stdout
+    assert done.returncode == 0 and "published" in done.stdout
 
     quality, ood, robustness = (json.loads((results / f"{n}.json").read_text()) for n in ("quality", "ood", "robustness"))
     recipes = list(RECIPES[method])
-    assert list(quality) == [*recipes, "baselines"] and list(quality["baselines"]) == ["gaussians", "real"]
-    for entry in [*(quality[name] for name in recipes), *quality["baselines"].values()]:
-        assert (
-            set(entry) == {"fid", "kid_mean", "is_mean", "is_std", "label_consistency", "n", "protocol"}
-            and entry["n"] == 40
-        )
-    assert {name: set(entry) for name, entry in ood.items()} == {
-        name: {"auc", "auc_worst", "n"} for name in ("photographs", "uniform")
-    }
-    assert (
-        set(robustness) == {"clean", "linf", "n", "attacks"}
-        and set(robustness["linf"]) == {"eps", "pgd20"}
-        and set(robustness["attacks"]) == {"pgd20", "energy20"}
-    )
+    buffer = ["replay_buffer"] if (work / method / "replay_buffer.npz").is_file() else []
+    assert list(quality) == [*recipes, *buffer, "baselines"] and list(quality["baselines"]) == ["gaussians", "real"]
+    assert bool(buffer) == issubclass(METHODS[method], ReplayMethod)
+    for name, entry in (*((name, quality[name]) for name in (*recipes, *buffer)), *quality["baselines"].items()):
+        assert {"fid", "fid_se", "kid_mean", "is_mean", "precision", "recall", "label_consistency"} < set(entry)
+        protocol = "jempp-buffer" if name in buffer else "atebm" if method == "at_ebm" and name in recipes else "ours"
+        assert entry["n"] == 40 and entry["protocol"].startswith(f"{protocol}: 40 images")
+    for entry in ood.values():
+        assert entry["score"] == METHODS[method].detector and entry["auc_worst"] <= entry["auc"] and entry["n"] == 50
+        assert {"l2", "linf"} == set(entry["curves"]) and entry["score"] in entry["scores"]
+    assert set(robustness["linf"]) == {"eps", "pgd20"} and set(robustness["attacks"]) == {"pgd20", "energy20", "target20"}
+    for picture in ("ood", "robustness", "calibration", "landscape", "neighbours", "interpolation"):
+        assert (results / f"{picture}.png").is_file()
     for name in recipes:
         made = images.load(results / "samples" / f"{name}.npz")
         assert made.x.shape == (40, 8, 8, 1) and (made.y is None or np.bincount(made.y).tolist() == [4] * 10)

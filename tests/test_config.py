@@ -74,7 +74,7 @@ WRONG = [
     ("data.out", ["uniform"], "['uniform'] is not of type 'object'"),
     ("quality.features", "vgg", "'vgg' is not one of ['judge', 'inception']"),
     ("samples", 0, "0 is less than the minimum of 1"),
-    ("ood.attack.eps", float("inf"), "inf is not a finite number"),
+    ("robustness.attacks.pgd20.eps", float("inf"), "inf is not a finite number"),
     ("network", None, "None is not of type 'object'"),
     ("models", ["at"], "['at'] is not of type 'object'"),
     ("data.out", {}, "{} should be non-empty"),

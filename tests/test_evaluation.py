@@ -1,14 +1,25 @@
+import copy
+import json
+import subprocess
+import sys
+
 import numpy as np
+import pyautoattack
 import pytest
 import torch
+from PIL import Image
+from pyautoattack.autopgd_base import APGDAttack
 from scipy.linalg import sqrtm
-from sklearn.metrics import roc_auc_score
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score, roc_curve
+from torch import nn
 
 from advebm.data.images import Images
-from advebm.energy import marginal
-from advebm.evaluation import ood, quality, robustness
+from advebm.energy import SCORES, grad, marginal, negative, posterior
+from advebm.evaluation import autoattack, intervals, ood, quality, robustness
+from advebm.evaluation.square import square
 from advebm.networks.wrn import WideResNet
-from advebm.samplers.pgd import Attack
+from advebm.samplers.apgd import AutoPGD, apgd
 
 
 @pytest.fixture
@@ -25,21 +36,110 @@ def test_auc_counts_pairs_and_halves_of_ties():
     assert ood.auc(a, b) == pytest.approx(roc_auc_score(np.r_[np.ones(40), np.zeros(30)], np.r_[a, b]))
 
 
-def test_worst_case_auc_is_auc_at_radius_0_and_falls(judge, images):
-    outside = {"noise": Images(np.random.default_rng(1).integers(0, 256, (50, 4, 4, 1), dtype=np.uint8))}
-    found = []
-    for eps in (0.0, 0.2, 0.8):
-        spec = ood.Ood(n=40, attack=Attack(eps=eps, steps=10, norm="l2"))
-        numbers, values = ood.ood(marginal(judge), images, outside, spec, seed=0)
-        found.append(numbers["noise"])
-        assert numbers["noise"]["n"] == 40 and (values["noise"]["worst"] >= values["noise"]["out"]).all()
-    assert found[0]["auc_worst"] == found[0]["auc"] == found[1]["auc"]
-    assert found[0]["auc"] > found[1]["auc_worst"] > found[2]["auc_worst"]
+NOISE = {"noise": Images(np.random.default_rng(1).integers(0, 256, (50, 4, 4, 1), dtype=np.uint8))}
 
 
-def against(**numbers):
-    """Both objectives at the same numbers."""
-    return robustness.Robustness(attacks={on: robustness.Against(ascends=on, **numbers) for on in ("ce", "energy")})
+def measure(net, images, batch=500, detector="energy", **numbers):
+    spec = ood.Ood(**{"n": 40, "attack": AutoPGD(steps=10, restarts=2), "radii": {"l2": [0.2, 0.8]}} | numbers)
+    numbers, values = ood.ood(net, detector, images, NOISE, spec, seed=0, batch=batch)
+    return numbers["noise"], values["noise"]
+
+
+def test_worst_case_auc_is_auc_at_radius_0_and_falls_with_the_radius(judge, images):
+    found, values = measure(judge, images, radii={"l2": [0.1, 0.4, 0.8], "linf": [1.0e-9, 0.05, 0.1]})
+    assert found["n"] == 40 and (values["worst"] >= values["out"]).all()
+    for norm, curve in found["curves"].items():
+        assert curve["eps"][0] == 0 and curve["auc"][0] == found["auc"]
+        assert curve["auc"] == sorted(curve["auc"], reverse=True) and curve["auc"][-1] < found["auc"]
+        assert found["scores"]["energy"]["worst"][norm]["auc"] == curve["auc"][-1]
+    assert found["curves"]["linf"]["auc"][1] == pytest.approx(found["auc"], abs=1e-3)
+    assert found["auc_worst"] == found["curves"]["l2"]["auc"][-1]
+
+
+def test_each_score_is_attacked_by_itself(judge, images):
+    found, _ = measure(judge, images, detector="max_softmax", scores=["energy", "grad_norm", "logit"])
+    assert list(found["scores"]) == ["max_softmax", "energy", "grad_norm", "logit"] and found["score"] == "max_softmax"
+    assert found["auc"] == found["scores"]["max_softmax"]["auc"] != found["scores"]["energy"]["auc"]
+    for score, entry in found["scores"].items():
+        s_in = ood.scores(SCORES[score](judge), images[:40].pixels(), 40)
+        s_out = ood.scores(SCORES[score](judge), NOISE["noise"][:40].pixels(), 40)
+        assert entry["auc"] == pytest.approx(roc_auc_score(np.r_[np.ones(40), np.zeros(40)], np.r_[s_in, s_out]))
+        assert entry["worst"]["l2"]["auc"] < entry["auc"] and entry["worst"]["l2"]["attack"].startswith("apgd, 10 steps")
+
+
+def test_scores_are_what_the_papers_define(judge, images):
+    x = images.pixels()
+    logits = judge(x)
+    assert torch.equal(-SCORES["energy"](judge)(x), logits.logsumexp(1))
+    assert torch.equal(-SCORES["logit"](judge)(x), logits.amax(1))
+    assert torch.allclose((-SCORES["max_softmax"](judge)(x)).exp(), logits.softmax(1).amax(1))
+    length = grad(marginal(judge), x).flatten(1).norm(dim=1)
+    with torch.no_grad():
+        assert torch.allclose(SCORES["grad_norm"](judge)(x), length, rtol=1e-5)
+
+
+def test_where_a_score_has_no_slope_the_attack_asks_queries():
+    torch.manual_seed(1)
+    net = WideResNet(depth=10, width=1).build((1, 8, 8), 1).eval().requires_grad_(False)
+    rng = np.random.default_rng(4)
+    inside, outside = (Images(rng.integers(0, high, (30, 8, 8, 1), dtype=np.uint8)) for high in (80, 256))
+    spec = ood.Ood(n=30, radii={"l2": [1.0], "linf": [0.2]}, attack=AutoPGD(steps=5, restarts=1), queries=40)
+    numbers, _ = ood.ood(net, "energy", inside, {"noise": outside}, spec, seed=0)
+    found = numbers["noise"]["scores"]
+    assert list(found) == ["energy", "grad_norm"]  # one logit: no softmax, and the logit is -E(x)
+    for norm in ("l2", "linf"):
+        assert found["grad_norm"]["worst"][norm]["attack"] == "square, 40 queries"
+        assert found["energy"]["worst"][norm]["attack"] == "apgd, 5 steps, 1 restarts"
+        assert found["grad_norm"]["worst"][norm]["auc"] <= found["grad_norm"]["auc"]
+    x = outside.pixels()
+    for norm, length in (("l2", lambda d: d.flatten(1).norm(dim=1)), ("linf", lambda d: d.flatten(1).abs().amax(1))):
+        numbers = {"eps": 0.5, "norm": norm, "queries": 60, "floor": -1.0, "seed": 0}
+        moved = square(marginal(net), x, **numbers)
+        assert length(moved - x).max() <= 0.5 + 1e-5 and moved.min() >= 0 and moved.max() <= 1
+        with torch.no_grad():
+            assert (marginal(net)(moved) < marginal(net)(x)).double().mean() > 0.9
+        assert torch.equal(moved, square(marginal(net), x, **numbers, batch=7))
+
+
+def test_false_positive_rate_is_that_of_the_roc_curve():
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(1, 1, 83), rng.normal(0, 1, 57)
+    false, true, _ = roc_curve(np.r_[np.ones(83), np.zeros(57)], np.r_[a, b], drop_intermediate=False)
+    assert ood.fpr95(a, b) == pytest.approx(false[np.argmax(true >= 0.95)])
+
+
+def test_intervals_are_those_of_scipy():
+    for k, n in ((0, 20), (3, 40), (39, 40), (500, 500)):
+        low, high = binomtest(k, n).proportion_ci(method="wilson")
+        assert intervals.proportion(k / n, n) == pytest.approx([low, high])
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1, 1, 200), rng.normal(0, 1, 150)
+    drawn = [ood.auc(rng.choice(a, 200), rng.choice(b, 150)) for _ in range(1000)]
+    assert intervals.auc(a, b) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.01)
+    assert intervals.auc(a + 99, b) == intervals.proportion(1, 150)  # nothing overlaps: not an interval of width 0
+
+
+@pytest.mark.parametrize(("norm", "theirs", "eps"), [("linf", "Linf", 0.1), ("l2", "L2", 0.5)])
+def test_apgd_is_that_of_its_authors(norm, theirs, eps):
+    torch.manual_seed(0)
+    net = WideResNet(depth=10, width=1).build((1, 8, 8), 10).eval().requires_grad_(False)
+    x = torch.rand(20, 1, 8, 8)
+    y = net(x).argmax(1)
+    published = APGDAttack(net, n_iter=100, norm=theirs, eps=eps, device="cpu")
+    published.init_hyperparam(x)
+    start = (x + eps * published.normalize(torch.randn(x.shape))).clamp(0, 1)
+    found, _, loss, _ = published.attack_single_run(x, y, x_init=start)
+    ours = apgd(negative(posterior(net, y)), x, start, steps=100, eps=eps, norm=norm)
+    assert torch.allclose(ours, found, atol=2e-3) and torch.allclose(posterior(net, y)(ours), loss, atol=1e-5)
+    assert (loss > posterior(net, y)(start) + 0.01).all()
+
+
+def against(curve=(0.05, 0.1), **numbers):
+    """Each objective at the same numbers."""
+    return robustness.Robustness(
+        attacks={on: robustness.Against(ascends=on, **numbers) for on in ("ce", "energy", "target")},
+        curve=robustness.Curve(radii=list(curve), attack=AutoPGD(steps=5, restarts=1)),
+    )
 
 
 def test_networks_without_classes_have_no_accuracy(images):
@@ -70,12 +170,53 @@ def test_restarts_only_find_more(judge, images):
 
 
 def test_measurements_do_not_depend_on_the_batch(judge, images):
-    outside = {"noise": images}
-    spec = ood.Ood(n=40, attack=Attack(eps=0.2, steps=3, norm="l2"))
-    a, b = (ood.ood(marginal(judge), images, outside, spec, seed=0, batch=n)[1]["noise"] for n in (7, 40))
-    assert all(np.allclose(a[key], b[key], atol=1e-5) for key in a)
+    (a, s), (b, t) = (measure(judge, images, batch=n, attack=AutoPGD(steps=3, restarts=2)) for n in (7, 40))
+    assert all(np.allclose(s[key], t[key], atol=1e-5) for key in s) and a == b
     c, d = (robustness.robustness(judge, images, against(eps=0.05, steps=3), seed=0, batch=n) for n in (7, 60))
-    assert c == d
+    assert c.pop("curve")["loss"] == pytest.approx(d.pop("curve")["loss"], rel=1e-6) and c == d
+
+
+def test_accuracy_against_the_radius_cannot_rise_and_masked_gradients_are_told(judge, images):
+    found = robustness.robustness(judge, images, against(curve=(0.01, 0.02, 0.1, 0.5), eps=0.1, steps=1), seed=0)
+    curve = found["curve"]
+    assert curve["accuracy"][0] == found["clean"] and curve["loss"] == sorted(curve["loss"])
+    assert curve["accuracy"] == sorted(curve["accuracy"], reverse=True) and not found["warnings"]
+
+    class Stairs(nn.Module):  # right, and flat: an attack by gradients finds no way
+        outputs, p = 3, nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            return judge(images.pixels()[:1]).repeat(len(x), 1).detach() + 0 * x.sum((1, 2, 3))[:, None]
+
+    right = Images(images.x, np.full(60, int(judge(images.pixels()[:1]).argmax())))
+    found = robustness.robustness(Stairs(), right, against(eps=0.1, steps=1), seed=0)
+    assert len(found["warnings"]) == 2 and "does not rise from radius 0 to 0.05, where 1 are right" in found["warnings"][0]
+
+
+@torch.no_grad()
+def test_autoattack_is_the_released_one_and_goes_on_where_it_was(monkeypatch):
+    torch.manual_seed(2)
+    net = WideResNet(depth=10, width=1).build((1, 8, 8), 4).eval().requires_grad_(False)
+    net.head.bias.copy_(-net.features(torch.rand(200, 1, 8, 8)).mean(0) @ net.head.weight.T)  # not one class alone
+    x = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), dtype=np.uint8)
+    images = Images(x, net(Images(x).pixels()).argmax(1).numpy())
+    spec = autoattack.AutoAttack(n=6, eps={"linf": 0.02, "l2": 0.5})
+    monkeypatch.setattr(autoattack, "ATTACKS", ("apgd-ce", "apgd-t"))  # Square's 5,000 queries are not for a test
+    released = pyautoattack.AutoAttack(net, norm="Linf", eps=0.02, seed=0, version="custom", attacks=["apgd-ce", "apgd-t"])
+    released.apgd.n_restarts, released.apgd_targeted.n_target_classes = 1, 3
+    _, seen = released.run_standard_evaluation(images.pixels(), images.labels(), batch_size=6)
+    whole = autoattack.autoattack(net, images, spec, seed=0)
+    assert whole["linf"]["accuracy"] == (seen == images.labels()).double().mean().item() > 0
+    assert whole["n"] == 6 and whole["linf"]["clean"] == 1 and whole["l2"]["accuracy"] == 0 and not whole["warnings"]
+    assert whole["linf"]["apgd-t"] == whole["linf"]["accuracy"] <= whole["linf"]["apgd-ce"] < 1
+    monkeypatch.setattr(autoattack, "CHUNK", 3)
+    saved = []
+    whole = autoattack.autoattack(net, images, spec, seed=0, save=lambda done: saved.append(copy.deepcopy(done)))
+    chunks, chunk = [], autoattack._chunk
+    monkeypatch.setattr(autoattack, "_chunk", lambda *given: chunks.append(given[2]) or chunk(*given))
+    assert autoattack.autoattack(net, images, spec, seed=0, done=saved[2]) == whole and chunks == ["l2"]
+    with pytest.raises(ValueError, match="4 classes and more, not 3"):
+        autoattack.autoattack(WideResNet(depth=10, width=1).build((1, 8, 8), 3), images, spec, seed=0)
 
 
 def frechet(a, b):
@@ -93,28 +234,84 @@ def inception_score(logits, splits, seed=2020):
 
 def test_quality_is_the_formulas_on_the_judges_features(judge, images, tmp_path):
     rng = np.random.default_rng(2)
-    x, reference = (rng.integers(0, high, (300, 8, 8, 1), dtype=np.uint8) for high in (256, 200))
+    made, reference = (
+        Images(rng.integers(0, high, (300, 8, 8, 1), dtype=np.uint8), np.arange(300) % 3) for high in (256, 200)
+    )
     spec = quality.Quality(features="judge", splits=3, kid_subset=50)
-    options = quality.extractor(spec, judge, 1, tmp_path)
-    found = quality.fidelity(x, reference, spec, options, key="r", cache=tmp_path)
-    a, b = (judge.features(Images(s).pixels()).double().numpy() for s in (x, reference))
-    assert found["fid"] == pytest.approx(frechet(a, b), rel=1e-3) and found["n"] == 300
-    mean, std = inception_score(judge(Images(x).pixels()).double().numpy(), 3)
+    using = quality.network(spec, judge, 1, tmp_path, tmp_path)
+    found = quality.fidelity(made, reference, spec, using, key="r")
+    a, b = (judge.features(s.pixels()).double().numpy() for s in (made, reference))
+    assert found["fid"] == pytest.approx(frechet(a, b), rel=1e-3) and found["n"] == found["reference_n"] == 300
+    for k, fid in enumerate(found["fid_per_class"]):
+        assert fid == pytest.approx(frechet(a[k::3], b[k::3]), rel=1e-3)
+    drawn = [quality.frechet(torch.from_numpy(a[rng.choice(300, 300)]), torch.from_numpy(b)) for _ in range(100)]
+    assert 0.5 < found["fid_se"] / np.std(drawn) < 2  # the bootstrap's
+    mean, std = inception_score(judge(made.pixels()).double().numpy(), 3)
     assert (found["is_mean"], found["is_std"]) == pytest.approx((mean, std), rel=1e-4)
-    same = quality.fidelity(reference, reference, spec, options, key="r", cache=tmp_path)
-    assert abs(same["fid"]) < 1e-3 and same["kid_mean"] < found["kid_mean"]
+    same = quality.fidelity(reference, reference, spec, using, key="r")
+    assert abs(same["fid"]) < 1e-3 and same["kid_mean"] < found["kid_mean"] and same["precision"] == same["recall"] == 1
     with pytest.raises(ValueError, match="300 images are wanted of a reference of 100"):
-        quality.fidelity(x, reference[:100], spec, options, key="r", cache=tmp_path)
+        quality.fidelity(made, reference[:100], spec, using, key="r")
     spec.reference_images = 200
-    fewer = quality.fidelity(x, reference, spec, options, key="r", cache=tmp_path)
+    fewer = quality.fidelity(made, reference, spec, using, key="r")
     assert fewer["fid"] == pytest.approx(frechet(a, b[:200]), rel=1e-3)
-    assert quality.protocol(spec, 300).startswith("300 images from scratch against 200 train images")
+    assert quality.protocol(spec, "ours", fewer).startswith("ours: 300 images from scratch against 200 train images")
 
 
-def test_an_image_is_worse_off_only_by_a_successful_attack(judge, images):
-    x = images.pixels()
-    up = ood.worst_case(lambda v: -marginal(judge)(v), x, Attack(eps=0.3, steps=5, norm="l2"), seed=0, batch=25)
-    assert (marginal(judge)(up) >= marginal(judge)(x)).all() and (up != x).any()
+def test_quality_is_that_of_torch_fidelitys_command_line(tmp_path):
+    """On the same PNGs, by its Inception with random weights (the real ones are not to be had in a test)."""
+    from advebm.vision import torch_fidelity
+
+    class Random(torch_fidelity.FeatureExtractorInceptionV3):
+        def load_state_dict(self, state, **options):
+            torch.manual_seed(0)
+            for name, value in self.state_dict().items():
+                if name.endswith("weight") and value.dim() > 1:
+                    nn.init.kaiming_normal_(value)
+
+    weights = tmp_path / "weights.pth"
+    torch.save({}, weights)
+    random = Random("random", ["2048"], feature_extractor_weights_path=str(weights))
+    torch.save(random.state_dict(), weights)
+    rng = np.random.default_rng(0)
+    sets = [Images(rng.integers(0, high, (24, 16, 16, 3), dtype=np.uint8)) for high in (256, 128)]
+    for folder, images in zip("ab", sets, strict=True):
+        (tmp_path / folder).mkdir()
+        for i, x in enumerate(images.x):
+            Image.fromarray(x).save(tmp_path / folder / f"{i:02}.png")
+    command = "import advebm.vision; from torch_fidelity.fidelity import main; main()"
+    flags = (
+        "--cpu --fid --kid --isc --prc --feature-extractor inception-v3-compat --prc-feature-extractor inception-v3-compat"
+    )
+    numbers = (
+        f"--isc-splits 2 --kid-subset-size 10 --save-cpu-ram --json --silent --input1 {tmp_path}/a --input2 {tmp_path}/b"
+    )
+    given = f"{flags} {numbers} --feature-extractor-weights-path {weights}".split()
+    done = subprocess.run([sys.executable, "-c", command, *given], capture_output=True, text=True)
+    theirs = json.loads(done.stdout) if not done.returncode else pytest.fail(done.stderr)
+    spec = quality.Quality(features="inception", inception="weights.pth", splits=2, kid_subset=10)
+    using = quality.network(spec, None, 3, tmp_path, tmp_path / "cache")
+    ours = quality.fidelity(*sets, spec, using, key="r")
+    for key, name in (
+        ("fid", "frechet_inception_distance"),
+        ("kid_mean", "kernel_inception_distance_mean"),
+        ("kid_std", "kernel_inception_distance_std"),
+        ("is_mean", "inception_score_mean"),
+        ("is_std", "inception_score_std"),
+        ("precision", "precision"),
+        ("recall", "recall"),
+    ):
+        assert ours[key] == pytest.approx(theirs[name], rel=1e-3, abs=1e-6), key
+    layer = using.layers[0]
+    a, b = (using.features(images.x)[layer] for images in sets)
+    assert quality.frechet(a, b) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
+    assert ours["fid_per_class"] is None
+
+
+def test_the_replay_buffer_is_picked_by_confidence(judge, images):
+    picked = quality.confident(judge, images, 10, batch=7)
+    sure = judge(images.pixels()).softmax(1).amax(1)
+    assert np.array_equal(picked.x, images.x[sure.argsort(descending=True, stable=True)[:10].numpy()]) and picked.y is None
 
 
 def test_label_consistency(judge, images):
@@ -128,5 +325,5 @@ def test_inception_weights_without_classifier_give_no_inception_score(judge, tmp
     for name, layer in (("pool", torch.zeros(1008, 4)), ("full", torch.ones(1008, 4))):
         torch.save({"fc.weight": layer}, tmp_path / f"{name}.pth")
         spec = quality.Quality(features="inception", inception=f"{name}.pth")
-        options = quality.extractor(spec, judge, 3, tmp_path)
-        assert options["isc"] is (name == "full") and options["feature_extractor_weights_path"].endswith(f"{name}.pth")
+        using = quality.network(spec, judge, 3, tmp_path, tmp_path)
+        assert using.classifies is (name == "full") and using.weights == tmp_path / f"{name}.pth"

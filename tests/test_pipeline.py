@@ -12,6 +12,10 @@ import yaml
 
 PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+STAGES = (
+    *("train", "sample", "quality", "ood", "robustness", "autoattack"),
+    *("fisher", "calibration", "landscape", "neighbours", "interpolation"),
+)
 
 
 def shell(folder, *command, fails=False):
@@ -71,12 +75,15 @@ def test_the_pipeline(copy):
     ran = stages_run(log)
     assert set(ran) == {
         "check", "prepare", "gaussians", "judge", "baselines", "report",
-        *(f"{stage}@robust_jem" for stage in ("train", "sample", "quality", "ood", "robustness")),
+        *(f"{stage}@robust_jem" for stage in STAGES),
     }  # fmt: skip
     assert f"the copy's own code {copy}" in log
     report = json.loads((copy / "report.json").read_text())
-    assert set(report["quality"]) == {"combined", "sgld"} and set(report["ood"]) == {"photographs", "uniform"}
-    assert "## Published" in (copy / "report.md").read_text()
+    assert set(report["quality"]) == {"combined", "sgld", "replay_buffer"} and set(report["ood"]) == {
+        "photographs",
+        "uniform",
+    }
+    assert "published" in (copy / "report.md").read_text()
     assert "up to date" in shell(copy, "dvc", "repro")
 
     again = copy / "again"  # tracking is off here
@@ -95,9 +102,7 @@ def test_the_pipeline(copy):
     tags = run["tags"]
     assert (tags["study"], tags["git.commit"], tags["dvc.experiment"]) == ("tiny", commit, "workspace")
     assert len(tags["data.sha256"]) == len(tags["checkpoint.sha256"]) == 64
-    assert {tag for tag in tags if tag.startswith("stage.")} == {
-        f"stage.{stage}" for stage in ("train", "sample", "quality", "ood", "robustness")
-    }
+    assert {tag for tag in tags if tag.startswith("stage.")} == {f"stage.{stage}" for stage in STAGES}
     params = yaml.safe_load((copy / "params.yaml").read_text())
     assert run["params"]["attack.eps"] == str(params["tiny"]["models"]["robust_jem"]["attack"]["eps"])
     assert run["params"]["training.optimizer.lr"] == "0.002" and run["params"]["seed"] == "0"
@@ -109,12 +114,16 @@ def test_the_pipeline(copy):
 
 
 def test_one_number_reruns_only_what_depends_on_it(copy):
-    log = shell(copy, "dvc", "exp", "run", "-S", "tiny.ood.attack.steps=3")
+    log = shell(copy, "dvc", "exp", "run", "-S", "tiny.ood.attack.steps=4")
     assert stages_run(log) == ["check", "ood@robust_jem", "report"]
     log = shell(copy, "dvc", "exp", "run", "-S", "tiny.sampling.robust_jem.sgld.chain.steps=3")
-    assert set(stages_run(log)) == {"check", "sample@robust_jem", "quality@robust_jem", "report"}
+    assert set(stages_run(log)) == {
+        "check",
+        *(f"{stage}@robust_jem" for stage in ("sample", "quality", "neighbours", "interpolation")),
+        "report",
+    }
     log = shell(
-        copy, "dvc", "exp", "run", "-S", "tiny.ood.attack.steps=2", "-S", "tiny.sampling.robust_jem.sgld.chain.steps=2"
+        copy, "dvc", "exp", "run", "-S", "tiny.ood.attack.steps=3", "-S", "tiny.sampling.robust_jem.sgld.chain.steps=2"
     )
     assert set(stages_run(log)) <= {"check"}, "going back is cached"
 

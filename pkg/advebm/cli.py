@@ -5,13 +5,20 @@ from collections.abc import Callable
 
 import typer
 
+from advebm.commands.autoattack import autoattack
 from advebm.commands.baselines import baselines
+from advebm.commands.calibration import calibration
+from advebm.commands.compare import compare
+from advebm.commands.fisher import fisher
 from advebm.commands.gaussians import gaussians
 from advebm.commands.info import check, info
+from advebm.commands.interpolation import interpolation
+from advebm.commands.landscape import landscape
+from advebm.commands.neighbours import neighbours
 from advebm.commands.ood import ood
 from advebm.commands.prepare import prepare
 from advebm.commands.quality import quality
-from advebm.commands.report import compare, report
+from advebm.commands.report import report
 from advebm.commands.robustness import robustness
 from advebm.commands.sample import sample
 from advebm.commands.summary import summary
@@ -21,8 +28,8 @@ from advebm.commands.train import train
 COMMANDS: dict[str, Callable] = {
     f.__name__: f
     for f in (
-        *(check, prepare, gaussians, train, sample, baselines, quality, ood, robustness),
-        *(report, compare, summary, toy2d, info),
+        *(check, prepare, gaussians, train, sample, baselines, quality, ood, robustness, autoattack),
+        *(fisher, calibration, landscape, neighbours, interpolation, report, compare, summary, toy2d, info),
     )
 }
 

@@ -165,6 +165,12 @@ def schema() -> dict[str, Any]:
     """The JSON schema of params.yaml: `$defs` holds Study, whose models are written out, and Toy2d."""
     from pydantic import TypeAdapter
 
+    from advebm.evaluation.autoattack import AutoAttack
+    from advebm.evaluation.calibration import Calibration
+    from advebm.evaluation.fisher import Fisher
+    from advebm.evaluation.interpolation import Interpolation
+    from advebm.evaluation.landscape import Landscape
+    from advebm.evaluation.neighbours import Neighbours
     from advebm.evaluation.ood import Ood
     from advebm.evaluation.quality import Quality
     from advebm.evaluation.robustness import Robustness
@@ -194,6 +200,12 @@ def schema() -> dict[str, Any]:
             ("quality", Quality),
             ("ood", Ood),
             ("robustness", Robustness),
+            ("autoattack", AutoAttack),
+            ("fisher", Fisher),
+            ("calibration", Calibration),
+            ("landscape", Landscape),
+            ("neighbours", Neighbours),
+            ("interpolation", Interpolation),
         ],
         kw_only=True,
     )
@@ -250,8 +262,9 @@ def stage_specs(study: dict[str, Any], method: str) -> dict[str, Any]:
     return {
         "sample": sample,
         "quality": {"quality": study["quality"], **sample},
-        "ood": study["ood"],
-        "robustness": study["robustness"],
+        "neighbours": {"neighbours": study["neighbours"], **sample},
+        "interpolation": {"interpolation": study["interpolation"], **sample},
+        **{stage: study[stage] for stage in ("ood", "robustness", "autoattack", "fisher", "calibration", "landscape")},
     }
 
 

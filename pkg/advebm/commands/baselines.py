@@ -53,8 +53,18 @@ def baselines(
     )
 
 
-def score(sets: dict, *, data: Path, judge: Path, entry: dict, cache: Path, root: Path | None, quiet: bool) -> dict:
-    """{name: {fid, kid_mean, is_mean, is_std, label_consistency, n, protocol}} of named images.
+def score(
+    sets: dict,
+    *,
+    data: Path,
+    judge: Path,
+    entry: dict,
+    cache: Path,
+    root: Path | None,
+    quiet: bool,
+    protocols: dict[str, str] | None = None,
+) -> dict:
+    """The numbers of named images, see evaluation/quality.py; protocols: {name: protocol}, "ours" where none is named.
 
     label_consistency is None where the images have no classes.
     """
@@ -64,23 +74,27 @@ def score(sets: dict, *, data: Path, judge: Path, entry: dict, cache: Path, root
     from advebm.data import images
     from advebm.evaluation import quality as q
 
+    def joined(*sets: images.Images) -> images.Images:
+        return images.Images(*(np.concatenate(parts) for parts in zip(*sets, strict=True)))
+
     spec = config.build(q.Quality, entry["quality"])
     described = about(data)
     net, _ = networks.load(judge, networks.device(), shape=described["shape"])
-    reference = images.load(data / f"{spec.reference}.npz").x
+    using = q.network(spec, net, net.shape[0], data_root(root, entry), cache, quiet or spec.features == "judge")
     wanted = spec.reference_images or max((len(s.x) for s in sets.values()), default=0)
-    if spec.reference == "train" and wanted > len(reference):  # all published training images
-        reference = np.concatenate([reference, images.load(data / "validation.npz").x])
-    options = q.extractor(spec, net, net.shape[0], data_root(root, entry))
-    key = f"{spec.reference}-{described['sha256'][:16]}"
+    split = images.load(data / f"{spec.reference}.npz")
+    if spec.reference == "train" and wanted > len(split.x):  # all published training images
+        split = joined(split, images.load(data / "validation.npz"))
     result = {}
     for name in progress.bar("quality", quiet)(list(sets)):
-        content = sets[name][: len(reference)]
-        result[name] = {
-            **q.fidelity(
-                content.x, reference, spec, options, key=key, cache=cache, quiet=quiet or spec.features == "judge"
-            ),
-            "label_consistency": None if content.y is None else q.label_consistency(net, content),
-            "protocol": q.protocol(spec, len(content.x)),
-        }
+        named, reference, m = (protocols or {}).get(name, "ours"), split, None
+        if named == "jempp-buffer":
+            reference = joined(*(images.load(data / f"{part}.npz") for part in ("train", "validation", "test")))
+            m = spec.reference_images or len(reference.x)
+            reference = reference[np.arange(m) * len(reference.x) // m]
+        content = sets[name][: len(reference.x)]
+        key = f"{named}-{spec.reference}-{described['sha256'][:16]}"
+        numbers = q.fidelity(content, reference, spec, using, key=key, m=m)
+        numbers["label_consistency"] = None if content.y is None else q.label_consistency(net, content)
+        result[name] = numbers | {"protocol": q.protocol(spec, named, numbers)}
     return result

@@ -6,7 +6,7 @@ from typer import Argument
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.report import table
+from advebm.commands.tables import table
 
 
 def info(

@@ -17,9 +17,9 @@ def ood(
     batch: o.Batch = 500,
     quiet: o.Quiet = False,
 ) -> None:
-    """AUC of the model's energy, test images against each out-distribution set, standard and in the worst case.
+    """AUC and FPR at 95% TPR, test images against each out-distribution set, by each score, standard and in the worst case.
 
-    Writes ood.json and ood.png (histograms of the energy and ROC curves).
+    Writes ood.json and ood.png (histograms of the energy, ROC curves, AUC against the attack's radius).
     """
     entry = config.read(params, study, method)
     from advebm import figures, networks, progress, tracking
@@ -32,7 +32,8 @@ def ood(
     if not outside:
         raise FileNotFoundError(f"{data / 'out'}: no out-distribution sets there; `advebm prepare` makes them")
     numbers, values = evaluation.ood(
-        config.model(entry, method).method.energy(net),
+        net,
+        config.model(entry, method).method.detector,
         images.load(data / f"{spec.split}.npz"),
         outside,
         spec,
@@ -45,6 +46,10 @@ def ood(
     (out / "ood.json").write_text(json.dumps(numbers, indent=1) + "\n")
     protocol = config.stage_specs(entry, method)["ood"]
     with tracking.run(stage="ood", study=study, method=method, checkpoint=images.digest(model), spec=protocol) as run:
-        run.metrics({f"ood/{name}/{key}": v for name, found in numbers.items() for key, v in found.items()})
+        for name, found in numbers.items():
+            run.metrics({f"ood/{name}/{key}": found[key] for key in ("auc", "auc_worst", "fpr95", "fpr95_worst", "n")})
+            for score, measured in found["scores"].items():
+                run.metrics({f"ood/{name}/{score}/{key}": measured[key] for key in ("auc", "fpr95")})
+                run.metrics({f"ood/{name}/{score}/worst_{norm}": w["auc"] for norm, w in measured["worst"].items()})
         run.artifact(figures.detection(values, numbers, out / "ood.png", f"{study} {method}"), "ood")
     print(f"wrote {out}: " + ", ".join(f"{n} {v['auc']:.3f} (worst {v['auc_worst']:.3f})" for n, v in numbers.items()))

@@ -80,7 +80,7 @@ def prepare(
 
 def about(data: Path) -> dict:
     """What `prepare` wrote of its images: shape, classes, digest."""
-    from advebm.commands.report import read_json
+    from advebm.commands.measured import read_json
 
     content = read_json(data / "about.json", "prepare")
     for key in ("shape", "classes", "sha256"):

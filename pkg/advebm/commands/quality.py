@@ -9,7 +9,7 @@ from typer import Option
 from advebm import config
 from advebm.commands import options as o
 from advebm.commands.baselines import Root, score
-from advebm.commands.report import read_json
+from advebm.commands.measured import read_json
 from advebm.commands.sample import sampled
 
 
@@ -26,20 +26,31 @@ def quality(
     root: Root = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """FID, KID, Inception Score and label consistency of the samples of each recipe."""
+    """FID, KID, Inception Score, precision, recall and label consistency of the samples of each recipe, and of the replay
+    buffer that lies beside the model, where there is one."""
     entry = config.read(params, study, method)
     import shutil
     import tempfile
 
-    from advebm import tracking
-    from advebm.data.images import digest
+    from advebm import networks, tracking
+    from advebm.data import images
+    from advebm.evaluation.quality import Quality, confident
 
+    spec = config.build(Quality, entry["quality"])
     ends = read_json(baselines / "baselines.json", "baselines")
     recipes = config.recipes(entry, method)
+    sets = sampled(samples, recipes)
+    protocols = {name: "atebm" for name, recipe in recipes.items() if recipe.start == "outliers"}
+    buffer = model.with_name("replay_buffer.npz")
+    if spec.buffer and buffer.is_file():
+        net, _ = networks.load(model, networks.device())
+        sets["replay_buffer"] = confident(net, images.load(buffer), entry["samples"])
+        protocols["replay_buffer"] = "jempp-buffer"
     with tempfile.TemporaryDirectory() as cache:  # a copy: torch-fidelity writes into its cache, outs are read-only
         shutil.copytree(baselines, cache, dirs_exist_ok=True)
         scores = score(
-            sampled(samples, recipes),
+            sets,
+            protocols=protocols,
             data=data,
             judge=judge,
             entry=entry,
@@ -49,8 +60,9 @@ def quality(
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({**scores, "baselines": ends}, indent=1) + "\n")
-    spec = config.stage_specs(entry, method)["quality"]
-    with tracking.run(stage="quality", study=study, method=method, checkpoint=digest(model), spec=spec) as run:
+    protocol = config.stage_specs(entry, method)["quality"]
+    checkpoint = images.digest(model)
+    with tracking.run(stage="quality", study=study, method=method, checkpoint=checkpoint, spec=protocol) as run:
         for name, values in scores.items():
-            run.metrics({f"quality/{name}/{key}": v for key, v in values.items() if not isinstance(v, str)})
+            run.metrics({f"quality/{name}/{key}": v for key, v in values.items() if not isinstance(v, str | list)})
     print(f"wrote {out}: " + ", ".join(f"{name} FID {values['fid']:.3g}" for name, values in scores.items()))

@@ -6,7 +6,7 @@ from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.report import table
+from advebm.commands.tables import table
 
 
 def summary(

@@ -1,27 +1,41 @@
-"""Detection of out-distribution images by the model's energy."""
+"""Detection of out-distribution images: AUC and false positive rate of each score, standard and in the worst case."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from annotated_types import MinLen
+from torch import Tensor, nn
 
 from advebm.data.images import Images
-from advebm.energy import Energy
-from advebm.ranges import Count
-from advebm.samplers.pgd import Attack
+from advebm.energy import SCORES, Energy, grad, marginal
+from advebm.evaluation import intervals
+from advebm.evaluation.square import square
+from advebm.ranges import Count, Positive
+from advebm.samplers.apgd import AutoPGD
 from advebm.samplers.streams import Streams
+
+Score = Literal["energy", "max_softmax", "grad_norm", "logit"]
 
 
 @dataclass(kw_only=True)
 class Ood:
-    """At most n images a side; in the worst case each out image is moved by `attack` to where the energy is low."""
+    """At most n images a side. In the worst case each out image is moved, within each of the radii in turn, to where the
+    score takes it for an in image; every score is attacked by itself."""
 
     n: Count = 1024
     split: Literal["validation", "test"] = "test"  # the in-distribution images; tune with validation
-    attack: Attack
+    scores: list[Score] = field(default_factory=lambda: list(SCORES))  # beside the detector's own
+    radii: Annotated[dict[Literal["l2", "linf"], Annotated[list[Positive], MinLen(1)]], MinLen(1)]  # rising
+    attack: AutoPGD = field(default_factory=AutoPGD)
+    queries: Count = 5000  # of the Square attack, where a score has no gradient
+
+    def __post_init__(self):
+        for norm, radii in self.radii.items():
+            if radii != sorted(radii):
+                raise ValueError(f"ood.radii.{norm}: {radii} must rise: each radius starts from the one before")
 
 
 def auc(scores_in: np.ndarray, scores_out: np.ndarray) -> float:
@@ -32,27 +46,57 @@ def auc(scores_in: np.ndarray, scores_out: np.ndarray) -> float:
     return float(roc_auc_score(truth, np.r_[scores_in, scores_out]))
 
 
+def fpr95(scores_in: np.ndarray, scores_out: np.ndarray) -> float:
+    """How many out images pass where 95% of the in images do (Hendrycks et al. 2018)."""
+    threshold = np.sort(scores_in)[len(scores_in) - int(np.ceil(0.95 * len(scores_in)))]
+    return float((scores_out >= threshold).mean())
+
+
 @torch.no_grad()
 def scores(energy: Energy, x: Tensor, batch: int) -> np.ndarray:
     """-E(x), (N,): high is in-distribution."""
-    return -torch.cat([energy(part) for part in x.split(batch)]).double().cpu().numpy()
+    return -torch.cat([energy(part).detach() for part in x.split(batch)]).double().cpu().numpy()
 
 
-def worst_case(energy: Energy, x: Tensor, attack: Attack, *, seed: int, batch: int) -> Tensor:
-    """Each image x, or its image after the attack on the energy where that looks more in-distribution."""
-    moved = []
-    for start in range(0, len(x), batch):
-        part = x[start : start + batch]
-        streams = Streams(seed, "ood", ids=torch.arange(start, start + len(part), device=x.device))
-        attacked = attack(energy, part, streams)
-        with torch.no_grad():
-            better = energy(attacked) < energy(part)
-        moved.append(torch.where(better.view(-1, 1, 1, 1), attacked, part))
-    return torch.cat(moved)
+def detection(s_in: np.ndarray, s_out: np.ndarray) -> dict[str, Any]:
+    return {"auc": auc(s_in, s_out), "auc_ci": intervals.auc(s_in, s_out), "fpr95": fpr95(s_in, s_out)}
+
+
+def worst_case(
+    energy: Energy,
+    x: Tensor,
+    start: Tensor,
+    spec: Ood,
+    *,
+    eps: float,
+    norm: str,
+    floor: float,
+    seed: int,
+    batch: int,
+) -> tuple[Tensor, str]:
+    """Images within eps of x that the score takes for in-distribution, none less than `start`, and the attack's name.
+
+    Auto-PGD on the energy; where its gradient is zero on every image, the Square attack, which goes on until an image
+    is below `floor`.
+    """
+    parts = [slice(begin, begin + batch) for begin in range(0, len(x), batch)]
+    if any(grad(energy, start[part]).any() for part in parts):
+        ids = torch.arange(len(x), device=x.device)
+        streams = [Streams(seed, "ood", norm, ids=ids[part]) for part in parts]
+        moved = [
+            spec.attack(energy, x[part], own, eps=eps, norm=norm, start=start[part])
+            for part, own in zip(parts, streams, strict=True)
+        ]
+        return torch.cat(moved), f"apgd, {spec.attack.steps} steps, {spec.attack.restarts} restarts"
+    found = square(energy, x, eps=eps, norm=norm, queries=spec.queries, floor=floor, seed=seed, batch=batch)
+    lower = scores(energy, found, batch) > scores(energy, start, batch)
+    kept = torch.where(torch.from_numpy(lower).to(x.device).view(-1, 1, 1, 1), found, start)
+    return kept, f"square, {spec.queries} queries"
 
 
 def ood(
-    energy: Energy,
+    net: nn.Module,
+    detector: str,
     inside: Images,
     outside: dict[str, Images],
     spec: Ood,
@@ -62,16 +106,58 @@ def ood(
     batch: int = 500,
     progress: Callable = iter,
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
-    """{set: {auc, auc_worst, n}} and {set: {in, out, worst}} with the scores themselves (AE, Table 4).
+    """Numbers of each out-distribution set, and the scores behind them (AE, Table 4). Only out images are attacked.
 
-    Only out images are attacked. n is the number of images a side: the smaller of what the two sides have and spec.n.
+    {set: {auc, auc_ci, fpr95, auc_worst, auc_worst_ci, fpr95_worst, n, score, scores, curves}}: the detector's own score,
+    its worst case by the largest radius of the first norm; `scores` holds each score with its worst case by each norm,
+    `curves` the detector's AUC against the radius. n images a side: the smaller of what the two sides have and spec.n.
+    {set: {in, out, worst}}: the detector's score; with "energy " before the key, -E(x) of the same images.
     """
-    numbers, values = {}, {}
-    for name in progress(list(outside)):
-        n = min(spec.n, len(inside.x), len(outside[name].x))
-        x_in, x_out = inside[:n].pixels(device), outside[name][:n].pixels(device)
-        worst = worst_case(energy, x_out, spec.attack, seed=seed, batch=batch)
-        s = {key: scores(energy, x, batch) for key, x in (("in", x_in), ("out", x_out), ("worst", worst))}
-        numbers[name] = {"auc": auc(s["in"], s["out"]), "auc_worst": auc(s["in"], s["worst"]), "n": n}
-        values[name] = s
+    names = [detector, *(score for score in spec.scores if score != detector)]
+    if net.outputs == 1:
+        names = [name for name in names if name in ("energy", "grad_norm")]
+    numbers: dict[str, Any] = {}
+    values: dict[str, dict[str, np.ndarray]] = {}
+    jobs = [(set_name, score) for set_name in outside for score in names]
+    for set_name, score in progress(jobs):
+        n = min(spec.n, len(inside.x), len(outside[set_name].x))
+        x_in, x_out = inside[:n].pixels(device), outside[set_name][:n].pixels(device)
+        energy = SCORES[score](net)
+        s_in, s_out = scores(energy, x_in, batch), scores(energy, x_out, batch)
+        entry = {**detection(s_in, s_out), "worst": {}}
+        curves: dict[str, Any] = {}
+        worst = {}
+        for norm, radii in spec.radii.items():
+            worst[norm] = x_out
+            curves[norm] = {"eps": [0.0, *radii], "auc": [entry["auc"]]}
+            for eps in radii if score == detector else radii[-1:]:
+                worst[norm], attack = worst_case(
+                    energy,
+                    x_out,
+                    worst[norm],
+                    spec,
+                    eps=eps,
+                    norm=norm,
+                    floor=-s_in.max(),
+                    seed=seed,
+                    batch=batch,
+                )
+                s_worst = scores(energy, worst[norm], batch)
+                curves[norm]["auc"].append(auc(s_in, s_worst))
+            entry["worst"][norm] = {"eps": eps, **detection(s_in, s_worst), "attack": attack}
+        if score == detector:
+            images = {"in": x_in, "out": x_out, "worst": next(iter(worst.values()))}
+            values[set_name] = {key: scores(energy, x, batch) for key, x in images.items()}
+            values[set_name] |= {f"energy {key}": scores(marginal(net), x, batch) for key, x in images.items()}
+            hardest = next(iter(entry["worst"].values()))
+            numbers[set_name] = {
+                **{key: entry[key] for key in ("auc", "auc_ci", "fpr95")},
+                **{f"{key}_worst": hardest[key] for key in ("auc", "fpr95")},
+                "auc_worst_ci": hardest["auc_ci"],
+                "n": n,
+                "score": detector,
+                "scores": {},
+                "curves": curves,
+            }
+        numbers[set_name]["scores"][score] = entry
     return numbers, values

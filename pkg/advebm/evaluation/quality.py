@@ -1,8 +1,9 @@
-"""How good samples are: FID, KID and Inception Score, all by torch-fidelity, and label consistency by the judge."""
+"""How good samples are: FID, KID, Inception Score, precision and recall, all by torch-fidelity; FID of each class and its
+standard error; label consistency by the judge."""
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ class Quality:
     reference_images: Count | None = None  # of the reference; null: as many as there are samples
     splits: Count = 10  # of the Inception Score
     kid_subset: Count = 100  # images of a subset of KID (100 subsets), at most the number of samples
+    buffer: bool = True  # also the replay buffer, where a method has one, by the protocol jempp-buffer
 
 
 class _Pixels(torch.utils.data.Dataset):
@@ -90,62 +92,127 @@ def register_inception() -> str:
     return name
 
 
-def extractor(spec: Quality, judge: nn.Module, channels: int, root: Path) -> dict[str, Any]:
-    """torch-fidelity's options that name the features; `isc` says whether they can give an Inception Score."""
+@dataclass
+class Network:
+    """A feature network of torch-fidelity, by the name that it is registered under, and where to keep its features."""
+
+    name: str
+    cache: Path
+    weights: Path | None = None
+    layers: tuple[str, str] = ("2048", "logits_unbiased")  # of FID, KID, precision and recall; of the Inception Score
+    classifies: bool = True  # a weights file without the classifier layer gives no Inception Score
+    quiet: bool = True
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        return {
+            "feature_extractor": self.name,
+            "feature_extractor_weights_path": None if self.weights is None else str(self.weights),
+            "cuda": torch.cuda.is_available(),
+            "batch_size": 64,
+            "save_cpu_ram": True,  # no worker processes: the images are in memory
+            "cache_root": str(self.cache),
+            "verbose": not self.quiet,
+            "rng_seed": 2020,
+        }
+
+    @cached_property
+    def extractor(self):
+        from advebm.vision import torch_fidelity
+
+        return torch_fidelity.utils.create_feature_extractor(self.name, list(self.layers), **self.options)
+
+    def features(self, x: np.ndarray, key: str | None = None) -> dict[str, Tensor]:
+        """{layer: (N, D)} of uint8 images (N, H, W, C); kept under `key`, where one is given."""
+        from advebm.vision import torch_fidelity
+
+        return torch_fidelity.utils.extract_featuresdict_from_input_id_cached(
+            1, self.extractor, input1=_Pixels(x), input1_cache_name=key, **self.options
+        )
+
+
+def network(spec: Quality, judge: nn.Module, channels: int, root: Path, cache: Path, quiet: bool = True) -> Network:
+    """The feature network that the spec names."""
     if spec.features == "judge":
-        return {"feature_extractor": register_judge(judge, channels), "isc": True}
-    options: dict[str, Any] = {"feature_extractor": register_inception(), "isc": True}
+        return Network(register_judge(judge, channels), cache, layers=("features", "logits"))
     weights = root / spec.inception
-    if weights.is_file():
-        options["feature_extractor_weights_path"] = str(weights)
-        classifier = torch.load(weights, weights_only=True, mmap=True)["fc.weight"]
-        options["isc"] = bool(classifier.any())  # a file without the classifier layer holds zeros there
-    return options
+    if not weights.is_file():
+        return Network(register_inception(), cache, quiet=quiet)
+    classifier = torch.load(weights, weights_only=True, mmap=True)["fc.weight"]
+    return Network(register_inception(), cache, weights, classifies=bool(classifier.any()), quiet=quiet)
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """Frechet distance of Gaussians fitted to features a (N, D), b (M, D): |mean difference|^2 + tr A + tr B - 2 tr
+    (A B)^(1/2) (Heusel et al. 2017, Eq. 6). The last is the sum of the singular values of R_a R_b', with A = R_a' R_a, so
+    that few images are quick."""
+    a, b = a.double(), b.double()
+    centred = [(z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (a, b)]
+    r_a, r_b = (torch.linalg.qr(z, mode="r").R if len(z) > z.shape[1] else z for z in centred)
+    shared = torch.linalg.svdvals(r_a @ r_b.T).sum()
+    means = (a.mean(0) - b.mean(0)).square().sum()
+    return (means + r_a.square().sum() + r_b.square().sum() - 2 * shared).item()
+
+
+def jackknife(a: Tensor, b: Tensor, groups: int = 10) -> float:
+    """Standard error of the Frechet distance from leaving out each of the groups of a's images in turn; b is held fixed
+    (Efron 1982, Section 3)."""
+    group = torch.arange(len(a)) % groups
+    values = torch.tensor([frechet(a[group != g], b) for g in range(groups)])
+    return ((groups - 1) * values.var(correction=0)).sqrt().item()
 
 
 def fidelity(
-    x: np.ndarray,
-    reference: np.ndarray,
-    spec: Quality,
-    options: dict[str, Any],
-    *,
-    key: str,
-    cache: Path,
-    quiet: bool = True,
+    images: Images, reference: Images, spec: Quality, using: Network, *, key: str, m: int | None = None
 ) -> dict[str, Any]:
-    """FID, KID (mean) and IS (mean, std) of images x uint8 (N, H, W, C) against those of the reference.
+    """{fid, fid_se, fid_per_class, kid_mean, kid_std, is_mean, is_std, precision, recall, n, reference_n}.
 
-    Features of the reference are kept in the folder `cache`, under `key`. IS is None where the features have no
-    classifier layer.
+    Of images against the first m of the reference, whose features are kept under `key`. IS is None where the features
+    have no classifier layer, fid_per_class where the images have no classes or too few of one. kid_std is of the
+    subsets, is_std of the splits. Raises ValueError where the reference has too few images.
     """
-    from advebm.vision import torch_fidelity
+    from advebm.vision import torch_fidelity as t
 
-    n, m = len(x), spec.reference_images or len(x)
-    if m > len(reference):
-        raise ValueError(f"quality.reference_images: {m} images are wanted of a reference of {len(reference)}")
-    scores = torch_fidelity.calculate_metrics(
-        input1=_Pixels(x),
-        input2=_Pixels(reference[:m]),
-        fid=True,
-        kid=True,
-        **options,
-        isc_splits=min(spec.splits, n),
-        kid_subset_size=min(spec.kid_subset, n, m),
-        cache_root=str(cache),
-        input2_cache_name=f"{key}-{m}",
-        cuda=torch.cuda.is_available(),
-        batch_size=64,
-        save_cpu_ram=True,  # no worker processes: the images are in memory
-        verbose=not quiet,
-        rng_seed=2020,
-    )
+    n, m = len(images.x), m or spec.reference_images or len(images.x)
+    if m > len(reference.x):
+        raise ValueError(f"quality.reference_images: {m} images are wanted of a reference of {len(reference.x)}")
+    layer, logits = using.layers
+    ours, theirs = using.features(images.x), using.features(reference.x[:m], f"{key}-{m}")
+    a, b = ours[layer], theirs[layer]
+    fid = t.metric_fid.fid_statistics_to_metric(*map(t.metric_fid.fid_features_to_statistics, (a, b)), verbose=False)
+    kid = t.metric_kid.kid_features_to_metric(a, b, kid_subset_size=min(spec.kid_subset, n, m), **using.options)
+    prc = t.metric_prc.prc_features_to_metric(a, b, **using.options)
+    score = t.metric_isc.isc_features_to_metric(ours[logits], splits=min(spec.splits, n)) if using.classifies else {}
     return {
-        "fid": float(scores["frechet_inception_distance"]),
-        "kid_mean": float(scores["kernel_inception_distance_mean"]),
-        "is_mean": float(scores["inception_score_mean"]) if options["isc"] else None,
-        "is_std": float(scores["inception_score_std"]) if options["isc"] else None,
+        "fid": fid["frechet_inception_distance"],
+        "fid_se": jackknife(a, b),
+        "fid_per_class": per_class(a, images.y, b, reference.y[:m]) if images.y is not None else None,
+        "kid_mean": kid["kernel_inception_distance_mean"],
+        "kid_std": kid["kernel_inception_distance_std"],
+        "is_mean": score.get("inception_score_mean"),
+        "is_std": score.get("inception_score_std"),
+        "precision": prc["precision"],
+        "recall": prc["recall"],
         "n": n,
+        "reference_n": m,
     }
+
+
+def per_class(a: Tensor, y: np.ndarray, b: Tensor, y_b: np.ndarray, least: int = 10) -> list[float] | None:
+    """Frechet distance of each class by itself; None where a class has fewer than `least` images on a side."""
+    classes = np.unique(y)
+    if min(min((y == k).sum(), (y_b == k).sum()) for k in classes) < least:
+        return None
+    return [frechet(a[torch.from_numpy(y == k)], b[torch.from_numpy(y_b == k)]) for k in classes]
+
+
+@torch.no_grad()
+def confident(net: nn.Module, images: Images, n: int, batch: int = 500) -> Images:
+    """The n images that the network is surest of: how JEM++ picks samples from its replay buffer (Yang and Ji 2021)."""
+    device = next(net.parameters()).device
+    parts = [images[i : i + batch].pixels(device) for i in range(0, len(images.x), batch)]
+    sure = torch.cat([net(x).softmax(1).amax(1) for x in parts]).cpu()
+    return Images(images.x[sure.sort(descending=True, stable=True).indices[:n].numpy()])
 
 
 @torch.no_grad()
@@ -157,6 +224,17 @@ def label_consistency(judge: nn.Module, images: Images, batch: int = 500) -> flo
     return right / len(images.x)
 
 
-def protocol(spec: Quality, n: int) -> str:
-    network = "the study's judge" if spec.features == "judge" else "torch-fidelity's Inception"
-    return f"{n} images from scratch against {spec.reference_images or n} {spec.reference} images, features of {network}"
+def protocol(spec: Quality, name: str, numbers: dict[str, Any]) -> str:
+    """What a number was made from, in words, after the protocol's name.
+
+    ours: from scratch, against the reference split; atebm: as ours, but from out-distribution images (AE); jempp-buffer:
+    the images of the replay buffer that the model is surest of, against training and test images (JEM++).
+    """
+    features = "the study's judge" if spec.features == "judge" else "torch-fidelity's Inception"
+    made = {
+        "ours": "from scratch",
+        "atebm": "from out-distribution images",
+        "jempp-buffer": "of the training's replay buffer, the surest",
+    }[name]
+    against = "train and test" if name == "jempp-buffer" else spec.reference
+    return f"{name}: {numbers['n']} images {made} against {numbers['reference_n']} {against} images, features of {features}"

@@ -1,28 +1,42 @@
 """Accuracy on test images, clean and under attack."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import MinLen
-from torch import nn
+from torch import Tensor, nn
 
 from advebm.data.images import Images
-from advebm.energy import conditional, negative, posterior
-from advebm.ranges import Count
+from advebm.energy import Energy, conditional, negative, posterior
+from advebm.evaluation import intervals
+from advebm.ranges import Count, Positive
+from advebm.samplers.apgd import AutoPGD
 from advebm.samplers.pgd import Attack
 from advebm.samplers.streams import Streams
-
-ASCENDED = {"ce": posterior, "energy": conditional}
 
 
 @dataclass(kw_only=True)
 class Against(Attack):
-    """An attack that ascends the cross-entropy, as usual, or E(x, y) alone: the energy attack (JT, Table 1)."""
+    """An attack up the cross-entropy, as usual; up E(x, y) alone, the energy attack (JT, Table 1); or down the
+    cross-entropy to another class, drawn at random for each image."""
 
-    ascends: Literal["ce", "energy"] = "ce"
+    ascends: Literal["ce", "energy", "target"] = "ce"
     restarts: Count = 1  # an image is robust where it is right after each of them
+
+
+@dataclass(kw_only=True)
+class Curve:
+    """Accuracy against the radius, by Auto-PGD on the cross-entropy; each radius starts from the one before."""
+
+    radii: Annotated[list[Positive], MinLen(1)]  # rising
+    norm: Literal["linf", "l2"] = "linf"
+    attack: AutoPGD = field(default_factory=lambda: AutoPGD(restarts=1))
+
+    def __post_init__(self):
+        if self.radii != sorted(self.radii):
+            raise ValueError(f"robustness.curve.radii: {self.radii} must rise: each radius starts from the one before")
 
 
 @dataclass(kw_only=True)
@@ -32,12 +46,21 @@ class Robustness:
     n: Count | None = None  # null: all
     split: Literal["validation", "test"] = "test"  # tune with validation
     attacks: Annotated[dict[str, Against], MinLen(1)]
+    curve: Curve
+
+
+def descended(net: nn.Module, y: Tensor, ascends: str, streams: Streams) -> Energy:
+    """What an attack on images of classes y (B,) descends."""
+    if ascends == "target":
+        return posterior(net, (y + 1 + streams.integers(net.outputs - 1)) % net.outputs)
+    return negative({"ce": posterior, "energy": conditional}[ascends](net, y))
 
 
 def robustness(
     net: nn.Module, images: Images, spec: Robustness, *, seed: int, batch: int = 500, progress: Callable = iter
 ) -> dict[str, Any]:
-    """{clean, linf: {eps, pgd20}, n, attacks: {name: {accuracy, norm, eps, steps, ascends, restarts}}}, in [0, 1].
+    """{clean, clean_ci, linf: {eps, pgd20}, n, attacks: {name: {accuracy, ci, norm, eps, steps, ascends, restarts}},
+    curve: {norm, eps, accuracy, loss}, warnings}, accuracies in [0, 1].
 
     "linf" and "pgd20" stand for each norm and the name of the first attack of it.
     The network is used in evaluation mode; an image counts as robust where it is right after the last step. Accuracies
@@ -46,28 +69,58 @@ def robustness(
     images = images[: spec.n or len(images.x)]
     n, device = len(images.x), next(net.parameters()).device
     right = dict.fromkeys(["clean", *spec.attacks], 0)
-    if net.outputs == 1:
-        right = dict.fromkeys(right)
+    radii = [0.0, *spec.curve.radii]
+    curve = {"right": [0] * len(radii), "loss": [0.0] * len(radii)}
     for start in progress(range(0, n, batch)) if net.outputs > 1 else ():
         part = images[start : start + batch]
         x, y = part.pixels(device), part.labels(device)
+        ids = torch.arange(start, start + len(x), device=device)
         for name, attack in [("clean", None), *spec.attacks.items()]:
-            streams = Streams(seed, "robustness", ids=torch.arange(start, start + len(x), device=device))
+            streams = Streams(seed, "robustness", ids=ids)
             robust = torch.ones_like(y, dtype=torch.bool)
             for _ in range(attack.restarts if attack else 1):
-                moved = attack(negative(ASCENDED[attack.ascends](net, y)), x, streams) if attack else x
+                moved = attack(descended(net, y, attack.ascends, streams), x, streams) if attack else x
                 with torch.no_grad():
                     robust &= net(moved).argmax(1) == y
             right[name] += robust.sum().item()
-    accuracy = {name: None if count is None else count / n for name, count in right.items()}
-    described = {
-        name: {
-            "accuracy": accuracy[name],
-            **{key: getattr(a, key) for key in ("norm", "eps", "steps", "ascends", "restarts")},
-        }
-        for name, a in spec.attacks.items()
-    }
-    first: dict[str, Any] = {}
+        moved, robust = x, torch.ones_like(y, dtype=torch.bool)
+        for i, eps in enumerate(radii):
+            if eps:
+                streams = Streams(seed, "curve", i, ids=ids)
+                energy = descended(net, y, "ce", streams)
+                moved = spec.curve.attack(energy, x, streams, eps=eps, norm=spec.curve.norm, start=moved)
+            with torch.no_grad():
+                robust &= net(moved).argmax(1) == y
+                curve["loss"][i] += posterior(net, y)(moved).double().sum().item()
+            curve["right"][i] += robust.sum().item()
+
+    def share(count: int) -> float | None:
+        return count / n if net.outputs > 1 else None
+
+    def interval(count: int) -> list[float] | None:
+        return intervals.proportion(count / n, n) if net.outputs > 1 else None
+
+    described, first = {}, {}
     for name, attack in spec.attacks.items():
-        first.setdefault(attack.norm, {"eps": attack.eps, name: accuracy[name]})
-    return {"clean": accuracy["clean"], **first, "n": n, "attacks": described}
+        numbers = {key: getattr(attack, key) for key in ("norm", "eps", "steps", "ascends", "restarts")}
+        described[name] = {"accuracy": share(right[name]), "ci": interval(right[name]), **numbers}
+        first.setdefault(attack.norm, {"eps": attack.eps, name: share(right[name])})
+    accuracy, loss = [share(count) for count in curve["right"]], [share(total) for total in curve["loss"]]
+    return {
+        "clean": share(right["clean"]),
+        "clean_ci": interval(right["clean"]),
+        **first,
+        "n": n,
+        "attacks": described,
+        "curve": {"norm": spec.curve.norm, "eps": radii, "accuracy": accuracy, "loss": loss},
+        "warnings": masked(radii, accuracy, loss) if net.outputs > 1 else [],
+    }
+
+
+def masked(radii: list[float], accuracy: list[float], loss: list[float]) -> list[str]:
+    """Signs that gradients are masked (Athalye et al. 2018): a larger radius does not raise the loss."""
+    return [
+        f"the loss does not rise from radius {radii[i]:.3g} to {radii[i + 1]:.3g}, where {accuracy[i + 1]:.3g} are right"
+        for i in range(len(radii) - 1)
+        if accuracy[i + 1] > 0 and loss[i + 1] <= 1.0001 * loss[i]
+    ]

@@ -1,0 +1,44 @@
+"""What was measured of a method, read from its files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+Found = dict[str, dict[str, Any]]  # the contents of a method's files, by name
+
+NEEDED = {"quality": "baselines", "ood": "scores", "robustness": "attacks"}  # a file, and what it must hold
+MORE = ("autoattack", "fisher", "calibration", "landscape", "neighbours", "interpolation")  # {} where not measured
+BUFFER = "replay_buffer"  # scored like a recipe's samples
+
+
+def measured(results: Path) -> Found:
+    """What lies in a method's folder of results. Raises FileNotFoundError or ValueError, see `read_json`."""
+    found = {name: read_json(results / f"{name}.json", name) for name in NEEDED}
+    for name, key in NEEDED.items():
+        if any(key not in part for part in (found[name].values() if name == "ood" else [found[name]])):
+            raise ValueError(f"{results / name}.json: lacks {key}; run `advebm {name}` again")
+    files = {name: results / f"{name}.json" for name in MORE}
+    return found | {name: read_json(file, name) if file.is_file() else {} for name, file in files.items()}
+
+
+def read_json(file: Path, command: str) -> dict[str, Any]:
+    """What a command wrote. Raises FileNotFoundError or ValueError that names the file and the command."""
+    try:
+        content = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file}: not there; `advebm {command}` makes it") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: is damaged ({error}); run `advebm {command}` again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: is damaged (not an object); run `advebm {command}` again")
+    return content
+
+
+def scored(found: Found) -> dict[str, dict[str, Any]]:
+    """The quality of a method's images: each recipe's and the replay buffer's."""
+    return {name: entry for name, entry in found["quality"].items() if name != "baselines"}
+
+
+def fisher_score(found: Found, kind: str, key: str = "score") -> float | None:
+    """A number of the joint or marginal Fisher score."""
+    return (found["fisher"].get(kind) or {}).get(key)

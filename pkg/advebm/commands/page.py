@@ -1,0 +1,63 @@
+"""The web page of a study: every table and picture in one file, which needs no network."""
+
+import base64
+import io
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from advebm.commands.measured import Found, scored
+from advebm.commands.tables import Beside, Table, text
+
+TEMPLATE = Path(__file__).parents[1] / "page.html"
+COLORS = 256  # of a picture on the page: a third of the bytes, which keeps it below 20 MB
+
+CAPTIONS = {
+    "ood": "Detection: the score of test images, of out-distribution images and of those after the attack; ROC curves.",
+    "robustness": "Accuracy and loss under attack, against the radius.",
+    "calibration": "How often the classifier is right, against how sure it is; on the diagonal it is calibrated.",
+    "landscape": "The energy on planes of random directions through test images (JT, Fig. 2).",
+    "neighbours": "Samples, and the training images nearest to them (JT, Fig. 7).",
+    "interpolation": "Rows from one sample to another, made from starts between theirs.",
+}
+
+
+class Picture(NamedTuple):
+    caption: str
+    source: str  # a data URI
+
+
+def page(study: str, general: list[Table], sheet: Path, methods: dict[str, tuple[list[Table], list[Picture]]]) -> str:
+    """HTML of what is general, with the sheet of samples, then each method's tables and pictures."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"text": text, "slug": lambda title: re.sub(r"\W+", "-", title.lower())}
+    environment.tests["beside"] = lambda cell: isinstance(cell, Beside)
+    overall = embedded({sheet: "The first samples of each method and recipe."})
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(study=study, general=general, overall=overall, methods=methods)
+
+
+def pictures(found: Found, results: Path, model: Path | None) -> list[Picture]:
+    """A method's pictures: training, samples, measurements; those that are there."""
+    listed = {} if model is None else {model / "curves.png": "Training: every recorded number, against the step."}
+    for recipe, numbers in scored(found).items():
+        rows = "the first ones" if numbers["label_consistency"] is None else "a row for each class asked for"
+        listed[results / f"samples/pictures/{recipe}.png"] = f"Samples by {recipe}, {rows}."
+        listed[results / f"samples/pictures/{recipe}_strip.png"] = f"The stages of {recipe}: the same images downwards."
+    return embedded(listed | {results / f"{name}.png": caption for name, caption in CAPTIONS.items()})
+
+
+def embedded(listed: dict[Path, str]) -> list[Picture]:
+    """The pictures that are there, as part of the page."""
+    from PIL import Image
+
+    made = []
+    for path, caption in listed.items():
+        if path.is_file():
+            content = io.BytesIO()
+            with Image.open(path) as image:
+                image.convert("RGB").quantize(COLORS).save(content, "PNG", optimize=True)
+            made.append(Picture(caption, "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()))
+    return made

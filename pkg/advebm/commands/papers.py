@@ -1,0 +1,90 @@
+"""The papers' tables, each of our numbers beside the published one."""
+
+from pathlib import Path
+from typing import Any
+
+from advebm.commands.measured import Found, fisher_score, scored
+from advebm.commands.sections import protocols
+from advebm.commands.tables import Beside, Table, text
+
+PUBLISHED = Path(__file__).parents[1] / "published.yaml"
+DATA = "cifar10"  # of a row that names no study
+
+
+def papers(study: str, found: dict[str, Found], whole: bool = True) -> list[Table]:
+    """What is to be known, then the papers' tables beside what was found of each method.
+
+    whole: with the rows of methods that are not among those found. A study of data that a paper has numbers of gets the
+    rows of its data, any other those of CIFAR-10.
+    """
+    import yaml
+
+    published = yaml.safe_load(PUBLISHED.read_text())
+    studies = list(dict.fromkeys(row.get("study", DATA) for entry in published for row in entry["rows"]))
+    data = study if study in studies else DATA
+    tables = []
+    for entry in published:
+        rows = [row for row in entry["rows"] if row.get("study", DATA) == data and (whole or row["method"] in found)]
+        lines = [line(row, list(entry["columns"]), found.get(row["method"])) for row in rows]
+        if lines:
+            header = ["model", "ours", *entry["columns"].values(), "note"]
+            tables.append(Table(entry["name"], header, lines, (entry["about"],), level=3))
+    if not tables:
+        return [Table("Published", [], [], ("The papers' tables do not have this method.",))]
+    same = f"Study {study} is on the papers' data."
+    other = f"Only studies {' and '.join(studies)} are to be compared with the papers, not {study}."
+    notes = (
+        "RJ: Korst and Asadulaev 2022; JT: Zhu et al. 2021; AE: Yin, Li and Rohde 2022.",
+        f"Each cell: ours │ published. Accuracies and AUC are in percent. {same if study in studies else other}",
+        "IS and FID as published are of up to 50,000 images by Inception, each paper by a protocol of its own.",
+        *protocols(entry for content in found.values() for entry in scored(content).values()),
+    )
+    return [Table("Published, beside ours", [], [], notes), *tables]
+
+
+def line(row: dict[str, Any], columns: list[str], found: Found | None) -> list[Any]:
+    """A row of a paper's table, ours by the first of its recipes that was measured."""
+    name, numbers = None, {}
+    if found is not None:
+        recipe = next((recipe for recipe in row["recipes"] if recipe in scored(found)), None)
+        name = row["method"] if recipe is None else f"{row['method']}/{recipe}"
+        numbers = ours(found, recipe)
+    cells = [Beside(numbers.get(column), cell) for column, cell in zip(columns, row["cells"], strict=True)]
+    return [row["model"], name, *cells, row.get("note", "")]
+
+
+def ours(found: Found, recipe: str | None) -> dict[str, float | str | None]:
+    """What was measured of a method and the samples of a recipe, by the columns of published.yaml."""
+    quality, attacks = scored(found).get(recipe, {}), list(found["robustness"]["attacks"].values())
+    robust = next((a for a in attacks if a["norm"] == "linf" and a["ascends"] == "ce"), {})
+    ordinary, energy = both_attacks(attacks)
+    numbers = {
+        "clean": percent(found["robustness"]["clean"]),
+        "robust": percent(robust.get("accuracy")),
+        "ordinary": percent(ordinary.get("accuracy")),
+        "energy": percent(energy.get("accuracy")),
+        "is": quality.get("is_mean"),
+        "fid": quality.get("fid"),
+    }
+    for column, kind in (("jfs", "joint"), ("mfs", "marginal")):
+        ranges = [fisher_score(found, kind, key) for key in ("score", "score_symmetric")]
+        numbers[column] = None if ranges[0] is None else "; ".join(map(text, ranges))
+    for name, entry in found["ood"].items():
+        worst = entry["scores"][entry["score"]]["worst"].get("l2", {})
+        numbers |= {name: percent(entry["auc"]), f"{name} worst": percent(worst.get("auc"))}
+    return numbers
+
+
+def both_attacks(attacks: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """JT, Table 1: the first attack up the cross-entropy that has an energy attack within the same radius, and that one;
+    without such a pair, the first up the cross-entropy alone."""
+    ordinary = [attack for attack in attacks if attack["ascends"] == "ce"]
+    for a in ordinary:
+        for b in attacks:
+            if b["ascends"] == "energy" and (a["norm"], a["eps"]) == (b["norm"], b["eps"]):
+                return a, b
+    return next(iter(ordinary), {}), {}
+
+
+def percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share

@@ -1,0 +1,89 @@
+"""AutoAttack, as its authors released it (Croce and Hein 2020)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from advebm.data.images import Images
+from advebm.evaluation import intervals
+from advebm.evaluation.square import NAMES
+from advebm.ranges import Count, Positive
+
+ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version, in its order
+CHUNK = 100  # images at a time: random numbers are of the chunk, so its size is not to be chosen
+
+Done = dict[str, list[list[bool]]]  # norm: for each image that is done, whether it is right clean and after each attack
+
+
+@dataclass(kw_only=True)
+class AutoAttack:
+    """The standard version on the first n images, within a radius for each norm."""
+
+    n: Count = 1000
+    split: Literal["validation", "test"] = "test"  # tune with validation
+    eps: dict[Literal["linf", "l2"], Positive] = field(default_factory=lambda: {"linf": 8 / 255, "l2": 0.5})
+
+
+def autoattack(
+    net: nn.Module,
+    images: Images,
+    spec: AutoAttack,
+    *,
+    seed: int,
+    done: Done | None = None,
+    save: Callable[[Done], None] = lambda done: None,
+    progress: Callable = iter,
+) -> dict[str, Any]:
+    """{n, linf: {eps, clean, apgd-ce, apgd-t, fab-t, square, accuracy, ci}, l2: ..., warnings}; accuracies in [0, 1].
+
+    Each attack is tried on what the ones before left right; its number is the accuracy after it. `done` is what an
+    interrupted run gave to `save`, which is called after each chunk. None where the network has no logits of classes.
+    Raises ValueError where there are fewer classes than its targeted loss needs (4).
+    """
+    images = images[: spec.n]
+    n, done = len(images.x), dict(done or {})
+    result: dict[str, Any] = {"n": n}
+    if net.outputs == 1:
+        empty = dict.fromkeys(("clean", *ATTACKS, "accuracy", "ci"))
+        return result | {norm: {"eps": eps, **empty} for norm, eps in spec.eps.items()} | {"warnings": []}
+    if net.outputs < 4:
+        raise ValueError(f"AutoAttack's targeted loss is defined for 4 classes and more, not {net.outputs}")
+    chunks = [(norm, start) for norm in spec.eps for start in range(0, n, CHUNK)]
+    for norm, start in progress(chunks):
+        if len(done.setdefault(norm, [])) <= start:
+            done[norm] += _chunk(net, images[start : start + CHUNK], norm, spec.eps[norm], seed)
+            save(done)
+    warnings = []
+    for norm, eps in spec.eps.items():
+        share = torch.tensor(done[norm]).double().mean(0).tolist()
+        result[norm] = {"eps": eps, **dict(zip(("clean", *ATTACKS), share, strict=True))}
+        result[norm] |= {"accuracy": share[-1], "ci": intervals.proportion(share[-1], n)}
+        if share[-1] < share[-2]:
+            warnings.append(f"{norm}: Square, by queries alone, fools {share[-2] - share[-1]:.3g} that gradients do not")
+    return result | {"warnings": warnings}
+
+
+def _chunk(net: nn.Module, images: Images, norm: str, eps: float, seed: int) -> list[list[bool]]:
+    import pyautoattack
+
+    device = next(net.parameters()).device
+    x, y = images.pixels(device), images.labels(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        standard = pyautoattack.AutoAttack(net, norm=NAMES[norm], eps=eps, seed=seed, device=device)
+        targets = min(9, net.outputs - 1)
+        standard.apgd_targeted.n_target_classes = standard.fab.n_target_classes = targets
+        with torch.no_grad():
+            right = net(x).argmax(1) == y
+        columns = [right]
+        for attack in ATTACKS:
+            right = right.clone()
+            if right.any():
+                standard.attacks_to_run = [attack]
+                left = right.nonzero().squeeze(1)
+                _, seen = standard.run_standard_evaluation(x[left], y[left], batch_size=len(left))
+                right[left] = seen == y[left]
+            columns.append(right)
+    return torch.stack(columns, 1).tolist()

@@ -1,0 +1,125 @@
+"""Fisher scores: how far the slope of the energy is from that of the data's own -log density, up to a constant."""
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge
+from torch import Tensor, fx, nn
+
+from advebm.data.images import Images
+from advebm.energy import Energy, conditional, given, marginal, posterior
+from advebm.networks import frozen
+from advebm.ranges import Count
+from advebm.samplers.streams import Streams
+
+LINEAR = (nn.Conv2d, nn.Linear, nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, nn.Identity, nn.ReLU, nn.LeakyReLU)
+
+
+@dataclass(kw_only=True)
+class Fisher:
+    """Scores of the first n images of the split."""
+
+    n: Annotated[int, Ge(2)] = 1000
+    split: Literal["validation", "test"] = "test"  # tune with validation
+    probes: Count = 8  # of Hutchinson's estimate of an image's trace, where the trace is not known exactly
+
+
+class _Pieces(fx.Tracer):
+    """Records what a network computes, down to the layers that are linear between kinks; weights may be functions of
+    others (spectral norm), never of the image."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        normalises = isinstance(module, nn.BatchNorm2d) and not module.training and module.track_running_stats
+        return isinstance(module, LINEAR) or normalises
+
+
+def piecewise_linear(net: nn.Module) -> bool:
+    """Whether the logits are piecewise linear in the image: all that the network computes, functional calls too, is
+    layers that are, sums, and products and quotients with numbers. False where the network cannot be traced (flows)."""
+    try:
+        nodes = list(_Pieces().trace(net).nodes)
+    except Exception:  # tracing raises whatever the network's own code does with what is no tensor
+        return False
+
+    def linear(node: fx.Node) -> bool:
+        if node.op != "call_function":
+            return node.op in ("placeholder", "call_module", "output")
+        scaled = node.target in (operator.mul, operator.truediv) and not isinstance(node.args[1], fx.Node)
+        return scaled or node.target in (operator.add, operator.iadd, operator.sub)
+
+    return all(map(linear, nodes))
+
+
+def exact(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """.5 |grad E|^2 - tr(Hess E) of each image, (B,), for E(x, y) and E(x), of a piecewise linear network, by K passes.
+
+    Almost everywhere Hess E(x, k) = 0, so of E(x) = -log sum_k exp(-E(x, k)), with p_k = p(k | x), g_k = grad E(x, k):
+
+        grad E(x) = sum_k p_k g_k = m        -tr Hess E(x) = sum_k p_k |g_k|^2 - |m|^2 = sum_k p_k |g_k - m|^2
+    """
+    x = x.detach().requires_grad_(True)
+    f = given(net(x))
+    classes = [torch.full_like(y, k) for k in range(net.outputs)]
+    p = torch.stack([posterior(f, k)(x).neg().exp() for k in classes]).detach()  # (K, B)
+    g = [torch.autograd.grad(conditional(f, k)(x).sum(), x, retain_graph=True)[0].flatten(1) for k in classes]
+    g = torch.stack(g)  # (K, B, D)
+    m = (p[..., None] * g).sum(0)
+    spread = (p * (g - m).square().sum(2)).sum(0)
+    found = {"marginal": 0.5 * m.square().sum(1) + spread}
+    if net.outputs > 1:
+        found["joint"] = 0.5 * g[y, torch.arange(len(y), device=y.device)].square().sum(1)
+    return found
+
+
+def hutchinson(energy: Energy, x: Tensor, probes: int, streams: Streams) -> Tensor:
+    """.5 |grad E|^2 - tr(Hess E) of each image, (B,), the trace being the mean of v' (Hess E) v over probes v of +-1
+    (Hutchinson 1989)."""
+    x = x.detach().requires_grad_(True)
+    g = torch.autograd.grad(energy(x).sum(), x, create_graph=True)[0]
+    trace = 0
+    for _ in range(probes):
+        v = (2 * streams.integers(2, *x.shape[1:]) - 1).to(x)
+        trace = trace + (v * torch.autograd.grad((v * g).sum(), x, retain_graph=True)[0]).flatten(1).sum(1) / probes
+    return 0.5 * g.detach().flatten(1).square().sum(1) - trace
+
+
+def summary(scores: Tensor, ways: str) -> dict[str, Any]:
+    """Mean over images and its standard error, which holds the noise of the probes; u = 2 x - 1 halves each slope, and so
+    quarters both terms."""
+    scores = scores.double()
+    score, se = scores.mean().item(), scores.std().item() / len(scores) ** 0.5
+    return {"score": score, "se": se, "score_symmetric": score / 4, "se_symmetric": se / 4, "ways": ways}
+
+
+def fisher(
+    net: nn.Module, images: Images, spec: Fisher, *, seed: int, batch: int = 100, progress: Callable = iter
+) -> dict[str, Any]:
+    """{joint, marginal: {score, se, score_symmetric, se_symmetric, ways}, n}: E[.5 |grad E|^2 - tr(Hess E)] over images of
+    E(x, y) and of E(x) (Hyvarinen 2005; JT, Eq. 23 and 24), with pixels in [0, 1], and in [-1, 1] where "symmetric".
+
+    "ways" is exact or hutchinson, by what the network is. joint is None where it has no logits of classes. It is used in
+    evaluation mode. The curvature in the kinks of a piecewise linear network counts for nothing, as in JT: its scores are
+    never below 0, and least where the energy is flat; those of smooth densities may be far below.
+    """
+    images = images[: spec.n]
+    n, device, found = len(images.x), next(net.parameters()).device, {"joint": [], "marginal": []}
+    with frozen(net):
+        ways = "exact" if piecewise_linear(net) else "hutchinson"
+        for start in progress(range(0, n, batch)):
+            part = images[start : start + batch]
+            x, y = part.pixels(device), part.labels(device)
+            if ways == "exact":
+                scores = exact(net, x, y)
+            else:
+                ids = torch.arange(start, start + len(x), device=device)
+                energies = {"marginal": marginal(net)} | ({"joint": conditional(net, y)} if net.outputs > 1 else {})
+                scores = {
+                    name: hutchinson(energy, x, spec.probes, Streams(seed, "fisher", name, ids=ids))
+                    for name, energy in energies.items()
+                }
+            for name, values in scores.items():
+                found[name].append(values.detach())
+    return {name: summary(torch.cat(values), ways) if values else None for name, values in found.items()} | {"n": n}

@@ -1,0 +1,84 @@
+"""Interpolation between samples, by where their generation starts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from advebm.data.images import to_bytes
+from advebm.networks import frozen
+from advebm.ranges import Count
+from advebm.samplers.recipes import Recipe, Starts
+from advebm.samplers.streams import Streams
+
+
+@dataclass(kw_only=True)
+class Interpolation:
+    """Rows of images for each recipe, each from one sample to another of its class."""
+
+    rows: Count = 5
+    columns: Annotated[int, Ge(2)] = 9
+
+
+def between(net: nn.Module, recipe: Recipe, y: Tensor, starts: Starts, t: Tensor, one: Streams, other: Streams) -> Tensor:
+    """Images (B, C, H, W) that the recipe makes of classes y (B,) from (1 - t) a + t b, t (B,) in [0, 1] (Yin, Li and
+    Rohde 2022, Section 5.2): its starts a are drawn from the streams `one`, which go on into the recipe, and b from
+    `other`. So at t = 0 the images are the recipe's own, and at t = 1 what it makes of b."""
+
+    def start(y: Tensor, streams: Streams) -> Tensor:
+        a, b = starts[recipe.start](y, streams), starts[recipe.start](y, other)
+        return torch.lerp(a, b, t.to(a).view(-1, 1, 1, 1))
+
+    return list(recipe(net, y, {recipe.start: start}, one).values())[-1]
+
+
+def smoothness(x: Tensor) -> float:
+    """The largest L2 distance between neighbouring columns of x (rows, columns, C, H, W) over that of the ends, median over
+    rows: 1 / (columns - 1) on a straight line at even speed, 1 and more where a row jumps."""
+    x = x.flatten(2).double()
+    jumps = (x[:, 1:] - x[:, :-1]).norm(dim=2).amax(1)
+    ends = (x[:, -1] - x[:, 0]).norm(dim=1)
+    return float(np.median((jumps / ends.clamp_min(1e-12)).cpu().numpy()))
+
+
+def interpolation(
+    net: nn.Module,
+    recipes: dict[str, Recipe],
+    starts: Starts,
+    classes: int,
+    spec: Interpolation,
+    *,
+    seed: int,
+    batch: int = 500,
+    progress: Callable = iter,
+) -> tuple[dict[str, Any], dict[str, np.ndarray | None]]:
+    """{recipe: {smoothness}} and {recipe: uint8 (rows, columns, H, W, C)}, both None where a recipe has no start (flows).
+
+    Row i is of class i mod K. Its first image is sample i of the command `sample` under the same seed; the last begins
+    where sample i + K rows, of the same class, does. All images of a row have the random stream of sample i.
+    Raises ValueError where images are not finite.
+    """
+    device, shape = next(net.parameters()).device, (spec.rows, spec.columns)
+    row = torch.arange(spec.rows, device=device).repeat_interleave(spec.columns)
+    t = torch.linspace(0, 1, spec.columns, device=device).repeat(spec.rows)
+    numbers, pictures = {}, {}
+    for name, recipe in recipes.items():
+        numbers[name], pictures[name] = {"smoothness": None}, None
+        if recipe.start is None:
+            continue
+        parts = []
+        with frozen(net):
+            for ids, part in progress(list(zip(row.split(batch), t.split(batch), strict=True))):
+                one, other = (Streams(seed, "sample", name, ids=i) for i in (ids, ids + classes * spec.rows))
+                parts.append(between(net, recipe, ids % classes, starts, part, one, other))
+        x = torch.cat(parts)
+        if not x.isfinite().all():
+            raise ValueError(f"interpolation by {name}: images are not finite; take smaller steps or noise")
+        numbers[name]["smoothness"] = smoothness(x.clamp(0, 1).unflatten(0, shape))
+        pixels = to_bytes(x)
+        pictures[name] = pixels.reshape(*shape, *pixels.shape[1:])
+    return numbers, pictures

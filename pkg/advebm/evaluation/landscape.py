@@ -1,0 +1,64 @@
+"""The energy around real images, on planes of random directions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import pi
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advebm.data.images import Images
+from advebm.energy import conditional, marginal
+from advebm.networks import frozen
+from advebm.ranges import Count, Positive
+from advebm.samplers.streams import Streams
+
+ANGLES = 64  # points of the circle
+
+
+@dataclass(kw_only=True)
+class Landscape:
+    """A plane through each of the first images of the split, |coordinate| <= radius; points a side."""
+
+    images: Count = 4
+    radius: Positive  # L2 length, images in [0, 1]
+    points: Count = 21
+    split: Literal["validation", "test"] = "test"
+
+
+def plane(shape: tuple[int, ...], streams: Streams) -> Tensor:
+    """Two orthonormal directions for each stream, (B, 2, D), their plane uniformly distributed: QR of a normal matrix."""
+    return torch.linalg.qr(streams.normal(2, torch.Size(shape).numel()).mT).Q.mT
+
+
+def landscape(
+    net: nn.Module, images: Images, spec: Landscape, *, seed: int, batch: int = 500, progress: Callable = iter
+) -> tuple[dict[str, Any], np.ndarray]:
+    """{radius, images, rise} and, (images, points, points), the energies at x + a u + b v less that of the image x (JT,
+    Fig. 2): E(x, y), y the class of x, or E(x) where the network has no logits of classes; rows are a, columns b, from
+    -radius to radius.
+
+    rise is the mean of that on the circle |(a, b)| = radius, and over images. What is on the plane is not clamped to
+    [0, 1], which would bend it. The network is used in evaluation mode.
+    """
+    images, device = images[: spec.images], next(net.parameters()).device
+    x, y = images.pixels(device), images.labels(device)
+    directions = plane(x.shape[1:], Streams(seed, "landscape", ids=torch.arange(len(x), device=device)))
+    side = torch.linspace(-spec.radius, spec.radius, spec.points, device=device)
+    angle = 2 * pi * torch.arange(ANGLES, device=device) / ANGLES
+    circle = spec.radius * torch.stack([angle.cos(), angle.sin()], 1)
+    places = torch.cat([circle.new_zeros(1, 2), circle, torch.cartesian_prod(side, side)])
+
+    @torch.no_grad()
+    def energies(i: int) -> Tensor:
+        around = x[i] + (places @ directions[i]).view(-1, *x.shape[1:])
+        parts = around.split(batch)
+        return torch.cat([(conditional(net, y[i].expand(len(p))) if net.outputs > 1 else marginal(net))(p) for p in parts])
+
+    with frozen(net):
+        e = torch.stack([energies(i) for i in progress(range(len(x)))]).double().cpu()
+    ring, surface = (e[:, 1:] - e[:, :1]).split([ANGLES, spec.points**2], 1)
+    numbers = {"radius": spec.radius, "images": len(x), "rise": ring.mean().item()}
+    return numbers, surface.view(-1, spec.points, spec.points).numpy()

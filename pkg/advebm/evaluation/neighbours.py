@@ -1,0 +1,99 @@
+"""Nearest neighbours: the training images most like a sample, to see whether samples are copies."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advebm.data.images import Images
+from advebm.ranges import Count
+
+CHUNK = 2**19  # numbers at a time of SSIM: as many as a cache holds
+
+
+@dataclass(kw_only=True)
+class Neighbours:
+    """For the first samples of each recipe the nearest training images."""
+
+    samples: Count = 6
+    nearest: Count = 5
+
+
+def nearest_by_l2(x: Tensor, reference: Tensor, k: int, batch: int, progress: Callable = iter) -> tuple[Tensor, Tensor]:
+    """Distances and indices, (N, k), nearest first. Found by |b|^2 - 2 a.b, which is rounded; the distances of what is
+    found are of the differences, so that a copy is at 0."""
+    b = reference.flatten(1)
+    squares = b.square().sum(1)
+    found = []
+    for a in progress(x.flatten(1).split(batch)):
+        index = (squares - 2 * a @ b.T).topk(k, largest=False).indices
+        distance, order = torch.stack([(b[i] - a).norm(dim=1) for i in index.T], 1).sort(stable=True)
+        found.append((distance, index.gather(1, order)))
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity of images (..., C, H, W) in [0, 1], which broadcast together: (...), at most 1 (Wang et al.
+    2004, Eq. 13), with scikit-image's defaults: windows of 7x7, uniform, none beyond the border, the sample covariance;
+    the mean over windows and channels. Smaller images take the largest odd window that fits. Give it float64."""
+    height, width = a.shape[-2:]
+    size = min(7, height, width)
+    size -= 1 - size % 2
+    down, across = (a.new_ones(n, n - size + 1).tril().triu(1 - size) / size for n in (height, width))
+
+    def mean(x: Tensor) -> Tensor:
+        return (x @ across).mT @ down  # of each window, (..., C, columns, rows)
+
+    sample = size**2 / max(size**2 - 1, 1)
+    ma, mb = mean(a), mean(b)
+    va, vb = sample * (mean(a.square()) - ma.square()), sample * (mean(b.square()) - mb.square())
+    vab = sample * (mean(a * b) - ma * mb)
+    c1, c2 = 0.01**2, 0.03**2
+    similar = (2 * ma * mb + c1) * (2 * vab + c2) / ((ma.square() + mb.square() + c1) * (va + vb + c2))
+    return similar.mean((-3, -2, -1))
+
+
+def nearest_by_ssim(x: Tensor, reference: Tensor, k: int, progress: Callable = iter) -> tuple[Tensor, Tensor]:
+    """Similarities and indices, (N, k), most similar first."""
+    size = max(CHUNK // x.numel(), 1)
+    similar = x.new_empty(len(x), len(reference), dtype=torch.float64)
+    for i in progress(range(0, len(reference), size)):
+        similar[:, i : i + size] = ssim(x[:, None].double(), reference[None, i : i + size].double())
+    return tuple(similar.topk(k))
+
+
+def neighbours(
+    samples: dict[str, Images],
+    train: Images,
+    test: Images,
+    spec: Neighbours,
+    *,
+    device: torch.device | str = "cpu",
+    batch: int = 500,
+    progress: Callable = iter,
+) -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """{set: {l2: {min, q05, median}, ssim: {max, median, n}, n}} and {set: indices (samples, nearest) of training images,
+    by L2 and by SSIM} (JT, Fig. 7), a set being a recipe's samples or "test images".
+
+    l2 is of each image's distance to its nearest training image (images in [0, 1]), of all n images of a set; ssim is of
+    the similarity to the most similar one, of the first ssim.n. Copies would be much nearer than test images are.
+    """
+    reference = train.pixels(device)
+    k = min(spec.nearest, len(reference))
+    numbers, found = {}, {}
+    for name, images in (samples | {"test images": test}).items():
+        x = images.pixels(device)
+        distance, by_l2 = nearest_by_l2(x, reference, k, batch, progress)
+        similarity, by_ssim = nearest_by_ssim(x[: spec.samples], reference, k, progress)
+        least, q05, median = np.quantile(distance[:, 0].double().cpu().numpy(), [0, 0.05, 0.5]).tolist()
+        most = similarity[:, 0].cpu().numpy()
+        numbers[name] = {
+            "l2": {"min": least, "q05": q05, "median": median},
+            "ssim": {"max": float(most.max()), "median": float(np.median(most)), "n": len(most)},
+            "n": len(x),
+        }
+        found[name] = by_l2[: spec.samples].cpu().numpy(), by_ssim.cpu().numpy()
+    return numbers, found

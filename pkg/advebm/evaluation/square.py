@@ -1,0 +1,32 @@
+"""The Square attack on an energy: by queries alone, for energies without a useful gradient."""
+
+import torch
+from torch import Tensor
+
+from advebm.energy import Energy
+
+NAMES = {"linf": "Linf", "l2": "L2"}
+
+
+@torch.no_grad()
+def square(
+    energy: Energy, x: Tensor, *, eps: float, norm: str, queries: int, floor: float, seed: int, batch: int = 500
+) -> Tensor:
+    """Images within eps of x (B, C, H, W) in [0, 1] of low energy, by random squares (Andriushchenko et al. 2020).
+
+    The released attack, told that it is fighting a classifier of two logits, the energy and `floor`: it lowers the
+    energy of an image until that is below the floor. Its random numbers are shared by all images of x.
+    """
+    from pyautoattack.square import SquareAttack
+
+    def logits(z: Tensor) -> Tensor:
+        e = torch.cat([energy(part).detach() for part in z.split(batch)])
+        return torch.stack([e, torch.full_like(e, floor)], 1)
+
+    attack = SquareAttack(
+        logits, norm=NAMES[norm], n_queries=queries, eps=eps, seed=seed, resc_schedule=True, device=x.device
+    )
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        torch.manual_seed(seed)
+        attack.init_hyperparam(x)
+        return attack.attack_single_run(x, torch.zeros(len(x), dtype=torch.long, device=x.device))[1]

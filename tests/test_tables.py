@@ -1,0 +1,253 @@
+"""Report, comparison and web page, made of invented measurements."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from advebm.commands.compare import compare
+from advebm.commands.measured import measured
+from advebm.commands.papers import PUBLISHED, both_attacks, ours, papers
+from advebm.commands.report import report
+from advebm.commands.tables import Beside, text
+from advebm.data import images
+
+RECIPES = {"standard": [], "jem": ["sgld"], "robust_jem": ["combined", "sgld"], "at_ebm": ["ascent"]}
+
+
+def quality(protocol, **other):
+    return {
+        "fid": 2.5, "fid_se": 0.05, "kid_mean": 0.01, "kid_std": 0.002, "is_mean": 9.25, "is_std": 0.3,
+        "precision": 0.7, "recall": 0.6, "label_consistency": 0.98, "n": 500, "reference_n": 500,
+        "fid_per_class": [3.0, 4.5], "protocol": f"{protocol}: 500 images",
+    } | other  # fmt: skip
+
+
+def attack(accuracy, ascends, eps=0.1):
+    interval = accuracy and [accuracy - 0.05, accuracy + 0.05]
+    numbers = {"accuracy": accuracy, "ci": interval, "norm": "linf", "eps": eps}
+    return numbers | {"steps": 20, "ascends": ascends, "restarts": 1}
+
+
+def detection(auc):
+    return {"auc": auc, "auc_ci": [auc - 0.02, auc + 0.02], "fpr95": 1 - auc}
+
+
+def files(method):
+    """What the measurements of a method write: at_ebm has no logits of classes, jem no Inception Score."""
+
+    def share(value):
+        return None if method == "at_ebm" else value
+
+    recipes = {name: quality("ours") for name in RECIPES[method]}
+    if method == "jem":
+        recipes |= {"sgld": quality("ours", is_mean=None, is_std=None), "replay_buffer": quality("jempp-buffer", fid=1.5)}
+    worst = {
+        norm: {"eps": eps, **detection(a), "attack": "apgd"} for norm, eps, a in (("linf", 0.1, 0.3), ("l2", 1.5, 0.4))
+    }
+    scores = {name: {**detection(0.9), "worst": worst} for name in ("energy", "max_softmax")}
+    ood = detection(0.9) | {
+        "auc_worst": 0.3, "auc_worst_ci": [0.2, 0.4], "fpr95_worst": 0.7, "n": 400, "score": "energy",
+        "scores": scores, "curves": {"l2": {"eps": [0, 1.5], "auc": [0.9, 0.4]}},
+    }  # fmt: skip
+    ball = {
+        "eps": 0.1, "clean": share(0.99), "apgd-ce": share(0.8), "apgd-t": share(0.79), "fab-t": share(0.79),
+        "square": share(0.78), "accuracy": share(0.78), "ci": share([0.74, 0.82]),
+    }  # fmt: skip
+    score = {"score": 0.4, "se": 0.01, "score_symmetric": 0.1, "se_symmetric": 0.0025, "ways": "exact"}
+    near = {"l2": {"min": 0.5, "q05": 0.7, "median": 1.0}, "ssim": {"max": 0.95, "median": 0.9, "n": 6}, "n": 500}
+    return {
+        "quality": recipes | {"baselines": {name: quality("ours") for name in ("gaussians", "real")}},
+        "ood": {"photographs": ood, "uniform": ood},
+        "robustness": {
+            "clean": share(0.99), "clean_ci": share([0.98, 1.0]), "linf": {"eps": 0.1, "pgd20": share(0.86)}, "n": 500,
+            "attacks": {
+                "pgd20": attack(share(0.86), "ce"),
+                "wide": attack(share(0.25), "ce", eps=0.2),
+                "energy": attack(share(0.35), "energy", eps=0.2),
+            },
+            "curve": {"norm": "linf", "eps": [0, 0.1], "accuracy": [0.99, 0.8], "loss": [0.1, 0.7]},
+            "warnings": ["the loss does not rise"] if method == "robust_jem" else [],
+        },
+        "autoattack": {"n": 300, "linf": ball, "l2": ball | {"eps": 0.5}, "warnings": []},
+        "fisher": {"joint": share(score), "marginal": score, "n": 200},
+        "calibration": {
+            "ece": share(0.02), "ece_ci": share([0.01, 0.03]), "accuracy": share(0.99), "confidence": share(0.97),
+            "n": 500, "bins": [{"low": 0.0, "high": 1.0}],
+        },
+        "landscape": {"radius": 1.0, "images": 4, "rise": 3.5},
+        "neighbours": dict.fromkeys([*RECIPES[method], "test images"], near),
+        "interpolation": {name: {"smoothness": 0.8} for name in RECIPES[method]},
+    }  # fmt: skip
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Results and curves of a few methods, as the stages leave them."""
+    for method in RECIPES:
+        results = tmp_path / "results" / method
+        for recipe in RECIPES[method]:
+            images.save(results / "samples" / f"{recipe}.npz", images.Images(np.zeros((30, 8, 8, 1), np.uint8), None))
+            for name in (recipe, f"{recipe}_strip"):
+                picture(results / "samples" / "pictures" / f"{name}.png")
+        results.mkdir(parents=True, exist_ok=True)
+        for name, content in files(method).items():
+            (results / f"{name}.json").write_text(json.dumps(content))
+        for name in ("ood", "robustness", "calibration", "landscape", "neighbours", "interpolation"):
+            picture(results / f"{name}.png")
+        picture(tmp_path / "models" / method / "curves.png")
+    return tmp_path
+
+
+def reported(study, method):
+    out = study / "report.json"
+    report(method, study / "results" / method, out, study="tiny", params=Path("params.yaml"))
+    return json.loads(out.read_text()), out.with_suffix(".md").read_text()
+
+
+def test_a_report_has_each_number_with_its_interval_and_count(study):
+    _, shown = reported(study, "robust_jem")
+    lines = [re.sub(" +", " ", line) for line in shown.splitlines()]
+    for line in (
+        "| none | - | - | - | - | - | 0.9900 [0.980, 1.000] | 500 |",
+        "| pgd20 | linf | 0.1 | ce | 20 | 1 | 0.8600 [0.810, 0.910] | 500 |",
+        "Warning of masked gradients: the loss does not rise.",
+        "| l2 | 0.5 | 0.99 | 0.8 | 0.79 | 0.79 | 0.78 | 0.7800 [0.740, 0.820] | 300 |",
+        "| sgld | 2.5 ± 0.05 | 3 to 4.5 | 0.01 ± 0.002 | 9.25 ± 0.3 | 0.7 | 0.6 | 0.98 | 500 | 500 | ours |",
+        "Protocol ours: 500 images.",
+        "| uniform | max_softmax | 0.9000 [0.880, 0.920] | 0.1 | 0.3000 [0.280, 0.320] | 0.7 "
+        "| 0.4000 [0.380, 0.420] | 0.6 | 400 |",
+        "| joint, E(x, y) | 0.4 ± 0.01 | 0.1 ± 0.0025 | exact | 200 |",
+        "| 0.99 | 0.97 | 0.0200 [0.010, 0.030] | 500 |",
+        "| test images | 0.5 | 0.7 | 1 | 500 | 0.95 | 0.9 | 6 |",
+        "| Robust JEM | robust_jem/combined | 9.25 │ 9.28 | 2.5 │ 47.92 | |",
+        "| Robust JEM-Energy | robust_jem/sgld | 9.25 │ 8.71 | 2.5 │ 41.17 | |",
+    ):
+        assert line in lines
+    assert "### RJ Table 1" in shown and "### JT" not in shown and "energy (own)" in shown
+
+
+def test_what_a_method_lacks_is_a_dash_or_said(study):
+    _, shown = reported(study, "at_ebm")
+    assert re.search(r"\| none +(\| - +){6}\| 500", shown) and re.search(r"\| joint, E\(x, y\) \|( - +\|){3} 200", shown)
+    _, shown = reported(study, "jem")
+    assert "IS: not available" in shown and "Protocol jempp-buffer: 500 images." in shown
+    for name in ("autoattack", "fisher", "calibration", "landscape", "neighbours", "interpolation"):
+        (study / "results/standard" / f"{name}.json").unlink()
+    numbers, shown = reported(study, "standard")
+    assert "## Fisher" not in shown and numbers["fisher"] == {} and "| - │ 6.97" in shown
+
+
+def test_the_numbers_for_dvc_are_a_tree_without_lists(study):
+    numbers, _ = reported(study, "jem")
+    assert list(numbers) == ["robustness", "quality", "ood", "autoattack", "fisher", "calibration", "neighbours"]
+    assert set(numbers["quality"]) == {"sgld", "replay_buffer"} and "protocol" not in numbers["quality"]["sgld"]
+    assert numbers["robustness"]["linf"] == {"eps": 0.1, "pgd20": 0.86} and numbers["robustness"]["attacks"]["wide"]
+    assert numbers["ood"]["uniform"]["scores"]["energy"]["worst"]["l2"]["auc"] == 0.4
+    assert "[" not in json.dumps(numbers) and "curve" not in json.dumps(numbers)
+
+
+def test_old_measurements_are_asked_for_again(study):
+    file = study / "results/jem/ood.json"
+    file.write_text(json.dumps({"uniform": {"auc": 0.9, "auc_worst": 0.3, "n": 40}}))
+    with pytest.raises(ValueError, match=r"ood.json: lacks scores; run `advebm ood` again"):
+        reported(study, "jem")
+
+
+def test_the_published_tables_fit_together():
+    from advebm.methods import METHODS
+
+    published = yaml.safe_load(PUBLISHED.read_text())
+    sets = yaml.safe_load(Path("params.yaml").read_text())["cifar10"]["data"]["out"]
+    known = {"clean", "robust", "ordinary", "energy", "is", "fid", "jfs", "mfs", *sets, *(f"{name} worst" for name in sets)}
+    cells = {}
+    for table in published:
+        assert set(table["columns"]) <= known
+        for row in table["rows"]:
+            assert row["method"] in METHODS and len(row["cells"]) == len(table["columns"])
+            key = (row["model"], row.get("study"))
+            for column, cell in zip(table["columns"], row["cells"], strict=True):
+                cells.setdefault((*key, column), set()).add(cell)
+    assert [table["name"] for table in published] == [
+        *("RJ Table 1", "JT Table 1", "JT Table 2", "JT Table 3", "AE Table 2", "AE Table 4")
+    ]
+    differ = {key[0::2]: values for key, values in cells.items() if len(values - {None}) > 1}
+    assert differ == {("JEM", "is"): {8.66, 8.76}}, "the papers print the same of the same model, but for this"
+
+
+def test_ours_stands_beside_published(study):
+    found = {method: measured(study / "results" / method) for method in RECIPES}
+    tables = {table.title: {row[0]: row for row in table.rows} for table in papers("tiny", found)}
+    assert tables["JT Table 1"]["Normal"][1:5] == [
+        *("standard", Beside(99.0, 94.39), Beside(25.0, 0.12), Beside(35.0, 0.11))
+    ]
+    assert tables["JT Table 2"]["JEM"][4:6] == [Beside("0.4; 0.1", 0.33), Beside("0.4; 0.1", 1.44)]
+    assert tables["JT Table 3"]["JEM"][2:5] == [Beside(99.0, 92.9), Beside(86.0, 6.11), Beside(None, 8.66)]
+    assert tables["JT Table 3"]["Glow"][1:3] == [None, Beside(None, 67.6)], "not measured"
+    assert tables["AE Table 4"]["AT-EBM"][-3:-1] == [Beside(90.0, 100), Beside(40.0, 100)], "the worst case of AE is L2"
+    assert [text(Beside(*cell)) for cell in ((90.0, 100), (None, 3.69), (None, None))] == ["90 │ 100", "- │ 3.69", "-"]
+    assert set(ours(found["jem"], "sgld")) >= {"clean", "robust", "ordinary", "energy", "is", "fid", "jfs", "mfs"}
+
+
+def test_each_data_set_has_its_own_published_rows():
+    def normal(tables):
+        return [row[2].published for row in next(table for table in tables if table.title == "JT Table 1").rows]
+
+    for study in ("cifar10", "digits"):
+        assert normal(papers(study, {})) == [94.39] and len(papers(study, {})) == 7
+    known, table = papers("cifar100", {})
+    assert normal([table]) == [78.54] and "Study cifar100 is on the papers' data." in known.notes[1]
+    assert "are to be compared with the papers, not digits." in papers("digits", {})[0].notes[1]
+    assert papers("digits", {}, whole=False)[0].notes == ("The papers' tables do not have this method.",)
+
+
+def test_the_two_attacks_of_jt_share_a_radius():
+    small, wide, energy = attack(0.8, "ce"), attack(0.2, "ce", eps=0.2), attack(0.3, "energy", eps=0.2)
+    assert both_attacks([small, wide, energy]) == (wide, energy)
+    assert both_attacks([small, energy]) == (small, {}) and both_attacks([energy]) == ({}, {})
+
+
+def test_the_comparison_and_its_page(study):
+    out = study / "comparison.json"
+    compare(study / "results", out, study="tiny", models=study / "models", params=Path("params.yaml"))
+    rows = json.loads(out.read_text())
+    assert list(rows) == [
+        *("standard", "jem/sgld", "jem/replay_buffer", "robust_jem/combined", "robust_jem/sgld", "at_ebm/ascent"),
+        *("(gaussians)", "(real)"),
+    ]
+    assert rows["robust_jem/sgld"] == {
+        "clean": 0.99, "pgd20": 0.86, "wide": 0.25, "energy": 0.35, "autoattack linf": 0.78, "autoattack l2": 0.78,
+        "ece": 0.02, "jfs": 0.4, "mfs": 0.4, "fid": 2.5, "kid_mean": 0.01, "is_mean": 9.25, "precision": 0.7,
+        "recall": 0.6, "label_consistency": 0.98, "auc photographs": 0.9, "auc uniform": 0.9,
+        "worst photographs": 0.3, "worst uniform": 0.3,
+    }  # fmt: skip
+    shown = out.with_suffix(".md").read_text()
+    assert all(f"### {name}" in shown for name in ("RJ Table 1", "JT Table 1", "JT Table 2", "JT Table 3", "AE Table 4"))
+
+    page = out.with_suffix(".html").read_text()
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert all(source.startswith("data:image/png;base64,") for source in sources) and "<script" not in page
+    assert "http" not in re.sub(r'src="[^"]*"', "", page) and "url(" not in page
+    recipes = sum(map(len, RECIPES.values()))
+    assert len(sources) == 1 + 7 * len(RECIPES) + 2 * recipes == page.count("<figcaption>")
+    ids = re.findall(r'id="([^"]*)"', page)
+    assert len(ids) == len(set(ids)) and {link[1:] for link in re.findall(r'href="([^"]*)"', page)} <= set(ids)
+    assert page.count("<table>") == page.count("</table>") > 20 and "<b>9.25</b> | <i>9.28</i>" in page
+
+
+def test_the_page_is_small_enough(tmp_path):
+    from advebm.commands.page import embedded
+
+    path = tmp_path / "grid.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)).save(path)
+    (made,) = embedded({path: "noise", tmp_path / "none.png": "not there"})
+    assert made.caption == "noise" and len(made.source) < 0.5 * path.stat().st_size
