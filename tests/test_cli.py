@@ -12,9 +12,8 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from advebm import cli
+from advebm import cli, methods
 from advebm.data import images
-from advebm.methods import METHODS
 from advebm.methods.base import ReplayMethod
 
 RECIPES = yaml.safe_load(Path("params.yaml").read_text())["tiny"]["sampling"]
@@ -97,13 +96,15 @@ def test_the_whole_chain_of_every_method(work, method):
     recipes = list(RECIPES[method])
     buffer = ["replay_buffer"] if (work / method / "replay_buffer.npz").is_file() else []
     assert list(quality) == [*recipes, *buffer, "baselines"] and list(quality["baselines"]) == ["gaussians", "real"]
-    assert bool(buffer) == issubclass(METHODS[method], ReplayMethod)
+    assert bool(buffer) == issubclass(methods.METHODS[method], ReplayMethod)
     for name, entry in (*((name, quality[name]) for name in (*recipes, *buffer)), *quality["baselines"].items()):
         assert {"fid", "fid_se", "kid_mean", "is_mean", "precision", "recall", "label_consistency"} < set(entry)
         protocol = "jempp-buffer" if name in buffer else "atebm" if method == "at_ebm" and name in recipes else "ours"
         assert entry["n"] == 40 and entry["protocol"].startswith(f"{protocol}: 40 images")
     for entry in ood.values():
-        assert entry["score"] == METHODS[method].detector and entry["auc_worst"] <= entry["auc"] and entry["n"] == 50
+        assert (
+            entry["score"] == methods.METHODS[method].detector and entry["auc_worst"] <= entry["auc"] and entry["n"] == 50
+        )
         assert {"l2", "linf"} == set(entry["curves"]) and entry["score"] in entry["scores"]
     assert set(robustness["linf"]) == {"eps", "pgd20"} and set(robustness["attacks"]) == {"pgd20", "energy20", "target20"}
     for picture in ("ood", "robustness", "calibration", "landscape", "neighbours", "interpolation"):
