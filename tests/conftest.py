@@ -8,6 +8,12 @@ from advebm.networks.wrn import WideResNet
 from advebm.samplers.streams import Streams
 
 torch.set_num_threads(1)
+LONGEST = ["test_pipeline", "test_cli"]
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that they run beside each other and the short ones fill the rest."""
+    items.sort(key=lambda item: LONGEST.index(item.module.__name__) if item.module.__name__ in LONGEST else len(LONGEST))
 
 
 class Small(nn.Module):

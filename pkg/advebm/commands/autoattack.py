@@ -6,6 +6,7 @@ from pathlib import Path
 
 from advebm import config
 from advebm.commands import options as o
+from advebm.commands.measuring import keep, network
 from advebm.commands.prepare import about
 
 
@@ -23,15 +24,13 @@ def autoattack(
     Interrupted, it goes on where it was when it is run again with the same model, images and numbers.
     """
     entry = config.read(params, study, method)
-    from advebm import networks, progress, tracking
+    from advebm import progress, tracking
     from advebm.data import images
     from advebm.evaluation import autoattack as evaluation
 
     spec = config.build(evaluation.AutoAttack, entry["autoattack"])
-    described, checkpoint = about(data), images.digest(model)
-    net, _ = networks.load(model, networks.device(), shape=described["shape"])
-    code = Path(evaluation.__file__).read_text()
-    key = config.digest([checkpoint, described["sha256"], entry["autoattack"], code])
+    net, code = network(model, data), Path(evaluation.__file__).read_text()
+    key = config.digest([images.digest(model), about(data)["sha256"], entry["autoattack"], code])
     partial = tracking.root() / "state" / f"autoattack-{key[:16]}.json"
 
     def save(done: evaluation.Done) -> None:
@@ -49,12 +48,9 @@ def autoattack(
         save=save,
         progress=progress.bar(f"autoattack {study}/{method}", quiet),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(numbers, indent=1) + "\n")
-    partial.unlink(missing_ok=True)
-    protocol = config.stage_specs(entry, method)["autoattack"]
-    with tracking.run(stage="autoattack", study=study, method=method, checkpoint=checkpoint, spec=protocol) as run:
+    with keep("autoattack", out, numbers, entry, study, method, model) as run:
         run.metrics({f"autoattack/{norm}": numbers[norm]["accuracy"] for norm in spec.eps})
+    partial.unlink(missing_ok=True)
     shown = (f"{norm} {'-' if (a := numbers[norm]['accuracy']) is None else f'{a:.4f}'}" for norm in spec.eps)
     print(f"wrote {out}: " + ", ".join(shown))
     for warning in numbers["warnings"]:

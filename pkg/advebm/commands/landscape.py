@@ -1,10 +1,8 @@
 """Energy landscapes."""
 
-import json
-
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.prepare import about
+from advebm.commands.measuring import keep, network
 
 
 def landscape(
@@ -22,12 +20,12 @@ def landscape(
     Writes landscape.json and landscape.png (a surface for each image).
     """
     entry = config.read(params, study, method)
-    from advebm import figures, networks, progress, tracking
+    from advebm import figures, progress
     from advebm.data import images
     from advebm.evaluation import landscape as evaluation
 
     spec = config.build(evaluation.Landscape, entry["landscape"])
-    net, _ = networks.load(model, networks.device(), shape=about(data)["shape"])
+    net = network(model, data)
     inside = images.load(data / f"{spec.split}.npz")
     numbers, energies = evaluation.landscape(
         net,
@@ -37,10 +35,7 @@ def landscape(
         batch=batch,
         progress=progress.bar(f"landscape {study}/{method}", quiet),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "landscape.json").write_text(json.dumps(numbers, indent=1) + "\n")
-    protocol = config.stage_specs(entry, method)["landscape"]
-    with tracking.run(stage="landscape", study=study, method=method, checkpoint=images.digest(model), spec=protocol) as run:
+    with keep("landscape", out / "landscape.json", numbers, entry, study, method, model) as run:
         run.metrics({"landscape/rise": numbers["rise"]})
         title = f"{study} {method}: {'E(x, y)' if net.outputs > 1 else 'E(x)'} around images, less that of the image"
         picture = figures.surfaces(inside.x[: spec.images], energies, spec.radius, out / "landscape.png", title)

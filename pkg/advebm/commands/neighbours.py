@@ -1,6 +1,5 @@
 """Nearest neighbours of samples."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
+from advebm.commands.measuring import keep
 from advebm.commands.sample import sampled
 
 
@@ -27,7 +27,7 @@ def neighbours(
     Writes neighbours.json and neighbours.png.
     """
     entry = config.read(params, study, method)
-    from advebm import figures, networks, progress, tracking
+    from advebm import figures, networks, progress
     from advebm.data import images
     from advebm.evaluation import neighbours as evaluation
 
@@ -43,12 +43,7 @@ def neighbours(
         batch=batch,
         progress=progress.bar(f"neighbours {study}/{method}", quiet),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "neighbours.json").write_text(json.dumps(numbers, indent=1) + "\n")
-    protocol = config.stage_specs(entry, method)["neighbours"]
-    with tracking.run(
-        stage="neighbours", study=study, method=method, checkpoint=images.digest(model), spec=protocol
-    ) as run:
+    with keep("neighbours", out / "neighbours.json", numbers, entry, study, method, model) as run:
         run.metrics({f"neighbours/{k.replace('.', '/')}": v for k, v in config.flat(numbers).items()})
         pictured = {name: x for name, (x, _) in made.items()}
         picture = figures.nearest(pictured, train.x, found, numbers, out / "neighbours.png", f"{study} {method}")

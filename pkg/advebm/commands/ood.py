@@ -1,10 +1,8 @@
 """Out-distribution detection."""
 
-import json
-
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.prepare import about
+from advebm.commands.measuring import keep, network
 
 
 def ood(
@@ -22,12 +20,12 @@ def ood(
     Writes ood.json and ood.png (histograms of the energy, ROC curves, AUC against the attack's radius).
     """
     entry = config.read(params, study, method)
-    from advebm import figures, networks, progress, tracking
+    from advebm import figures, networks, progress
     from advebm.data import images
     from advebm.evaluation import ood as evaluation
 
     spec = config.build(evaluation.Ood, entry["ood"])
-    net, _ = networks.load(model, networks.device(), shape=about(data)["shape"])
+    net = network(model, data)
     outside = {file.stem: images.load(file) for file in sorted((data / "out").glob("*.npz"))}
     if not outside:
         raise FileNotFoundError(f"{data / 'out'}: no out-distribution sets there; `advebm prepare` makes them")
@@ -42,10 +40,7 @@ def ood(
         batch=batch,
         progress=progress.bar(f"ood {study}/{method}", quiet),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "ood.json").write_text(json.dumps(numbers, indent=1) + "\n")
-    protocol = config.stage_specs(entry, method)["ood"]
-    with tracking.run(stage="ood", study=study, method=method, checkpoint=images.digest(model), spec=protocol) as run:
+    with keep("ood", out / "ood.json", numbers, entry, study, method, model) as run:
         for name, found in numbers.items():
             run.metrics({f"ood/{name}/{key}": found[key] for key in ("auc", "auc_worst", "fpr95", "fpr95_worst", "n")})
             for score, measured in found["scores"].items():

@@ -1,6 +1,5 @@
 """Sample quality."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from advebm import config
 from advebm.commands import options as o
 from advebm.commands.baselines import Root, score
 from advebm.commands.measured import read_json
+from advebm.commands.measuring import keep
 from advebm.commands.sample import sampled
 
 
@@ -32,7 +32,7 @@ def quality(
     import shutil
     import tempfile
 
-    from advebm import networks, tracking
+    from advebm import networks
     from advebm.data import images
     from advebm.evaluation.quality import Quality, confident
 
@@ -58,11 +58,7 @@ def quality(
             root=root,
             quiet=quiet,
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({**scores, "baselines": ends}, indent=1) + "\n")
-    protocol = config.stage_specs(entry, method)["quality"]
-    checkpoint = images.digest(model)
-    with tracking.run(stage="quality", study=study, method=method, checkpoint=checkpoint, spec=protocol) as run:
+    with keep("quality", out, {**scores, "baselines": ends}, entry, study, method, model) as run:
         for name, values in scores.items():
             run.metrics({f"quality/{name}/{key}": v for key, v in values.items() if not isinstance(v, str | list)})
     print(f"wrote {out}: " + ", ".join(f"{name} FID {values['fid']:.3g}" for name, values in scores.items()))

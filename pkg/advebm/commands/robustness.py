@@ -1,10 +1,8 @@
 """Robust accuracy."""
 
-import json
-
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.prepare import about
+from advebm.commands.measuring import keep, network
 
 
 def robustness(
@@ -22,26 +20,20 @@ def robustness(
     Writes robustness.json and robustness.png.
     """
     entry = config.read(params, study, method)
-    from advebm import figures, networks, progress, tracking
+    from advebm import figures, progress
     from advebm.data import images
     from advebm.evaluation import robustness as evaluation
 
     spec = config.build(evaluation.Robustness, entry["robustness"])
-    net, _ = networks.load(model, networks.device(), shape=about(data)["shape"])
     numbers = evaluation.robustness(
-        net,
+        network(model, data),
         images.load(data / f"{spec.split}.npz"),
         spec,
         seed=o.EVALUATION_SEED,
         batch=batch,
         progress=progress.bar(f"robustness {study}/{method}", quiet),
     )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "robustness.json").write_text(json.dumps(numbers, indent=1) + "\n")
-    protocol = config.stage_specs(entry, method)["robustness"]
-    with tracking.run(
-        stage="robustness", study=study, method=method, checkpoint=images.digest(model), spec=protocol
-    ) as run:
+    with keep("robustness", out / "robustness.json", numbers, entry, study, method, model) as run:
         accuracies = {"clean": numbers["clean"]} | {name: a["accuracy"] for name, a in numbers["attacks"].items()}
         run.metrics({f"robustness/{name}": value for name, value in accuracies.items() if value is not None})
         run.artifact(figures.radius(numbers["curve"], out / "robustness.png", f"{study} {method}"), "robustness")

@@ -1,0 +1,36 @@
+"""What the commands that measure a model share."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advebm import config
+from advebm.commands.prepare import about
+
+if TYPE_CHECKING:
+    from advebm.networks import Network
+    from advebm.tracking import Run
+
+
+def network(model: Path, data: Path) -> "Network":
+    """The model, in evaluation mode. Raises ValueError where it is not for images of the prepared data's shape."""
+    from advebm import networks
+
+    return networks.load(model, networks.device(), shape=about(data)["shape"])[0]
+
+
+@contextmanager
+def keep(
+    stage: str, file: Path, numbers: dict[str, Any], entry: dict[str, Any], study: str, method: str, model: Path
+) -> Iterator["Run"]:
+    """Write what a stage measured, and open the model's run to log it in. entry: the study, as `config.read` gives it."""
+    from advebm import tracking
+    from advebm.data import images
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(numbers, indent=1) + "\n")
+    spec = config.stage_specs(entry, method)[stage]
+    with tracking.run(stage=stage, study=study, method=method, checkpoint=images.digest(model), spec=spec) as run:
+        yield run
