@@ -14,6 +14,7 @@ from advebm.commands.gaussians import gaussians
 from advebm.commands.info import check, info
 from advebm.commands.interpolation import interpolation
 from advebm.commands.landscape import landscape
+from advebm.commands.look import look
 from advebm.commands.neighbours import neighbours
 from advebm.commands.ood import ood
 from advebm.commands.prepare import prepare
@@ -29,7 +30,7 @@ COMMANDS: dict[str, Callable] = {
     f.__name__: f
     for f in (
         *(check, prepare, gaussians, train, sample, baselines, quality, ood, robustness, autoattack),
-        *(fisher, calibration, landscape, neighbours, interpolation, report, compare, summary, toy2d, info),
+        *(fisher, calibration, landscape, neighbours, interpolation, look, report, compare, summary, toy2d, info),
     )
 }
 
