@@ -23,6 +23,7 @@ from advebm.commands.report import report
 from advebm.commands.robustness import robustness
 from advebm.commands.sample import sample
 from advebm.commands.summary import summary
+from advebm.commands.sweep import sweep
 from advebm.commands.toy2d import toy2d
 from advebm.commands.train import train
 
@@ -30,7 +31,7 @@ COMMANDS: dict[str, Callable] = {
     f.__name__: f
     for f in (
         *(check, prepare, gaussians, train, sample, baselines, quality, ood, robustness, autoattack),
-        *(fisher, calibration, landscape, neighbours, interpolation, look, report, compare, summary, toy2d, info),
+        *(fisher, calibration, landscape, neighbours, interpolation, look, report, compare, summary, sweep, toy2d, info),
     )
 }
 

@@ -1,0 +1,129 @@
+"""One figure of experiments that differ in a few numbers. The only file here that knows DVC's experiments."""
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from typer import Argument, Option
+
+from advebm import config
+from advebm.commands.tables import about, table
+
+
+class Experiment(NamedTuple):
+    """A finished experiment: its params, flat, and what was measured and generated of its method."""
+
+    params: dict[str, Any]
+    quality: dict[str, dict[str, Any]]  # quality.json: of each recipe, of the replay buffer, "baselines"
+    samples: dict[str, Any]  # {recipe: Images}
+
+
+def sweep(
+    name: Annotated[str, Argument(help="the --name that the experiments were queued under")],
+    metric: Annotated[list[str] | None, Option(help="of quality.json, a panel each [default: fid]")] = None,
+    out: Annotated[Path, Option(help="folder to write")] = Path("results", "sweeps"),
+) -> None:
+    """Draw the quality of samples against what differs between the experiments NAME-1, NAME-2, ...
+
+    Writes NAME.md, NAME.png (a line for each recipe, mean and deviation over seeds) and NAME_samples.png (a row of samples
+    for each experiment and recipe, of its first seed).
+    """
+    metrics = metric or ["fid"]
+    from advebm import figures
+
+    found = list(experiments(name))
+    lines: dict[str, dict[str, dict[Any, list[float]]]] = {key: {} for key in metrics}  # {metric: {line: {x: values}}}
+    sheets = {}
+    differing = varied([experiment.params for experiment in found])
+    axis, others = split(differing)
+    for (_, quality, samples), values in zip(found, differing, strict=True):
+        told = [f"{short(key)} {values[key]}" for key in others]
+        for recipe, numbers in quality.items():
+            if recipe not in samples:
+                continue
+            line = ", ".join([*told, recipe])
+            place = recipe if axis is None else values[axis]
+            for key in metrics:
+                if key not in numbers:
+                    raise ValueError(f"no {key!r} in quality.json; there are {', '.join(numbers)}")
+                if numbers[key] is not None:
+                    lines[key].setdefault(line, {}).setdefault(place, []).append(numbers[key])
+            label = line if axis is None else f"{short(axis)} {values[axis]}, {line}"
+            sheets.setdefault(label, samples[recipe].x)
+    ends = found[0].quality["baselines"]
+    title = f"{name}: {found[0].params['study']}, {len(found)} experiments"
+    figures.series(lines, ends, axis and short(axis), out / f"{name}.png", title)
+    figures.sheets(sheets, out / f"{name}_samples.png", title, columns=12)
+    text = "\n".join(table([*([short(axis)] if axis else []), "samples", *metrics, "runs"], rows(lines, axis)))
+    (out / f"{name}.md").write_text(f"# {title}\n\n{text}\n", encoding="utf-8")
+    print(text)
+    print(f"wrote {out / name}.png, {out / name}_samples.png, {out / name}.md")
+
+
+def experiments(name: str) -> Iterator[Experiment]:
+    """What the experiments NAME-1, NAME-2, ... left. Raises ValueError where there are none, or of several commits."""
+    import numpy as np
+    import yaml
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    from advebm.data.images import Images
+
+    try:
+        repo = Repo()
+    except DvcException as error:
+        raise ValueError(f"{error}; run in the project's folder") from error
+    with repo:
+        listed = repo.experiments.ls(all_commits=True)
+        of = {exp: (rev, base) for base, exps in listed.items() for exp, rev in exps if re.fullmatch(rf"{name}-\d+", exp)}
+        if not of:
+            raise ValueError(f"no experiments {name}-1, ...; `dvc exp run --queue --name {name} -S ...` queues them")
+        if len({base for _, base in of.values()}) > 1:
+            raise ValueError(f"experiments {name}-1, ... are of several commits; `dvc exp remove` takes the old ones away")
+        for exp in sorted(of, key=lambda exp: int(exp.rsplit("-", 1)[1])):
+            with repo.switch(of[exp][0]):
+                files = repo.dvcfs
+                content = yaml.safe_load(files.read_text("params.yaml"))
+                folder = f"results/{content['study']}/{content['method']}"
+                quality = json.loads(files.read_text(f"{folder}/quality.json"))
+                samples = {}
+                for recipe in content[content["study"]]["sampling"][content["method"]]:
+                    with np.load(io.BytesIO(files.read_bytes(f"{folder}/samples/{recipe}.npz"))) as arrays:
+                        samples[recipe] = Images(arrays["x"])
+            yield Experiment(config.flat(content), quality, samples)
+
+
+def varied(params: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each experiment the params that are not the same in all, but for the seed."""
+    keys = dict.fromkeys(key for entry in params for key in entry if key != "seed")
+    differ = [key for key in keys if len({str(entry.get(key)) for entry in params}) > 1]
+    return [{key: entry.get(key) for key in differ} for entry in params]
+
+
+def split(differing: list[dict[str, Any]]) -> tuple[str | None, list[str]]:
+    """The param that has most values and those are numbers, for the axis; and the others."""
+    keys = list(differing[0])
+    numeric = [key for key in keys if all(type(values[key]) in (int, float) for values in differing)]
+    axis = max(numeric, key=lambda key: len({values[key] for values in differing}), default=None)
+    return axis, [key for key in keys if key != axis]
+
+
+def short(key: str) -> str:
+    """The last parts of a param's name."""
+    return ".".join(key.split(".")[-2:])
+
+
+def rows(lines: dict[str, dict[str, dict[Any, list[float]]]], axis: str | None) -> list[list[Any]]:
+    """A row for each place of each line: means and deviations over seeds."""
+    import statistics
+
+    made: dict[tuple, list[Any]] = {}
+    for line, places in next(iter(lines.values())).items():
+        for place in places:
+            values = [lines[metric][line].get(place, []) for metric in lines]
+            cells = [about(statistics.mean(v), statistics.stdev(v) if len(v) > 1 else None) if v else None for v in values]
+            made[line, place] = [*([place] if axis else []), line, *cells, max(map(len, values))]
+    return list(made.values())
