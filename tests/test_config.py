@@ -146,3 +146,11 @@ def test_unknown_names_are_told(tmp_path):
 
 def test_flat():
     assert config.flat({"a": {"b": 1, "c": {"d": 2}}, "e": [1]}) == {"a.b": 1, "a.c.d": 2, "e": [1]}
+
+
+def test_cifar100_is_cifar10_on_other_images():
+    ten, hundred = (config.read_yaml("params.yaml")[study] for study in ("cifar10", "cifar100"))
+    assert hundred["data"]["source"] == "cifar100" and hundred["data"]["out"]["cifar10"] == "cifar10"
+    assert {part: hundred[part] for part in hundred if part != "data"} == {
+        part: ten[part] for part in ten if part != "data"
+    }

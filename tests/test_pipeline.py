@@ -140,7 +140,7 @@ def test_a_run_holds_one_specification_of_each_stage(copy):
 
 def test_the_queue_runs_the_copys_code_and_loses_nothing(copy):
     before = {run["id"] for run in mlflow_runs(copy)}
-    shell(copy, "dvc", "exp", "run", "--queue", "-S", "method=at,standard")
+    shell(copy, "dvc", "exp", "run", "--queue", "--name", "pair", "-S", "method=at,standard")
     shell(copy, "dvc", "queue", "start", "-j", "2")
     shell(copy, "timeout", "300", "bash", "-c", "while dvc queue status | grep -qE 'Queued|Running'; do sleep 1; done")
     status = shell(copy, "dvc", "queue", "status")
@@ -154,6 +154,14 @@ def test_the_queue_runs_the_copys_code_and_loses_nothing(copy):
         assert run["artifacts"] and run["history"] == [5, 10]
         log = shell(copy, "dvc", "queue", "logs", run["tags"]["dvc.experiment"])
         assert "the copy's own code" in log and ".dvc/tmp/exps" in log
+
+
+def test_a_sweep_is_drawn_of_the_queue(copy):
+    shown = shell(copy, BIN / "advebm", "sweep", "pair", "--metric", "fid", "--metric", "recall")
+    assert "| method at, targeted |" in shown and "standard" not in shown, "tiny makes no images by standard"
+    assert {file.name for file in (copy / "results/sweeps").iterdir()} == {"pair.md", "pair.png", "pair_samples.png"}
+    log = shell(copy, BIN / "advebm", "sweep", "pear", fails=True)
+    assert "advebm: no experiments pear-1, ...; `dvc exp run --queue --name pear -S ...` queues them" in log
 
 
 def test_the_summary_gathers_the_tracked_runs(copy):

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from advebm.commands import sweep
 from advebm.commands.compare import compare
 from advebm.commands.measured import measured
 from advebm.commands.papers import PUBLISHED, both_attacks, ours, papers
@@ -251,3 +252,16 @@ def test_the_page_is_small_enough(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)).save(path)
     (made,) = embedded({path: "noise", tmp_path / "none.png": "not there"})
     assert made.caption == "noise" and len(made.source) < 0.5 * path.stat().st_size
+
+
+def test_a_sweep_tells_what_differs_between_its_experiments():
+    base = {"study": "a", "seed": 0, "a": {"k": 1, "p": None, "same": [1]}, "b": {"k": 5}}
+    params = [base, base | {"seed": 1}, base | {"a": {"k": 2, "p": {"auc": 0.8}, "same": [1]}}]
+    found = sweep.varied(params)
+    assert found == [{"a.k": 1, "a.p": None}] * 2 + [{"a.k": 2, "a.p": {"auc": 0.8}}]
+    assert sweep.split(found) == ("a.k", ["a.p"]) and sweep.split([{}]) == (None, [])
+    assert sweep.split([{"method": "at"}, {"method": "jeat"}]) == (None, ["method"])
+    assert [sweep.written(entry["a.p"]) for entry in found[1:]] == ["null", "{auc: 0.8}"]
+    lines = {"fid": {"sgld": {1: [2.0, 4.0], 2: [5.0]}}, "recall": {"sgld": {1: [0.5, 0.5]}}}
+    assert sweep.rows(lines, "a.k") == [[1, "sgld", "3 ± 1.4", "0.5 ± 0", 2], [2, "sgld", 5.0, None, 1]]
+    assert sweep.rows(lines, None)[0][0] == "sgld"

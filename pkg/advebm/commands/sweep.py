@@ -9,12 +9,11 @@ from typing import Annotated, Any, NamedTuple
 
 from typer import Argument, Option
 
-from advebm import config
 from advebm.commands.tables import about, table
 
 
 class Experiment(NamedTuple):
-    """A finished experiment: its params, flat, and what was measured and generated of its method."""
+    """A finished experiment: its params, and what was measured and generated of its method."""
 
     params: dict[str, Any]
     quality: dict[str, dict[str, Any]]  # quality.json: of each recipe, of the replay buffer, "baselines"
@@ -40,7 +39,7 @@ def sweep(
     differing = varied([experiment.params for experiment in found])
     axis, others = split(differing)
     for (_, quality, samples), values in zip(found, differing, strict=True):
-        told = [f"{short(key)} {values[key]}" for key in others]
+        told = [f"{short(key)} {written(values[key])}" for key in others]
         for recipe, numbers in quality.items():
             if recipe not in samples:
                 continue
@@ -53,6 +52,8 @@ def sweep(
                     lines[key].setdefault(line, {}).setdefault(place, []).append(numbers[key])
             label = line if axis is None else f"{short(axis)} {values[axis]}, {line}"
             sheets.setdefault(label, samples[recipe].x)
+    if not sheets:
+        raise ValueError(f"the methods of {name}-1, ... have no recipes, so there are no samples to score")
     ends = found[0].quality["baselines"]
     title = f"{name}: {found[0].params['study']}, {len(found)} experiments"
     figures.series(lines, ends, axis and short(axis), out / f"{name}.png", title)
@@ -93,14 +94,16 @@ def experiments(name: str) -> Iterator[Experiment]:
                 for recipe in content[content["study"]]["sampling"][content["method"]]:
                     with np.load(io.BytesIO(files.read_bytes(f"{folder}/samples/{recipe}.npz"))) as arrays:
                         samples[recipe] = Images(arrays["x"])
-            yield Experiment(config.flat(content), quality, samples)
+            yield Experiment(content, quality, samples)
 
 
-def varied(params: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each experiment the params that are not the same in all, but for the seed."""
-    keys = dict.fromkeys(key for entry in params for key in entry if key != "seed")
-    differ = [key for key in keys if len({str(entry.get(key)) for entry in params}) > 1]
-    return [{key: entry.get(key) for key in differ} for entry in params]
+def varied(params: list[Any], name: str = "") -> list[dict[str, Any]]:
+    """Of each experiment the params that are not the same in all, by their names, but for the seed."""
+    if all(isinstance(entry, dict) for entry in params):
+        keys = dict.fromkeys(key for entry in params for key in entry if name or key != "seed")
+        parts = [varied([entry.get(key) for entry in params], f"{name}.{key}".strip(".")) for key in keys]
+        return [{key: value for part in parts for key, value in part[i].items()} for i in range(len(params))]
+    return [{name: entry} for entry in params] if any(entry != params[0] for entry in params) else [{} for _ in params]
 
 
 def split(differing: list[dict[str, Any]]) -> tuple[str | None, list[str]]:
@@ -114,6 +117,11 @@ def split(differing: list[dict[str, Any]]) -> tuple[str | None, list[str]]:
 def short(key: str) -> str:
     """The last parts of a param's name."""
     return ".".join(key.split(".")[-2:])
+
+
+def written(value: Any) -> str:
+    """A value as params.yaml has it."""
+    return json.dumps(value).replace('"', "")
 
 
 def rows(lines: dict[str, dict[str, dict[Any, list[float]]]], axis: str | None) -> list[list[Any]]:
