@@ -313,10 +313,24 @@ def test_quality_is_that_of_torch_fidelitys_command_line(tmp_path):
     assert ours["fid_per_class"] is None
 
 
+def test_the_standard_error_of_fid_is_its_deviation_over_draws():
+    """Of images whose classes go round, as those of samples do."""
+    torch.manual_seed(0)
+    centres = 2 * torch.randn(10, 4)
+    reference = centres[torch.arange(5000) % 10] + torch.randn(5000, 4) + 0.5
+    draws = [centres[torch.arange(500) % 10] + torch.randn(500, 4) for _ in range(200)]
+    deviation = torch.tensor([quality.frechet(a, reference) for a in draws]).std().item()
+    told = torch.tensor([quality.jackknife(a, reference) for a in draws]).mean().item()
+    assert told == pytest.approx(deviation, rel=0.25)
+
+
 def test_the_replay_buffer_is_picked_by_confidence(judge, images):
     picked = quality.confident(judge, images, 10, batch=7)
     sure = judge(images.pixels()).softmax(1).amax(1)
-    assert np.array_equal(picked.x, images.x[sure.argsort(descending=True, stable=True)[:10].numpy()]) and picked.y is None
+    assert (
+        np.array_equal(picked.x, images.x[np.sort(sure.argsort(descending=True, stable=True)[:10].numpy())])
+        and picked.y is None
+    )
 
 
 def test_label_consistency(judge, images):

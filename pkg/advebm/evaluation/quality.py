@@ -156,8 +156,9 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
 def jackknife(a: Tensor, b: Tensor, groups: int = 10) -> float:
     """Standard error of the Frechet distance from leaving out each of the groups of a's images in turn; b is held fixed
-    (Efron 1982, Section 3)."""
-    group = torch.arange(len(a)) % groups
+    (Efron 1982, Section 3). A group is a run of images: where their classes go round, as those of samples do, it has as
+    many of each."""
+    group = torch.arange(len(a)) * groups // len(a)
     values = torch.tensor([frechet(a[group != g], b) for g in range(groups)])
     return ((groups - 1) * values.var(correction=0)).sqrt().item()
 
@@ -208,11 +209,12 @@ def per_class(a: Tensor, y: np.ndarray, b: Tensor, y_b: np.ndarray, least: int =
 
 @torch.no_grad()
 def confident(net: nn.Module, images: Images, n: int, batch: int = 500) -> Images:
-    """The n images that the network is surest of: how JEM++ picks samples from its replay buffer (Yang and Ji 2021)."""
+    """The n images that the network is surest of, in the order that they are in: how JEM++ picks samples from its replay
+    buffer (Yang and Ji 2021)."""
     device = next(net.parameters()).device
     parts = [images[i : i + batch].pixels(device) for i in range(0, len(images.x), batch)]
     sure = torch.cat([net(x).softmax(1).amax(1) for x in parts]).cpu()
-    return Images(images.x[sure.sort(descending=True, stable=True).indices[:n].numpy()])
+    return Images(images.x[sure.sort(descending=True, stable=True).indices[:n].sort().values.numpy()])
 
 
 @torch.no_grad()
