@@ -29,3 +29,15 @@ def test_grad_is_each_images_own(small):
     step[1, 0, 2, 3] = 1e-6
     rise = (energy.marginal(small)(x + step) - energy.marginal(small)(x - step))[1] / 2e-6
     assert torch.isclose(together[1, 0, 2, 3], rise, rtol=1e-6)
+
+
+def test_an_unsaturated_cross_entropy_is_that_of_float64():
+    logits = torch.tensor([[30.0, 1.0, 2.0], [5.0, 1.0, 2.0], [1.0, 60.0, 2.0]]).requires_grad_(True)
+    y = torch.tensor([0, 2, 1])
+    ours = energy.unsaturated(energy.given(logits), y)(X)
+    wanted = energy.posterior(energy.given(logits.detach().double()), y)(X)
+    assert torch.allclose(ours.double(), wanted, rtol=1e-5) and ours.gt(0).all()
+    assert torch.autograd.grad(ours.sum(), logits)[0].abs().amax(1).gt(0).all(), "a gradient where softmax is 1"
+    assert energy.posterior(energy.given(logits), y)(X)[0] == 0, "which the usual one loses"
+    sure = energy.unconfident(energy.given(logits.detach()))(X)
+    assert torch.equal(sure.argsort(), torch.tensor([2, 0, 1]))

@@ -28,6 +28,13 @@ def judge():
     return WideResNet(depth=10, width=1).build((1, 8, 8), 3).eval().requires_grad_(False)
 
 
+@pytest.fixture
+def images():
+    """Of 6 pixels a side: the Square attack needs 5."""
+    rng = np.random.default_rng(0)
+    return Images(rng.integers(0, 256, (60, 6, 6, 1), dtype=np.uint8), np.arange(60) % 3)
+
+
 def test_auc_counts_pairs_and_halves_of_ties():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 6, 40).astype(float), rng.integers(0, 5, 30).astype(float)
@@ -36,11 +43,13 @@ def test_auc_counts_pairs_and_halves_of_ties():
     assert ood.auc(a, b) == pytest.approx(roc_auc_score(np.r_[np.ones(40), np.zeros(30)], np.r_[a, b]))
 
 
-NOISE = {"noise": Images(np.random.default_rng(1).integers(0, 256, (50, 4, 4, 1), dtype=np.uint8))}
+NOISE = {"noise": Images(np.random.default_rng(1).integers(0, 256, (50, 6, 6, 1), dtype=np.uint8))}
 
 
 def measure(net, images, batch=500, detector="energy", **numbers):
-    spec = ood.Ood(**{"n": 40, "attack": AutoPGD(steps=10, restarts=2), "radii": {"l2": [0.2, 0.8]}} | numbers)
+    spec = ood.Ood(
+        **{"n": 40, "attack": AutoPGD(steps=10, restarts=2), "radii": {"l2": [0.2, 0.8]}, "queries": 60} | numbers
+    )
     numbers, values = ood.ood(net, detector, images, NOISE, spec, seed=0, batch=batch)
     return numbers["noise"], values["noise"]
 
@@ -64,7 +73,8 @@ def test_each_score_is_attacked_by_itself(judge, images):
         s_in = ood.scores(SCORES[score](judge), images[:40].pixels(), 40)
         s_out = ood.scores(SCORES[score](judge), NOISE["noise"][:40].pixels(), 40)
         assert entry["auc"] == pytest.approx(roc_auc_score(np.r_[np.ones(40), np.zeros(40)], np.r_[s_in, s_out]))
-        assert entry["worst"]["l2"]["auc"] < entry["auc"] and entry["worst"]["l2"]["attack"].startswith("apgd, 10 steps")
+        attack = "square, 60 queries" if score == "grad_norm" else "apgd, 10 steps, 2 restarts"
+        assert entry["worst"]["l2"]["auc"] < entry["auc"] and entry["worst"]["l2"]["attack"] == attack
 
 
 def test_scores_are_what_the_papers_define(judge, images):
@@ -99,6 +109,9 @@ def test_where_a_score_has_no_slope_the_attack_asks_queries():
         with torch.no_grad():
             assert (marginal(net)(moved) < marginal(net)(x)).double().mean() > 0.9
         assert torch.equal(moved, square(marginal(net), x, **numbers, batch=7))
+    net = WideResNet(depth=10, width=1, activation="silu").build((1, 8, 8), 3).eval().requires_grad_(False)
+    found = ood.ood(net, "energy", inside, {"noise": outside}, spec, seed=0)[0]["noise"]["scores"]
+    assert {entry["worst"]["l2"]["attack"] for entry in found.values()} == {"apgd, 5 steps, 1 restarts"}
 
 
 def test_false_positive_rate_is_that_of_the_roc_curve():

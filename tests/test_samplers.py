@@ -92,6 +92,17 @@ def test_norms_project_and_start_inside(norm, streams):
     assert torch.allclose(length(ball.direction(outside)), torch.ones(500))
 
 
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-13, 1.0, 1e30])
+def test_the_steepest_direction_of_any_gradient_has_length_1(scale):
+    torch.manual_seed(0)
+    gradient = torch.randn(5, 1, 4, 4)
+    direction = NORMS["l2"].direction(gradient * scale)
+    assert torch.allclose(direction.flatten(1).norm(dim=1), torch.ones(5))
+    if scale > 1e-40:  # where numbers are whole
+        assert torch.allclose(direction, NORMS["l2"].direction(gradient), rtol=1e-5)
+    assert NORMS["l2"].direction(torch.zeros(1, 1, 4, 4)).eq(0).all()
+
+
 @pytest.mark.parametrize(("norm", "kind"), [("linf", "LinfPGD"), ("l2", "L2PGD")])
 def test_pgd_is_foolboxs(wrn, streams, norm, kind):
     wrn.eval()

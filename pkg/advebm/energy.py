@@ -38,6 +38,19 @@ def posterior(f: Logits, y: Tensor) -> Energy:
     return lambda x: torch.nn.functional.cross_entropy(f(x), y, reduction="none")
 
 
+def unsaturated(f: Logits, y: Tensor) -> Energy:
+    """-log p(y | x) = log(1 + sum_{k != y} exp(f(x)[k] - f(x)[y])): as `posterior`, and neither it nor its gradient is lost
+    where p(y | x) rounds to 1. What measures an attack or a score goes by this one."""
+
+    def energy(x: Tensor) -> Tensor:
+        logits = f(x)
+        own = logits.gather(1, y[:, None])
+        others = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)
+        return torch.nn.functional.softplus(others - own.squeeze(1))
+
+    return energy
+
+
 def undecided(f: Logits) -> Energy:
     """-(1/K) sum_y log p(y | x): cross-entropy from the uniform distribution, least where the classifier is undecided."""
     return lambda x: -f(x).log_softmax(1).mean(1)
@@ -45,7 +58,12 @@ def undecided(f: Logits) -> Energy:
 
 def unconfident(f: Logits) -> Energy:
     """-max_y log p(y | x): low where the classifier is sure of a class; ranks as the maximal softmax probability does."""
-    return lambda x: -f(x).log_softmax(1).amax(1)
+
+    def energy(x: Tensor) -> Tensor:
+        logits = f(x)
+        return unsaturated(given(logits), logits.argmax(1))(x)
+
+    return energy
 
 
 def unlit(f: Logits) -> Energy:

@@ -14,6 +14,7 @@ from advebm.commands.papers import papers
 from advebm.commands.sections import samples, sections
 from advebm.commands.tables import Table, document
 
+ASCENDS = {"ce": "up the cross-entropy", "energy": "up E(x, y)", "target": "to another class"}
 QUALITY = ("fid", "kid_mean", "is_mean", "precision", "recall", "label_consistency")
 
 
@@ -95,7 +96,7 @@ def classification(found: dict[str, Found]) -> Table:
         values = row(content, None)
         rows.append([method, *map(values.get, keys), content["robustness"]["n"], content["autoattack"].get("n")])
     described = [
-        f"{name}: {a['norm']} {a['eps']:.3g}, {a['steps']} steps up {a['ascends']}, best of {a['restarts']}"
+        f"{name}: {a['norm']} {a['eps']:.3g}, {a['steps']} steps {ASCENDS[a['ascends']]}, best of {a['restarts']}"
         for name, a in attacks.items()
     ]
     described += [f"autoattack {norm}: {a['eps']:.3g}" for norm, a in balls.items()]

@@ -128,7 +128,7 @@ def neighbours(found: dict[str, Any]) -> Table:
         l2, ssim = entry["l2"], entry["ssim"]
         rows.append([name, l2["min"], l2["q05"], l2["median"], entry["n"], ssim["max"], ssim["median"], ssim["n"]])
     header = ["images", "L2, least", "L2, 5%", "L2, median", "n", "SSIM, most", "SSIM, median", "n of SSIM"]
-    note = "To the nearest training image. Copies would be nearer than test images are."
+    note = "To the nearest training image. Copies would be nearer than test images are; of more images the least is lower."
     return Table("Nearest training images", header, rows, (note,))
 
 

@@ -34,7 +34,7 @@ def summary(
         tags = run["tags"]
         params = dict(trained.get(tags.get("checkpoint.sha256"), {}))  # a run may hold measurements alone
         method, seed = tags.get("method"), params.pop("seed", None)
-        if method not in entry["models"] or (params and not any_params and params != trained_with(entry, study, method)):
+        if method not in entry["models"] or (not any_params and params != trained_with(entry, study, method)):
             continue
         for stage, spec in config.stage_specs(entry, method).items():
             if any_params or tags.get(f"spec.{stage}") == config.digest(spec):

@@ -128,10 +128,9 @@ def rows(lines: dict[str, dict[str, dict[Any, list[float]]]], axis: str | None) 
     """A row for each place of each line: means and deviations over seeds."""
     import statistics
 
-    made: dict[tuple, list[Any]] = {}
-    for line, places in next(iter(lines.values())).items():
-        for place in places:
-            values = [lines[metric][line].get(place, []) for metric in lines]
-            cells = [about(statistics.mean(v), statistics.stdev(v) if len(v) > 1 else None) if v else None for v in values]
-            made[line, place] = [*([place] if axis else []), line, *cells, max(map(len, values))]
-    return list(made.values())
+    made = []
+    for line, place in dict.fromkeys((k, p) for named in lines.values() for k, places in named.items() for p in places):
+        values = [lines[metric].get(line, {}).get(place, []) for metric in lines]
+        cells = [about(statistics.mean(v), statistics.stdev(v) if len(v) > 1 else None) if v else None for v in values]
+        made.append([*([place] if axis else []), line, *cells, max(map(len, values))])
+    return made

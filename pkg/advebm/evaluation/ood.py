@@ -10,8 +10,9 @@ from annotated_types import MinLen
 from torch import Tensor, nn
 
 from advebm.data.images import Images
-from advebm.energy import SCORES, Energy, grad, marginal
+from advebm.energy import SCORES, Energy, marginal
 from advebm.evaluation import intervals
+from advebm.evaluation.fisher import piecewise_linear
 from advebm.evaluation.square import square
 from advebm.ranges import Count, Positive
 from advebm.samplers.apgd import AutoPGD
@@ -70,17 +71,17 @@ def worst_case(
     *,
     eps: float,
     norm: str,
+    flat: bool,
     floor: float,
     seed: int,
     batch: int,
 ) -> tuple[Tensor, str]:
     """Images within eps of x that the score takes for in-distribution, none less than `start`, and the attack's name.
 
-    Auto-PGD on the energy; where its gradient is zero on every image, the Square attack, which goes on until an image
-    is below `floor`.
+    Auto-PGD on the energy, or where that is `flat` the Square attack, which goes on until an image is below `floor`.
     """
-    parts = [slice(begin, begin + batch) for begin in range(0, len(x), batch)]
-    if any(grad(energy, start[part]).any() for part in parts):
+    if not flat:
+        parts = [slice(begin, begin + batch) for begin in range(0, len(x), batch)]
         ids = torch.arange(len(x), device=x.device)
         streams = [Streams(seed, "ood", norm, ids=ids[part]) for part in parts]
         moved = [
@@ -116,6 +117,7 @@ def ood(
     names = [detector, *(score for score in spec.scores if score != detector)]
     if net.outputs == 1:
         names = [name for name in names if name in ("energy", "grad_norm")]
+    flat = piecewise_linear(net)  # then grad_norm has no gradient, or one that only the softmax weights have
     numbers: dict[str, Any] = {}
     values: dict[str, dict[str, np.ndarray]] = {}
     jobs = [(set_name, score) for set_name in outside for score in names]
@@ -138,6 +140,7 @@ def ood(
                     spec,
                     eps=eps,
                     norm=norm,
+                    flat=flat and score == "grad_norm",
                     floor=-s_in.max(),
                     seed=seed,
                     batch=batch,

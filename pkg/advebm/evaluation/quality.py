@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advebm.data.images import Images
+from advebm.energy import unconfident
 from advebm.ranges import Count
 
 
@@ -213,8 +214,8 @@ def confident(net: nn.Module, images: Images, n: int, batch: int = 500) -> Image
     buffer (Yang and Ji 2021)."""
     device = next(net.parameters()).device
     parts = [images[i : i + batch].pixels(device) for i in range(0, len(images.x), batch)]
-    sure = torch.cat([net(x).softmax(1).amax(1) for x in parts]).cpu()
-    return Images(images.x[sure.sort(descending=True, stable=True).indices[:n].sort().values.numpy()])
+    unsure = torch.cat([unconfident(net)(x) for x in parts]).cpu()
+    return Images(images.x[unsure.sort(stable=True).indices[:n].sort().values.numpy()])
 
 
 @torch.no_grad()
@@ -230,13 +231,14 @@ def protocol(spec: Quality, name: str, numbers: dict[str, Any]) -> str:
     """What a number was made from, in words, after the protocol's name.
 
     ours: from scratch, against the reference split; atebm: as ours, but from out-distribution images (AE); jempp-buffer:
-    the images of the replay buffer that the model is surest of, against training and test images (JEM++).
+    images of the replay buffer, those that the model is surest of where it has more, against training and test images
+    (JEM++).
     """
     features = "the study's judge" if spec.features == "judge" else "torch-fidelity's Inception"
     made = {
         "ours": "from scratch",
         "atebm": "from out-distribution images",
-        "jempp-buffer": "of the training's replay buffer, the surest",
+        "jempp-buffer": "of the training's replay buffer, chosen by confidence,",
     }[name]
     against = "train and test" if name == "jempp-buffer" else spec.reference
     return f"{name}: {numbers['n']} images {made} against {numbers['reference_n']} {against} images, features of {features}"

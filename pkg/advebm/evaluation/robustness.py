@@ -9,7 +9,7 @@ from annotated_types import MinLen
 from torch import Tensor, nn
 
 from advebm.data.images import Images
-from advebm.energy import Energy, conditional, negative, posterior
+from advebm.energy import Energy, conditional, negative, unsaturated
 from advebm.evaluation import intervals
 from advebm.ranges import Count, Positive
 from advebm.samplers.apgd import AutoPGD
@@ -52,8 +52,8 @@ class Robustness:
 def descended(net: nn.Module, y: Tensor, ascends: str, streams: Streams) -> Energy:
     """What an attack on images of classes y (B,) descends."""
     if ascends == "target":
-        return posterior(net, (y + 1 + streams.integers(net.outputs - 1)) % net.outputs)
-    return negative({"ce": posterior, "energy": conditional}[ascends](net, y))
+        return unsaturated(net, (y + 1 + streams.integers(net.outputs - 1)) % net.outputs)
+    return negative({"ce": unsaturated, "energy": conditional}[ascends](net, y))
 
 
 def robustness(
@@ -91,7 +91,7 @@ def robustness(
                 moved = spec.curve.attack(energy, x, streams, eps=eps, norm=spec.curve.norm, start=moved)
             with torch.no_grad():
                 robust &= net(moved).argmax(1) == y
-                curve["loss"][i] += posterior(net, y)(moved).double().sum().item()
+                curve["loss"][i] += unsaturated(net, y)(moved).double().sum().item()
             curve["right"][i] += robust.sum().item()
 
     def share(count: int) -> float | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
-from advebm.energy import SCORES, Energy, given, marginal, posterior
+from advebm.energy import given, marginal, posterior
 from advebm.ranges import NonNegative
 from advebm.samplers.buffer import Buffer, Replay, Start
 from advebm.samplers.streams import Streams
@@ -68,10 +68,6 @@ class Method:
         """Numbers of each image (B,), whose means over the validation images are recorded while training goes on."""
         f = given(net(x))
         return {"accuracy": (f(x).argmax(1) == y).double(), "ce": posterior(f, y)(x)}
-
-    def energy(self, net: nn.Module) -> Energy:
-        """The energy that the trained network detects by."""
-        return SCORES[self.detector](net)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}

@@ -38,7 +38,9 @@ class L2(NamedTuple):
         return d.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
 
     def direction(self, gradient: Tensor) -> Tensor:
-        return gradient / self._length(gradient)
+        exponent = gradient.flatten(1).abs().amax(1).frexp().exponent.view(-1, 1, 1, 1)
+        scaled = gradient.ldexp((-exponent).clamp(-126, 126))  # exact; the squares of tiny gradients would be lost
+        return scaled / self._length(scaled)
 
     def project(self, d: Tensor, eps: float) -> Tensor:
         return d * (eps / self._length(d)).clamp_max(1)
