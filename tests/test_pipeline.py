@@ -160,6 +160,9 @@ def test_a_sweep_is_drawn_of_the_queue(copy):
     shown = shell(copy, BIN / "advebm", "sweep", "pair", "--metric", "fid", "--metric", "recall")
     assert "| method at, targeted |" in shown and "standard" not in shown, "tiny makes no images by standard"
     assert {file.name for file in (copy / "results/sweeps").iterdir()} == {"pair.md", "pair.png", "pair_samples.png"}
+    log = shell(copy, BIN / "advebm", "sweep", "pair", "--metric", "protocol", fails=True)
+    assert "advebm: no number 'protocol' in quality.json; there are fid, fid_se, kid_mean" in log
+    assert "Traceback" not in log
     log = shell(copy, BIN / "advebm", "sweep", "pear", fails=True)
     assert "advebm: no experiments pear-1, ...; `dvc exp run --queue --name pear -S ...` queues them" in log
 

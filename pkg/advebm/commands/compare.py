@@ -11,7 +11,7 @@ from advebm.commands import options as o
 from advebm.commands.measured import BUFFER, Found, fisher_score, measured, scored
 from advebm.commands.page import page, pictures
 from advebm.commands.papers import papers
-from advebm.commands.sections import samples, sections
+from advebm.commands.sections import ends, samples, sections
 from advebm.commands.tables import Table, document
 
 ASCENDS = {"ce": "up the cross-entropy", "energy": "up E(x, y)", "target": "to another class"}
@@ -35,14 +35,13 @@ def compare(
     from advebm.commands.sample import sampled
 
     found = {method: measured(results / method) for method in methods}
-    baselines = found[methods[0]]["quality"]["baselines"]
     rows, sheets = {}, {}
     for method, numbers in found.items():
         for recipe in scored(numbers) or [None]:
             rows[method if recipe is None else f"{method}/{recipe}"] = row(numbers, recipe)
         made = sampled(results / method / "samples", [recipe for recipe in scored(numbers) if recipe != BUFFER])
         sheets |= {f"{method}/{recipe}": content.x for recipe, content in made.items()}
-    rows |= {f"({name})": {key: entry.get(key) for key in QUALITY} for name, entry in baselines.items()}
+    rows |= {name: {key: entry.get(key) for key in QUALITY} for name, entry in ends(found[methods[0]]).items()}
     general = [*overview(found), *papers(study, found)]
     text = document(f"{study}: every method", general)
     shown = {
@@ -78,12 +77,7 @@ def row(found: Found, recipe: str | None) -> dict[str, float | None]:
 def overview(found: dict[str, Found]) -> list[Table]:
     """Every method as a classifier, as a generator and as a detector."""
     images = {f"{method}/{recipe}": s for method, content in found.items() for recipe, s in scored(content).items()}
-    baselines = next(iter(found.values()))["quality"]["baselines"]
-    return [
-        classification(found),
-        samples(images | {f"({name})": entry for name, entry in baselines.items()}),
-        detection(found),
-    ]
+    return [classification(found), samples(images | ends(next(iter(found.values())))), detection(found)]
 
 
 def classification(found: dict[str, Found]) -> Table:

@@ -9,11 +9,10 @@ from advebm.commands.tables import Table, about, within
 
 def sections(found: Found) -> list[Table]:
     """Everything that was measured of a method."""
-    baselines = {f"({name})": entry for name, entry in found["quality"]["baselines"].items()}
     parts = [
         (accuracy, found["robustness"]),
         (autoattack, found["autoattack"]),
-        (samples, scored(found) | baselines),
+        (samples, scored(found) | ends(found)),
         (detection, found["ood"]),
         (fisher_scores, found["fisher"]),
         (calibration, found["calibration"]),
@@ -22,6 +21,11 @@ def sections(found: Found) -> list[Table]:
         (interpolation, found["interpolation"]),
     ]
     return [make(content) for make, content in parts if content]
+
+
+def ends(found: Found) -> dict[str, dict[str, Any]]:
+    """The quality of the class Gaussians and of real images, the two ends of the scale, named so that it shows."""
+    return {f"({name})": entry for name, entry in found["quality"]["baselines"].items()}
 
 
 def accuracy(robust: dict[str, Any]) -> Table:

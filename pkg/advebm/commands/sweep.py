@@ -46,8 +46,9 @@ def sweep(
             line = ", ".join([*told, recipe])
             place = recipe if axis is None else values[axis]
             for key in metrics:
-                if key not in numbers:
-                    raise ValueError(f"no {key!r} in quality.json; there are {', '.join(numbers)}")
+                known = [other for other, value in numbers.items() if not isinstance(value, str | list)]
+                if key not in known:
+                    raise ValueError(f"no number {key!r} in quality.json; there are {', '.join(known)}")
                 if numbers[key] is not None:
                     lines[key].setdefault(line, {}).setdefault(place, []).append(numbers[key])
             label = line if axis is None else f"{short(axis)} {values[axis]}, {line}"
@@ -73,13 +74,14 @@ def experiments(name: str) -> Iterator[Experiment]:
 
     from advebm.data.images import Images
 
+    numbered = re.compile(rf"{re.escape(name)}-\d+")
     try:
         repo = Repo()
     except DvcException as error:
         raise ValueError(f"{error}; run in the project's folder") from error
     with repo:
         listed = repo.experiments.ls(all_commits=True)
-        of = {exp: (rev, base) for base, exps in listed.items() for exp, rev in exps if re.fullmatch(rf"{name}-\d+", exp)}
+        of = {exp: (rev, base) for base, exps in listed.items() for exp, rev in exps if numbered.fullmatch(exp)}
         if not of:
             raise ValueError(f"no experiments {name}-1, ...; `dvc exp run --queue --name {name} -S ...` queues them")
         if len({base for _, base in of.values()}) > 1:
