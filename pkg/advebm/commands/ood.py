@@ -20,11 +20,17 @@ def ood(
     Writes ood.json and ood.png (histograms of the energy, ROC curves, AUC against the attack's radius).
     """
     entry = config.read(params, study, method)
+    from dataclasses import replace
+
     from advebm import figures, networks, progress
     from advebm.data import images
     from advebm.evaluation import ood as evaluation
 
     spec = config.build(evaluation.Ood, entry["ood"])
+    for other in spec.n_of:
+        if other not in entry["models"]:
+            raise ValueError(f"{params}: {study}.ood.n_of: no method {other!r}; there are {', '.join(entry['models'])}")
+    spec = replace(spec, n=spec.n_of.get(method, spec.n))
     net = network(model, data)
     outside = {file.stem: images.load(file) for file in sorted((data / "out").glob("*.npz"))}
     if not outside:

@@ -46,7 +46,7 @@ def sweep(
             line = ", ".join([*told, recipe])
             place = recipe if axis is None else values[axis]
             for key in metrics:
-                known = [other for other, value in numbers.items() if not isinstance(value, str | list)]
+                known = [other for other, value in numbers.items() if isinstance(value, int | float | None)]
                 if key not in known:
                     raise ValueError(f"no number {key!r} in quality.json; there are {', '.join(known)}")
                 if numbers[key] is not None:

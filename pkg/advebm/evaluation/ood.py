@@ -27,6 +27,7 @@ class Ood:
     score takes it for an in image; every score is attacked by itself."""
 
     n: Count = 1024
+    n_of: dict[str, Count] = field(default_factory=dict)  # instead, of a method whose gradients cost much more
     split: Literal["validation", "test"] = "test"  # the in-distribution images; tune with validation
     scores: list[Score] = field(default_factory=lambda: list(SCORES))  # beside the detector's own
     radii: Annotated[dict[Literal["l2", "linf"], Annotated[list[Positive], MinLen(1)]], MinLen(1)]  # rising

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advebm.ranges import Count, Fraction
 from advebm.samplers.streams import Streams
 
-LOG_DET_TERMS = 10  # of the power series of a residual block's log determinant, in evaluation
+LOG_DET_TERMS = 6  # of the power series of a residual block's log determinant, in evaluation
 
 
 @dataclass(kw_only=True)
