@@ -1,9 +1,15 @@
 """What takes long: `make soak`."""
 
 import math
+import os
+import random
+import shutil
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -15,6 +21,7 @@ from advebm.data.gaussians import Gaussians
 from advebm.methods import METHODS
 from advebm.methods.base import Context
 from advebm.training import fit
+from test_pipeline import BIN, clone, shell
 
 pytestmark = pytest.mark.soak
 PARAMS = Path("params.yaml")
@@ -62,3 +69,56 @@ def test_twenty_steps_on_cifar10_with_the_papers_network(cifar10, name):
     print(name, {key: float(f"{value:.4g}") for key, value in record.items()})
     assert step == STEPS and all(math.isfinite(value) for value in record.values())
     assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+DIE = """
+import os, pathlib
+calls, at = 0, int(os.environ.get("ADVEBM_TEST_DIE_AT", 0))
+fsync, rename = os.fsync, pathlib.Path.rename
+
+def count(real, *arguments):
+    global calls
+    calls += 1
+    if calls == at:
+        os.kill(os.getpid(), 9)
+    return real(*arguments)
+
+if at and "train.py" in " ".join(__import__("sys").orig_argv):
+    os.fsync, pathlib.Path.rename = lambda *a: count(fsync, *a), lambda *a: count(rename, *a)
+"""
+
+
+@pytest.mark.parametrize("method", ["robust_jem", "at_ebm"])
+def test_twenty_kills_through_dvc_change_no_byte(tmp_path, method):
+    """kill -9 of the training that `dvc repro` runs, at 20 random moments, half of them inside the writing of a state."""
+    folder, rng = clone(tmp_path / "project", "digits"), random.Random(0)
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(DIE)
+    command = ["dvc", "repro", "--no-run-cache", f"stages/dvc.yaml:train@{method}"]
+    shell(folder, *command)
+    model = folder / "models/digits" / method
+    whole = {file.relative_to(model): file.read_bytes() for file in model.rglob("*") if file.is_file()}
+    killed, started = [], []
+    while len(killed) < 20:
+        shutil.rmtree(model, ignore_errors=True)
+        environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(hook)}
+        if len(killed) % 2:
+            environment["ADVEBM_TEST_DIE_AT"] = str(rng.randint(1, 6))
+        running = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        moment = time.monotonic() + rng.uniform(5, 40)
+        while running.poll() is None and (len(killed) % 2 or time.monotonic() < moment):
+            time.sleep(0.1)
+        for process in psutil.Process().children(recursive=True):
+            if "stages/train.py" in " ".join(process.cmdline()):
+                process.kill()
+        log = running.communicate()[0].decode()
+        if running.returncode == 0:  # it came to its end: begin anew
+            assert whole == {file.relative_to(model): file.read_bytes() for file in model.rglob("*") if file.is_file()}
+            started.append(len(killed))
+        else:
+            killed.append(log.count("is damaged"))
+    shell(folder, *command)
+    assert whole == {file.relative_to(model): file.read_bytes() for file in model.rglob("*") if file.is_file()}
+    assert not list((folder / "state").glob("train-*")) and not any(killed)
+    print(f"{method}: 20 kills, {len(started) + 1} trainings came to their end, each with the bytes of the whole one")

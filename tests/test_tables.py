@@ -111,7 +111,8 @@ def study(tmp_path):
 
 def reported(study, method):
     out = study / "report.json"
-    report(method, study / "results" / method, out, study="tiny", params=Path("params.yaml"))
+    model = study / "models" / method / "model.safetensors"
+    report(method, study / "results" / method, model, out, study="tiny", params=Path("params.yaml"))
     return json.loads(out.read_text()), out.with_suffix(".md").read_text()
 
 
@@ -186,7 +187,7 @@ def test_the_published_tables_fit_together():
 
 
 def test_ours_stands_beside_published(study):
-    found = {method: measured(study / "results" / method) for method in RECIPES}
+    found = {method: measured(study / "results" / method, study / "models" / method) for method in RECIPES}
     tables = {table.title: {row[0]: row for row in table.rows} for table in papers("tiny", found)}
     assert tables["JT Table 1"]["Normal"][1:5] == [
         *("standard", Beside(99.0, 94.39), Beside(25.0, 0.12), Beside(35.0, 0.11))
@@ -219,7 +220,7 @@ def test_the_two_attacks_of_jt_share_a_radius():
 
 def test_the_comparison_and_its_page(study):
     out = study / "comparison.json"
-    compare(study / "results", out, study="tiny", models=study / "models", params=Path("params.yaml"))
+    compare(study / "results", study / "models", out, study="tiny", params=Path("params.yaml"))
     rows = json.loads(out.read_text())
     assert list(rows) == [
         *("standard", "jem/sgld", "jem/replay_buffer", "robust_jem/combined", "robust_jem/sgld", "at_ebm/ascent"),

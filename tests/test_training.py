@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,18 +137,38 @@ def test_changes_of_energy_by_attack_and_step(images):
     assert record["delta_x/joint"] > 0
 
 
+def tiny(name, **more):
+    """A method trained as the study tiny says, on 64 images of noise: the network, and the records by their steps."""
+    model = config.model(config.read(config.Path("params.yaml"), "tiny"), name)
+    rng = np.random.default_rng(0)
+    x, out = (Images(rng.integers(0, 256, (64, 8, 8, 1), dtype=np.uint8), np.arange(64) % 10) for _ in range(2))
+    torch.manual_seed(0)
+    net = model.network.build((1, 8, 8), model.method.outputs(10))
+    records = {}
+    context = Context(0, (1, 8, 8), 10, Gaussians.fit(x, ridge=0.01), "cpu")
+    training = replace(model.training, epochs=3, record_every=2)
+    return fit(model.method, net, x, x, training, context, log=records.__setitem__, outliers=out, **more), records
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_training_goes_on_from_what_it_kept(name):
+    kept = {}
+    whole, records = tiny(name, keep=kept.__setitem__)
+    step = min(kept)
+    assert step < max(kept)
+    before = {key: value.clone() for key, value in kept[step].items()}
+    for _ in range(2):
+        resumed, rest = tiny(name, start=step, state=kept[step])
+        assert torch.equal(weights(resumed), weights(whole))
+        assert rest == {key: value for key, value in records.items() if key > step}
+    assert all(torch.equal(before[key], value) for key, value in kept[step].items()), "it is left as it was"
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_methods_that_attack_record_the_changes(name):
     attacks = {"noise", "at", "prejeat", "jeat", "robust_jem", "ratio", "at_ebm"}
-    entry = config.read(config.Path("params.yaml"), "tiny")
-    model = config.model(entry, name)
-    rng = np.random.default_rng(0)
-    x, out = (Images(rng.integers(0, 256, (64, 8, 8, 1), dtype=np.uint8), np.arange(64) % 10) for _ in range(2))
-    net = model.network.build((1, 8, 8), model.method.outputs(10))
-    records = []
-    context = Context(0, (1, 8, 8), 10, Gaussians.fit(x, ridge=0.01), "cpu")
-    log = lambda step, record: records.append(record)  # noqa: E731
-    fit(model.method, net, x, x, model.training, context, log=log, outliers=out)
+    _, records = tiny(name)
+    records = list(records.values())
     kinds = ["marginal"] if name == "at_ebm" else ["joint", "marginal"]
     expected = {f"{what}/{kind}" for what in ("delta_x", "delta_theta") for kind in kinds} if name in attacks else set()
     assert {key for key in records[-1] if key.startswith("delta")} == expected

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 import typer
+from typer.exceptions import TyperException
 
 from advebm.commands.autoattack import autoattack
 from advebm.commands.baselines import baselines
@@ -22,8 +23,10 @@ from advebm.commands.quality import quality
 from advebm.commands.report import report
 from advebm.commands.robustness import robustness
 from advebm.commands.sample import sample
+from advebm.commands.stability import stability
 from advebm.commands.summary import summary
 from advebm.commands.sweep import sweep
+from advebm.commands.sync import sync
 from advebm.commands.toy2d import toy2d
 from advebm.commands.train import train
 
@@ -31,13 +34,27 @@ COMMANDS: dict[str, Callable] = {
     f.__name__: f
     for f in (
         *(check, prepare, gaussians, train, sample, baselines, quality, ood, robustness, autoattack),
-        *(fisher, calibration, landscape, neighbours, interpolation, look, report, compare, summary, sweep, toy2d, info),
+        *(
+            fisher,
+            calibration,
+            landscape,
+            neighbours,
+            interpolation,
+            look,
+            report,
+            compare,
+            summary,
+            sweep,
+            stability,
+            sync,
+            toy2d,
+            info,
+        ),
     )
 }
 
 app = typer.Typer(
     help="Energy-based models trained with adversarial training.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -45,10 +62,13 @@ for command in COMMANDS.values():
     app.command()(command)
 
 
-def run(app: Callable[[], None]) -> None:
-    """Call the application; a mistake is one line and exit code 2, what the machine or the training does is 1."""
+def run(app: Callable[..., object]) -> None:
+    """Call the application; a mistake is one line and exit code 2, what the machine or the training does is 1, and a
+    signal is 128 and its number."""
     try:
-        app()
+        code = app(standalone_mode=False)
+    except TyperException as error:
+        _fail(f"{error.format_message()} (--help says what there is)", 2)
     except (ValueError, FileNotFoundError) as error:
         _fail(error, 2)
     except OSError as error:
@@ -58,9 +78,15 @@ def run(app: Callable[[], None]) -> None:
         if not ours:  # a defect of this program: its traceback is wanted
             raise
         _fail(error, 1)
+    except BaseException as error:
+        if type(error).__name__ != "Stopped":
+            raise
+        _fail(error, error.code)
+    if code:  # Ctrl-C before a command's own handler
+        sys.exit(code)
 
 
-def _fail(error: Exception, code: int) -> None:
+def _fail(error: object, code: int) -> None:
     print(f"advebm: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(code)
 

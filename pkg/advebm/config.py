@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,6 +51,11 @@ class Model:
 @dataclass(kw_only=True)
 class Gaussian:
     ridge: Positive  # added to the covariance's diagonal, images in [0, 1]
+
+
+def root() -> Path:
+    """The folder of the project: DVC tells it to a stage, also where that runs in a copy."""
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
 def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:

@@ -5,13 +5,16 @@ from collections.abc import Callable, Iterable
 
 
 def bar(name: str, quiet: bool = False) -> Callable[[Iterable], Iterable]:
-    """A wrapper of something iterable. Where stderr is no terminal a line is written every 15 seconds at most."""
+    """A wrapper of something iterable; a range begins where it does. Where stderr is no terminal a line is written every 15
+    seconds at most."""
     from tqdm import tqdm
 
     live = sys.stderr.isatty()
     return lambda items: tqdm(
         items,
         desc=name,
+        initial=getattr(items, "start", 0),
+        total=getattr(items, "stop", None),
         disable=quiet,
         mininterval=0.1 if live else 15,
         maxinterval=15,

@@ -1,14 +1,23 @@
 """MLflow: one run a model, across the stages that make and measure it. The only file that knows MLflow.
 
+What is to be tracked is written to state/outbox first and sent from there: where MLflow cannot be reached, is locked or
+read-only, nothing stops or waits, and `advebm sync` sends it later.
+
 On where DVC runs a stage, or where MLFLOW_TRACKING_URI is set; ADVEBM_TRACKING=off turns it off. By default the store is
 mlflow.db beside dvc.yaml and the artifacts are in mlartifacts/, also for experiments that DVC runs in a temporary folder.
 Nothing reads from it but `advebm summary`: with tracking off every file comes out the same.
 """
 
+import json
 import os
+import shutil
 import subprocess
+import sys
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +27,15 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
-FLUSH = 200  # numbers that wait at most before they are sent, in one request
-
-
-def root() -> Path:
-    """The folder of the project: DVC tells it to a stage, also where that runs in a copy."""
-    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+EVERY = 15  # seconds after which what waits is sent
+PATIENCE = 10  # seconds to wait for another process that makes the store
 
 
 def uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{config.root() / 'mlflow.db'}"
 
 
 def enabled() -> bool:
@@ -49,7 +56,7 @@ def client():
     if not uri().startswith("sqlite:///"):
         return MlflowClient(uri())
     file = Path(uri().removeprefix("sqlite:///"))
-    with FileLock(file.with_suffix(".lock")):
+    with FileLock(file.with_suffix(".lock"), timeout=PATIENCE):
         result = MlflowClient(uri())
         result.search_experiments(max_results=1)
     return result
@@ -61,7 +68,7 @@ def _experiment(client, study: str) -> str:
     name = f"advebm/{study}"
     found = client.get_experiment_by_name(name)
     if found is None:
-        place = (root() / "mlartifacts" / study).as_uri() if uri().startswith("sqlite:") else None
+        place = (config.root() / "mlartifacts" / study).as_uri() if uri().startswith("sqlite:") else None
         try:
             return client.create_experiment(name, artifact_location=place)
         except MlflowException:  # another process was first
@@ -72,45 +79,142 @@ def _experiment(client, study: str) -> str:
 def _commit() -> str:
     if "DVC_EXP_BASELINE_REV" in os.environ:
         return os.environ["DVC_EXP_BASELINE_REV"]
-    git = subprocess.run(["git", "-C", root(), "rev-parse", "HEAD"], capture_output=True, text=True)
+    git = subprocess.run(["git", "-C", config.root(), "rev-parse", "HEAD"], capture_output=True, text=True)
     return git.stdout.strip() or "none"
 
 
-class Run:
-    """An open run: numbers wait and go out together."""
+class Outbox:
+    """What one stage has to tell MLflow, in a folder: events.jsonl, copies of files, and how many events were sent."""
 
-    def __init__(self, client, run_id: str):
-        self.client, self.run_id, self.waiting = client, run_id, []
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.journal, self.mark = folder / "events.jsonl", folder / "sent.json"
+        text = self.journal.read_text() if self.journal.exists() else ""
+        self.events = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        self.sent, self.run_id = json.loads(self.mark.read_text()) if self.mark.exists() else (0, None)
+
+    def put(self, kind: str, *content: Any) -> None:
+        with self.journal.open("a") as file:
+            file.write(json.dumps([kind, *content]) + "\n")
+        self.events.append([kind, *content])
+
+    def send(self) -> None:
+        """Send what was not sent yet; the folder goes where the stage has ended. Raises whatever MLflow does."""
+        if self.sent < len(self.events):
+            store = client()
+            while self.sent < len(self.events):
+                self.sent += self._send_next(store)
+                fresh = self.mark.with_suffix(".part")
+                fresh.write_text(json.dumps([self.sent, self.run_id]))
+                fresh.replace(self.mark)
+        if self.events and self.events[-1][0] == "end":
+            shutil.rmtree(self.folder)
+
+    def _send_next(self, store) -> int:
+        """Send the next event, of numbers also those that follow; returns how many."""
+        from mlflow.entities import Metric, Param
+
+        kind, *content = self.events[self.sent]
+        if kind == "metrics":
+            numbers = list(takewhile(lambda event: event[0] == "metrics", self.events[self.sent : self.sent + 25]))
+            batch = [Metric(name, v, now, step) for _, values, step, now in numbers for name, v in values.items()]
+            store.log_batch(self.run_id, metrics=batch)
+            return len(numbers)
+        if kind == "begin":
+            self.run_id = _open(store, *content)
+        elif kind == "params":
+            store.log_batch(self.run_id, params=[Param(key, value) for key, value in content[0].items()])
+        elif kind == "tags":
+            for name, value in content[0].items():
+                store.set_tag(self.run_id, name, value)
+        elif kind == "artifact":
+            copy, folder = content
+            store.log_artifact(self.run_id, str(self.folder / copy), folder)
+            (self.folder / copy).unlink()
+        else:  # status, end
+            store.update_run(self.run_id, status=content[0])
+        return 1
+
+
+def _open(store, about: dict[str, Any]) -> str:
+    """The id of the run that the stage belongs to, made where there is none."""
+    experiment = _experiment(store, about["study"])
+    stage, method, checkpoint = about["stage"], about["method"], about["checkpoint"]
+    found = store.search_runs([experiment], f"tags.`run.uid` = '{about['uid']}'")
+    if not found and checkpoint:
+        same = f"tags.`checkpoint.sha256` = '{checkpoint}' and tags.method = '{method}'"
+        found = [
+            known
+            for known in store.search_runs([experiment], same)
+            if known.data.tags.get(f"spec.{stage}", about["spec"]) == about["spec"]
+        ]
+    if found:
+        run_id = found[0].info.run_id
+    else:
+        name = about["experiment"]
+        tags = {
+            "run.uid": about["uid"],
+            "study": about["study"],
+            "method": method,
+            "git.commit": about["commit"],
+            "dvc.experiment": name or "workspace",
+            **({"checkpoint.sha256": checkpoint} if checkpoint else {}),
+        }
+        run_id = store.create_run(experiment, run_name=f"{method} {name}" if name else method, tags=tags).info.run_id
+    store.update_run(run_id, status="RUNNING")
+    for key, value in {"dvc.stage": stage, f"spec.{stage}": about["spec"]}.items():
+        store.set_tag(run_id, key, value)
+    return run_id
+
+
+class Run:
+    """An open run."""
+
+    def __init__(self, box: Outbox, uid: str):
+        self.box, self.uid, self.down, self.last = box, uid, False, time.monotonic()
+        self.reached = max((event[2] for event in box.events if event[0] == "metrics"), default=0)
 
     def metrics(self, values: dict[str, float | None], step: int = 0) -> None:
-        import time
-
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        self.waiting += [Metric(name, float(v), now, step) for name, v in values.items() if v is not None]
-        if len(self.waiting) >= FLUSH:
-            self.flush()
-
-    def flush(self) -> None:
-        while self.waiting:
-            self.client.log_batch(self.run_id, metrics=self.waiting[:1000])
-            del self.waiting[:1000]
+        """Numbers of a step; what was told before an interruption is not told again."""
+        told = {name: float(value) for name, value in values.items() if value is not None}
+        if told and (step == 0 or step > self.reached):
+            self.box.put("metrics", told, step, int(time.time() * 1000))
+        if time.monotonic() - self.last > EVERY:
+            self.send()
 
     def tags(self, **values: Any) -> None:
-        for name, value in values.items():
-            self.client.set_tag(self.run_id, name.replace("__", "."), str(value))
+        self.box.put("tags", {name.replace("__", "."): str(value) for name, value in values.items()})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        self.client.log_artifact(self.run_id, str(path), folder)
+        copy = Path(str(len(self.box.events)), path.name)
+        (self.box.folder / copy).parent.mkdir()
+        shutil.copyfile(path, self.box.folder / copy)
+        self.box.put("artifact", str(copy), folder)
+
+    def send(self) -> None:
+        """Send what waits; where that fails, say so and try no more."""
+        if self.down:
+            return
+        try:
+            self.box.send()
+        except Exception as error:  # MLflow raises what its store, its server or the network does
+            self.down = True
+            print(f"advebm: MLflow: {_reason(error)}; what waits is in {outbox()}, `advebm sync` sends it", file=sys.stderr)
+        self.last = time.monotonic()
 
 
 class _Off:
     """Tracking that is off."""
 
+    uid = None
+
     def metrics(self, values, step=0): ...
     def tags(self, **values): ...
     def artifact(self, path, folder=None): ...
+
+
+def outbox() -> Path:
+    return config.root() / "state" / "outbox"
 
 
 @contextmanager
@@ -122,45 +226,61 @@ def run(
     params: dict[str, Any] | None = None,
     checkpoint: str | None = None,
     spec: Any = None,
+    uid: str | None = None,
 ) -> Iterator[Run | _Off]:
-    """The run of a model. Training, which gives `params`, opens a new one; a later stage gives the sha256 of the model's
-    `checkpoint` and goes on in the run that made it. Where that run already holds this stage by another `spec` (what
-    params.yaml says of the stage), or where the model came from elsewhere, a new one is opened."""
+    """The run of a model. Training, which gives `params`, opens a new one, or goes on in the one of `uid`; a later stage
+    gives the sha256 of the model's `checkpoint` and goes on in the run that made it. Where that run already holds this
+    stage by another `spec` (what params.yaml says of the stage), or where the model came from elsewhere, a new one is
+    opened."""
     if not enabled():
         yield _Off()
         return
-    from mlflow.entities import Param
+    from filelock import FileLock
 
-    store = client()
-    experiment = _experiment(store, study)
-    same = f"tags.`checkpoint.sha256` = '{checkpoint}' and tags.method = '{method}'"
-    digest = config.digest(spec)
-    found = [
-        known
-        for known in (store.search_runs([experiment], same) if checkpoint else [])
-        if known.data.tags.get(f"spec.{stage}", digest) == digest
-    ]
-    if found:
-        opened = Run(store, found[0].info.run_id)
-    else:
-        name = os.environ.get("DVC_EXP_NAME")
-        opened = Run(store, store.create_run(experiment, run_name=f"{method} {name}" if name else method).info.run_id)
-        opened.tags(study=study, method=method, git__commit=_commit(), dvc__experiment=name or "workspace")
-        if checkpoint:
-            opened.tags(checkpoint__sha256=checkpoint)
-    if params:
-        store.log_batch(opened.run_id, params=[Param(key, str(value)) for key, value in params.items()])
-    store.update_run(opened.run_id, status="RUNNING")
-    opened.tags(**{"dvc__stage": stage, f"spec__{stage}": digest})
-    status = "FAILED"
-    try:
-        yield opened
-        status = "FINISHED"
-    finally:
-        opened.flush()
-        if status == "FINISHED":
-            opened.tags(**{f"stage__{stage}": "done"})
-        store.update_run(opened.run_id, status=status)
+    uid = uid or f"{time.time_ns():x}-{uuid.uuid4().hex[:8]}"  # in the order of time
+    folder = outbox() / uid
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        opened = Run(Outbox(folder), uid)
+        digest = config.digest(spec)
+        if opened.box.events:
+            opened.box.put("status", "RUNNING")
+        else:
+            about = {"uid": uid, "stage": stage, "study": study, "method": method, "checkpoint": checkpoint, "spec": digest}
+            opened.box.put("begin", {**about, "commit": _commit(), "experiment": os.environ.get("DVC_EXP_NAME")})
+            if params:
+                opened.box.put("params", {key: str(value) for key, value in params.items()})
+        try:
+            yield opened
+        except BaseException as error:
+            opened.box.put(*(("end", "FAILED") if isinstance(error, Exception) else ("status", "KILLED")))
+            opened.send()
+            raise
+        opened.tags(**{f"stage__{stage}": "done"})
+        opened.box.put("end", "FINISHED")
+        opened.send()
+
+
+def sync() -> int:
+    """Send what waits of stages that are no longer at work; returns of how many stages. Raises ConnectionError."""
+    from filelock import FileLock, Timeout
+
+    count = 0
+    for folder in sorted(outbox().glob("*")):
+        try:
+            with FileLock(folder / "lock", timeout=0):
+                box = Outbox(folder)
+                count += box.sent < len(box.events)
+                box.send()
+        except Timeout:
+            continue
+        except Exception as error:  # MLflow raises what its store, its server or the network does
+            raise ConnectionError(f"MLflow: {_reason(error)}; what waits stays in {outbox()}") from error
+    return count
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def runs(study: str) -> list[dict[str, Any]]:

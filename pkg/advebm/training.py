@@ -3,11 +3,11 @@
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Discriminator
 from torch import Tensor, nn
 
@@ -19,11 +19,19 @@ from advebm.networks import frozen
 from advebm.ranges import Count, Fraction, NonNegative, Positive, Steps
 
 Log = Callable[[int, dict[str, float]], None]
+Keep = Callable[[int, dict[str, Tensor]], None]
 Watch = Callable[[int, dict[str, Tensor]], None]
+CHECK = 10  # steps between looks at whether the numbers are finite
+COLLAPSED = 0.01  # of the data's deviation of a pixel between images
 
 
 class Diverged(RuntimeError):
-    """Training cannot go on: a loss that is not finite, or energies past the bound."""
+    """Training cannot go on: a number that is not finite or past the bound, or chains that have collapsed."""
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
+        self.recoveries: list[dict] = []  # what was tried before
 
 
 @dataclass(kw_only=True)
@@ -66,6 +74,15 @@ class Schedule:
 
 
 @dataclass(kw_only=True)
+class Recovery:
+    """What is done when training diverges: back to the last record, and on from there otherwise."""
+
+    attempts: Steps = 3  # then it is given up
+    lr: Annotated[float, Gt(0), Le(1)] = 0.5  # times the learning rate, each time
+    steps: Annotated[float, Ge(1)] = 1.5  # times the steps of the sampler, each time, rounded up
+
+
+@dataclass(kw_only=True)
 class Training:
     """How a network is trained, whatever the method."""
 
@@ -77,6 +94,22 @@ class Training:
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0  # decay a step of the average of weights that is kept; 0 keeps the last
     record_every: Count = 100  # steps between records of the curves
     energy_bound: Positive = 1.0e5  # a loss or logged number past it is divergence
+    recovery: Recovery = field(default_factory=Recovery)
+
+
+def recovered(method: Method, training: Training, context: Context, attempt: int) -> tuple[Method, Training, Context]:
+    """By what a run goes on after it has diverged `attempt` times: smaller steps of the optimiser, more steps of the
+    sampler, and other random numbers."""
+    rule = training.recovery
+    optimizer = replace(training.optimizer, lr=training.optimizer.lr * rule.lr**attempt)
+    longer = {
+        name: replace(sampler, **{key: math.ceil(getattr(sampler, key) * rule.steps**attempt)})
+        for name in ("sampler", "ascent")
+        for key in ("outer", "steps")
+        if hasattr(sampler := getattr(method, name, None), key)
+    }
+    context = context._replace(seed=context.seed + 1_000_003 * attempt)
+    return replace(method, **longer), replace(training, optimizer=optimizer), context
 
 
 def fit(
@@ -89,6 +122,9 @@ def fit(
     *,
     log: Log,
     watch: Watch = lambda step, images: None,
+    keep: Keep = lambda step, state: None,
+    start: int = 0,
+    state: dict[str, Tensor] | None = None,
     outliers: Images | None = None,
     progress: Callable[[range], Iterator[int]] = iter,
 ) -> nn.Module:
@@ -96,7 +132,8 @@ def fit(
 
     log(step, {"train/ce": ...}) gets the mean of each number since the last record, the method's scores on the
     validation images, and the changes of energy of this step's adversarial examples; watch(step, {name: images}) gets
-    pictures of the state. Raises Diverged.
+    pictures of the state. keep(step, state) gets a copy of everything that a run goes on from; given again as `start` and
+    `state` it leads to the same network. Raises Diverged, at most CHECK steps after a number was not finite.
     """
     batches = Batches(train, training.batch, training.augmentation, context.seed, context.device, outliers)
     total = max(1, round(training.epochs * batches.steps_per_epoch))
@@ -107,9 +144,11 @@ def fit(
     kept = average if average is not None else net
     sums: dict[str, Tensor] = {}
     since = 0
+    if state:
+        restore(state, net, average, optimizer, method)
 
     net.train()
-    for step in progress(range(total)):
+    for step in progress(range(start, total)):
         factor = training.schedule(step, batches.steps_per_epoch, total)
         for group in optimizer.param_groups:
             group["lr"] = training.optimizer.lr * factor
@@ -127,8 +166,12 @@ def fit(
 
         sums = {name: sums.get(name, 0) + value.detach() for name, value in {"loss": loss.value, **loss.logs}.items()}
         since += 1
+        if last or (step + 1) % CHECK == 0:
+            means = {f"train/{name}": float(value) / since for name, value in sums.items()}
+            check_finite(means, step, training.energy_bound)
         if last:
-            record = {f"train/{name}": float(value) / since for name, value in sums.items()}
+            check_chains(loss.x_neg, batch.x, step)
+            record = means
             sums, since = {}, 0
             record |= changes(before, energies(net, batch, loss.x_adv))
             record |= {f"validation/{name}": value for name, value in score(method, kept, validation).items()}
@@ -136,7 +179,42 @@ def fit(
             log(step + 1, {**record, "train/lr": training.optimizer.lr * factor})
             pictures = {"adversarial": loss.x_adv, "negatives": loss.x_neg, **dict(method.images())}
             watch(step + 1, {name: x for name, x in pictures.items() if x is not None})
+            keep(step + 1, captured(net, average, optimizer, method))
     return kept.eval()
+
+
+def captured(
+    net: nn.Module, average: nn.Module | None, optimizer: torch.optim.Optimizer, method: Method
+) -> dict[str, Tensor]:
+    """A copy of everything that a run goes on from, by name; random numbers are functions of (seed, step)."""
+    parts = {"net": net.state_dict(), "average": average.state_dict() if average else {}, "method": method.state_dict()}
+    parts |= {f"optimizer {i}": values for i, values in optimizer.state_dict()["state"].items()}
+    return {
+        f"{part}/{name}": value.detach().clone()
+        for part, values in parts.items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def restore(
+    state: dict[str, Tensor],
+    net: nn.Module,
+    average: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    method: Method,
+) -> None:
+    """Bring back what `captured` took."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        part, _, own = name.partition("/")
+        parts.setdefault(part, {})[own] = value.clone()
+    net.load_state_dict(parts["net"])
+    if average is not None:
+        average.load_state_dict(parts["average"])
+    method.load_state_dict(parts.get("method", {}))
+    slots = {int(part.split()[1]): values for part, values in parts.items() if part.startswith("optimizer")}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
 
 
 @torch.no_grad()
@@ -153,8 +231,22 @@ def check_finite(record: dict[str, float], step: int, bound: float) -> None:
         if not abs(value) <= bound:
             raise Diverged(
                 f"training diverged at step {step + 1}: {name} is {value:.4g}, bound {bound:.4g}; "
-                "lower the learning rate, take more sampling steps, or raise energy_l2"
+                "lower the learning rate, take more sampling steps, or raise energy_l2",
+                step + 1,
             )
+
+
+def check_chains(x_neg: Tensor | None, x: Tensor, step: int) -> None:
+    """Raises Diverged where all samples have become the same image."""
+    if x_neg is None or len(x) == 1:
+        return
+    spread, data = x_neg.std(0).mean().item(), x.std(0).mean().item()
+    if not spread > COLLAPSED * data:
+        raise Diverged(
+            f"training diverged at step {step + 1}: the chains have collapsed, their pixels' deviation is {spread:.4g}, "
+            f"the data's {data:.4g}; take more sampling steps, more noise, or a higher reinit",
+            step + 1,
+        )
 
 
 @torch.no_grad()

@@ -20,9 +20,9 @@ QUALITY = ("fid", "kid_mean", "is_mean", "precision", "recall", "label_consisten
 
 def compare(
     results: Annotated[Path, Option(help="folder with a sub-folder for each method")],
+    models: Annotated[Path, Option(help="folder with a sub-folder for each method")],
     out: Annotated[Path, Option(help="the JSON file to write; Markdown, picture and web page lie beside it")],
     study: o.Study = "digits",
-    models: Annotated[Path | None, Option(help="folder with a sub-folder for each method, for training's curves")] = None,
     params: o.Params = o.PARAMS,
 ) -> None:
     """Write all methods of a study side by side, the papers' tables beside what was measured, and one web page of all
@@ -34,7 +34,7 @@ def compare(
     from advebm import figures
     from advebm.commands.sample import sampled
 
-    found = {method: measured(results / method) for method in methods}
+    found = {method: measured(results / method, models / method) for method in methods}
     rows, sheets = {}, {}
     for method, numbers in found.items():
         for recipe in scored(numbers) or [None]:
@@ -45,7 +45,7 @@ def compare(
     general = [*overview(found), *papers(study, found)]
     text = document(f"{study}: every method", general)
     shown = {
-        method: (sections(numbers), pictures(numbers, results / method, models and models / method))
+        method: (sections(numbers), pictures(numbers, results / method, models / method))
         for method, numbers in found.items()
     }
 

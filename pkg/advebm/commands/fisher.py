@@ -2,7 +2,7 @@
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.measuring import keep, network
+from advebm.commands.measuring import keep, network, resumable
 
 
 def fisher(
@@ -22,15 +22,17 @@ def fisher(
     from advebm.evaluation import fisher as evaluation
 
     spec = config.build(evaluation.Fisher, entry["fisher"])
-    numbers = evaluation.fisher(
-        network(model, data),
-        images.load(data / f"{spec.split}.npz"),
-        spec,
-        seed=o.EVALUATION_SEED,
-        batch=batch,
-        progress=progress.bar(f"fisher {study}/{method}", quiet),
-    )
-    found = {name: numbers[name] for name in ("joint", "marginal") if numbers[name]}
-    with keep("fisher", out, numbers, entry, study, method, model) as run:
-        run.metrics({f"fisher/{name}/{key}": v[key] for name, v in found.items() for key in ("score", "se")})
+    with resumable("fisher", out, entry, method, model, data) as state:
+        numbers = evaluation.fisher(
+            network(model, data),
+            images.load(data / f"{spec.split}.npz"),
+            spec,
+            seed=o.EVALUATION_SEED,
+            batch=batch,
+            part=state.part,
+            progress=progress.bar(f"fisher {study}/{method}", quiet),
+        )
+        found = {name: numbers[name] for name in ("joint", "marginal") if numbers[name]}
+        with keep("fisher", out, numbers, entry, study, method, model) as run:
+            run.metrics({f"fisher/{name}/{key}": v[key] for name, v in found.items() for key in ("score", "se")})
     print(f"wrote {out}: " + ", ".join(f"{n} {v['score']:.4g} +- {v['se']:.2g} ({v['ways']})" for n, v in found.items()))

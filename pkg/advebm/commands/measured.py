@@ -11,13 +11,14 @@ MORE = ("autoattack", "fisher", "calibration", "landscape", "neighbours", "inter
 BUFFER = "replay_buffer"  # scored like a recipe's samples
 
 
-def measured(results: Path) -> Found:
-    """What lies in a method's folder of results. Raises FileNotFoundError or ValueError, see `read_json`."""
+def measured(results: Path, model: Path) -> Found:
+    """What lies in a method's folders of results and of its model. Raises FileNotFoundError or ValueError, see
+    `read_json`."""
     found = {name: read_json(results / f"{name}.json", name) for name in NEEDED}
     for name, key in NEEDED.items():
         if any(key not in part for part in (found[name].values() if name == "ood" else [found[name]])):
             raise ValueError(f"{results / name}.json: lacks {key}; run `advebm {name}` again")
-    files = {name: results / f"{name}.json" for name in MORE}
+    files = {name: results / f"{name}.json" for name in MORE} | {"training": model / "recoveries.json"}
     return found | {name: read_json(file, name) if file.is_file() else {} for name, file in files.items()}
 
 

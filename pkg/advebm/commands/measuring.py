@@ -11,6 +11,7 @@ from advebm.commands.prepare import about
 
 if TYPE_CHECKING:
     from advebm.networks import Network
+    from advebm.state import State
     from advebm.tracking import Run
 
 
@@ -19,6 +20,19 @@ def network(model: Path, data: Path) -> "Network":
     from advebm import networks
 
     return networks.load(model, networks.device(), shape=about(data)["shape"])[0]
+
+
+@contextmanager
+def resumable(
+    stage: str, file: Path, entry: dict[str, Any], method: str, model: Path, data: Path, *more: str
+) -> Iterator["State"]:
+    """What the stage that writes `file` goes on from, if it is interrupted; more: whatever else its result depends on."""
+    from advebm.data import images
+    from advebm.state import opened
+
+    key = [method, config.stage_specs(entry, method)[stage], images.digest(model), about(data)["sha256"], *more]
+    with opened(stage, file, key) as state:
+        yield state
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.measuring import keep, network
+from advebm.commands.measuring import keep, network, resumable
 
 
 def ood(
@@ -35,22 +35,24 @@ def ood(
     outside = {file.stem: images.load(file) for file in sorted((data / "out").glob("*.npz"))}
     if not outside:
         raise FileNotFoundError(f"{data / 'out'}: no out-distribution sets there; `advebm prepare` makes them")
-    numbers, values = evaluation.ood(
-        net,
-        config.model(entry, method).method.detector,
-        images.load(data / f"{spec.split}.npz"),
-        outside,
-        spec,
-        seed=o.EVALUATION_SEED,
-        device=networks.device(),
-        batch=batch,
-        progress=progress.bar(f"ood {study}/{method}", quiet),
-    )
-    with keep("ood", out / "ood.json", numbers, entry, study, method, model) as run:
-        for name, found in numbers.items():
-            run.metrics({f"ood/{name}/{key}": found[key] for key in ("auc", "auc_worst", "fpr95", "fpr95_worst", "n")})
-            for score, measured in found["scores"].items():
-                run.metrics({f"ood/{name}/{score}/{key}": measured[key] for key in ("auc", "fpr95")})
-                run.metrics({f"ood/{name}/{score}/worst_{norm}": w["auc"] for norm, w in measured["worst"].items()})
-        run.artifact(figures.detection(values, numbers, out / "ood.png", f"{study} {method}"), "ood")
+    with resumable("ood", out / "ood.json", entry, method, model, data) as state:
+        numbers, values = evaluation.ood(
+            net,
+            config.model(entry, method).method.detector,
+            images.load(data / f"{spec.split}.npz"),
+            outside,
+            spec,
+            seed=o.EVALUATION_SEED,
+            device=networks.device(),
+            batch=batch,
+            part=state.part,
+            progress=progress.bar(f"ood {study}/{method}", quiet),
+        )
+        with keep("ood", out / "ood.json", numbers, entry, study, method, model) as run:
+            for name, found in numbers.items():
+                run.metrics({f"ood/{name}/{key}": found[key] for key in ("auc", "auc_worst", "fpr95", "fpr95_worst", "n")})
+                for score, measured in found["scores"].items():
+                    run.metrics({f"ood/{name}/{score}/{key}": measured[key] for key in ("auc", "fpr95")})
+                    run.metrics({f"ood/{name}/{score}/worst_{norm}": w["auc"] for norm, w in measured["worst"].items()})
+            run.artifact(figures.detection(values, numbers, out / "ood.png", f"{study} {method}"), "ood")
     print(f"wrote {out}: " + ", ".join(f"{n} {v['auc']:.3f} (worst {v['auc_worst']:.3f})" for n, v in numbers.items()))

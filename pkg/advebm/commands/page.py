@@ -39,9 +39,9 @@ def page(study: str, general: list[Table], sheet: Path, methods: dict[str, tuple
     return template.render(study=study, general=general, overall=overall, methods=methods)
 
 
-def pictures(found: Found, results: Path, model: Path | None) -> list[Picture]:
+def pictures(found: Found, results: Path, model: Path) -> list[Picture]:
     """A method's pictures: training, samples, measurements; those that are there."""
-    listed = {} if model is None else {model / "curves.png": "Training: every recorded number, against the step."}
+    listed = {model / "curves.png": "Training: every recorded number, against the step."}
     for recipe, numbers in scored(found).items():
         rows = "the first ones" if numbers["label_consistency"] is None else "a row for each class asked for"
         listed[results / f"samples/pictures/{recipe}.png"] = f"Samples by {recipe}, {rows}."

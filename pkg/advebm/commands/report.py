@@ -20,13 +20,14 @@ LEFT_OUT = ("protocol", "curve", "curves")  # of these files, beside every list
 def report(
     method: o.Method,
     results: Annotated[Path, Option(help="folder with quality.json, ood.json, robustness.json and more")],
+    model: o.ModelFile,
     out: Annotated[Path, Option(help="the JSON file to write; the Markdown file lies beside it")],
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
 ) -> None:
     """Write a method's numbers beside the published ones, as JSON and Markdown, and print them."""
     config.read(params, study, method)
-    found = measured(results)
+    found = measured(results, model.parent)
     text = markdown(study, method, found, results)
     out.parent.mkdir(parents=True, exist_ok=True)
     numbers = {name: plain(scored(found) if name == "quality" else found[name]) for name in COUNTED}

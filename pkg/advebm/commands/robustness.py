@@ -2,7 +2,7 @@
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.measuring import keep, network
+from advebm.commands.measuring import keep, network, resumable
 
 
 def robustness(
@@ -25,18 +25,20 @@ def robustness(
     from advebm.evaluation import robustness as evaluation
 
     spec = config.build(evaluation.Robustness, entry["robustness"])
-    numbers = evaluation.robustness(
-        network(model, data),
-        images.load(data / f"{spec.split}.npz"),
-        spec,
-        seed=o.EVALUATION_SEED,
-        batch=batch,
-        progress=progress.bar(f"robustness {study}/{method}", quiet),
-    )
-    with keep("robustness", out / "robustness.json", numbers, entry, study, method, model) as run:
-        accuracies = {"clean": numbers["clean"]} | {name: a["accuracy"] for name, a in numbers["attacks"].items()}
-        run.metrics({f"robustness/{name}": value for name, value in accuracies.items() if value is not None})
-        run.artifact(figures.radius(numbers["curve"], out / "robustness.png", f"{study} {method}"), "robustness")
+    with resumable("robustness", out / "robustness.json", entry, method, model, data) as state:
+        numbers = evaluation.robustness(
+            network(model, data),
+            images.load(data / f"{spec.split}.npz"),
+            spec,
+            seed=o.EVALUATION_SEED,
+            batch=batch,
+            part=state.part,
+            progress=progress.bar(f"robustness {study}/{method}", quiet),
+        )
+        with keep("robustness", out / "robustness.json", numbers, entry, study, method, model) as run:
+            accuracies = {"clean": numbers["clean"]} | {name: a["accuracy"] for name, a in numbers["attacks"].items()}
+            run.metrics({f"robustness/{name}": value for name, value in accuracies.items() if value is not None})
+            run.artifact(figures.radius(numbers["curve"], out / "robustness.png", f"{study} {method}"), "robustness")
     print(f"wrote {out}: " + ", ".join(f"{name} {'-' if v is None else f'{v:.4f}'}" for name, v in accuracies.items()))
     for warning in numbers["warnings"]:
         print(f"warning: gradients may be masked: {warning}")

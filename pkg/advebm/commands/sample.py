@@ -5,6 +5,7 @@ from pathlib import Path
 
 from advebm import config
 from advebm.commands import options as o
+from advebm.commands.measuring import resumable
 from advebm.commands.prepare import about
 
 STRIP = 12  # images of a strip figure
@@ -28,7 +29,8 @@ def sample(
     """
     entry = config.read(params, study, method)
     described = about(data)
-    import numpy as np
+    from functools import partial
+
     import torch
 
     from advebm import figures, networks, progress, tracking
@@ -51,23 +53,32 @@ def sample(
     pictures = out / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     spec = config.stage_specs(entry, method)["sample"]
-    with tracking.run(stage="sample", study=study, method=method, checkpoint=images.digest(model), spec=spec) as run:
+
+    def generated(name: str, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The bytes of images `ids` (B, H, W, C); of the first ones also, as "0 start", "1 attack", ..., each stage."""
+        recipe = recipes[name]
+        stages = recipe(net, ids % classes, starts, Streams(o.EVALUATION_SEED, "sample", name, ids=ids))
+        x = list(stages.values())[-1]
+        if not x.isfinite().all():
+            raise ValueError(f"{study}.sampling.{method}.{name}: images are not finite; take smaller steps or noise")
+        strip = {f"{i} {stage}": x[:STRIP] for i, (stage, x) in enumerate(stages.items())} if ids[0] == 0 else {}
+        return {key: torch.from_numpy(images.to_bytes(x)) for key, x in {"x": x, **strip}.items()}
+
+    with (
+        resumable("sample", out, entry, method, model, data, images.digest(gaussians)) as state,
+        tracking.run(stage="sample", study=study, method=method, checkpoint=images.digest(model), spec=spec) as run,
+    ):
         for name, recipe in recipes.items():
             y = torch.arange(entry["samples"], device=device)
-            parts, strip = [], {}
-            for ids in progress.bar(f"sample {study}/{method} {name}", quiet)(y.split(batch)):
-                labels = ids % classes
-                stages = recipe(net, labels, starts, Streams(o.EVALUATION_SEED, "sample", name, ids=ids))
-                strip = strip or {stage: images.to_bytes(x[:STRIP]) for stage, x in stages.items()}
-                x = list(stages.values())[-1]
-                if not x.isfinite().all():
-                    raise ValueError(
-                        f"{study}.sampling.{method}.{name}: images are not finite; take smaller steps or noise"
-                    )
-                parts.append(images.to_bytes(x))
+            parts = [
+                state.part(f"{name}, {batch} from {ids[0]}", partial(generated, name, ids))
+                for ids in progress.bar(f"sample {study}/{method} {name}", quiet)(y.split(batch))
+            ]
             asked = (y % classes).cpu().numpy() if recipe.asks else None
-            made = images.Images(np.concatenate(parts), asked)
+            made = images.Images(torch.cat([part["x"] for part in parts]).numpy(), asked)
             images.save(out / f"{name}.npz", made)
+            stages = sorted((key for key in parts[0] if key != "x"), key=lambda key: int(key.split()[0]))
+            strip = {key.split(maxsplit=1)[1]: parts[0][key].numpy() for key in stages}
             title = f"{study} {method}: {name}"
             draw = figures.class_grid if recipe.asks else figures.grid
             run.artifact(draw(made if recipe.asks else made.x[:120], pictures / f"{name}.png", title), "samples")

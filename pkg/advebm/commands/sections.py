@@ -10,6 +10,7 @@ from advebm.commands.tables import Table, about, within
 def sections(found: Found) -> list[Table]:
     """Everything that was measured of a method."""
     parts = [
+        (recoveries, found["training"]),
         (accuracy, found["robustness"]),
         (autoattack, found["autoattack"]),
         (samples, scored(found) | ends(found)),
@@ -21,6 +22,14 @@ def sections(found: Found) -> list[Table]:
         (interpolation, found["interpolation"]),
     ]
     return [make(content) for make, content in parts if content]
+
+
+def recoveries(training: dict[str, Any]) -> Table:
+    """What happened when training diverged."""
+    events = training["recoveries"]
+    rows = [[i, event["back_to"], event["event"]] for i, event in enumerate(events, 1)]
+    note = "Each time it went on from that step on other random numbers, by smaller steps and longer chains."
+    return Table(f"Training diverged {len(events)} times", ["recovery", "back to step", "why"], rows, (note,))
 
 
 def ends(found: Found) -> dict[str, dict[str, Any]]:

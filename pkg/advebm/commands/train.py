@@ -1,14 +1,66 @@
 """Training."""
 
 import csv
+import json
+import shutil
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
 from advebm.commands.prepare import about
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from advebm.methods import Method
+    from advebm.state import State
+    from advebm.training import Diverged
+
+
+class Course:
+    """A training as it goes: its records, pictures and last good state, told to MLflow and kept on the disk."""
+
+    def __init__(self, state: "State", title: str):
+        from advebm.state import Good
+
+        self.state, self.title, self.grids = state, title, state.folder / "grids"
+        self.good = state.load() or Good({}, {"step": 0, "rows": [], "recoveries": [], "run": None})
+        self.rows, self.recoveries = list(self.good.about["rows"]), list(self.good.about["recoveries"])
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self.rows.append({"step": step, **values})
+        self.run.metrics(values, step)
+
+    def watch(self, step: int, pictures: dict[str, "Tensor"]) -> None:
+        from advebm import figures
+        from advebm.data import images
+
+        for name, x in pictures.items():
+            path = self.grids / f"{name}_{step:06d}.png"
+            figures.grid(images.to_bytes(x[:100]), path, f"{self.title}: {name.replace('_', ' ')}, step {step}")
+            self.run.artifact(path, "grids")
+
+    def keep(self, step: int, tensors: dict[str, "Tensor"]) -> None:
+        about = {"step": step, "rows": list(self.rows), "recoveries": list(self.recoveries), "run": self.run.uid}
+        self.good = type(self.good)(tensors, about)
+        self.state.save(self.good)
+
+    def go_back(self, error: "Diverged", attempts: int) -> None:
+        """To the last good state; the error, with what was tried, where that was done as often as it may be."""
+        if len(self.recoveries) == attempts:
+            tried = f"; {attempts} recoveries did not help" if attempts else ""
+            last = type(error)(f"{error}{tried}", error.step)
+            last.recoveries = self.recoveries
+            raise last from None
+        back = self.good.about["step"]
+        self.rows = list(self.good.about["rows"])
+        self.recoveries.append({"event": str(error), "step": error.step, "back_to": back})
+        self.run.metrics({"recoveries": len(self.recoveries)}, back)
+        print(f"advebm: {error}; going on from step {back}", file=sys.stderr)
 
 
 def train(
@@ -22,7 +74,7 @@ def train(
     quiet: o.Quiet = False,
 ) -> None:
     """Train a network; write model.safetensors, curves.csv and curves.png, and pictures of the state over time and
-    replay_buffer.npz where a method has one."""
+    replay_buffer.npz where a method has one; recoveries.json where training diverged and was brought back."""
     entry = config.read(params, study, None if method == "judge" else method)
     described = about(data)
     import torch
@@ -31,54 +83,60 @@ def train(
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
     from advebm.methods.base import Context
-    from advebm.training import fit
+    from advebm.state import Stopped, opened
+    from advebm.training import Diverged, fit, recovered
 
     model = config.model(entry, method)
     device = networks.device()
     start = None if gaussians is None else Gaussians.load(gaussians, device)
     context = Context(seed, tuple(described["shape"]), described["classes"], start, device)
-    torch.manual_seed(seed)
-    net = model.network.build(described["shape"], model.method.outputs(described["classes"])).to(device)
-    rows: list[dict[str, float]] = []
-    flat = config.flat({"seed": seed, "study": study, "method": method, **_entry(entry, method)})
+    sets = [images.load(data / f"{name}.npz") for name in ("train", "validation")]
+    outliers = images.load(data / "outliers.npz") if model.method.outliers else None
+    spec = {"seed": seed, "study": study, "method": method, **_entry(entry, method)}
+    key = [spec, described["sha256"], gaussians and images.digest(gaussians), str(device)]
 
-    with tracking.run(stage="train", study=study, method=method, params=flat) as run:
-        run.tags(data__sha256=described["sha256"])
+    def trained(course: Course) -> tuple[torch.nn.Module, "Method"]:
+        """From the last good state on, by what the recoveries so far lead to."""
+        own, training, changed = recovered(model.method, model.training, context, len(course.recoveries))
+        torch.manual_seed(seed)
+        net = model.network.build(described["shape"], own.outputs(described["classes"])).to(device)
+        watching = {"log": course.log, "watch": course.watch, "keep": course.keep}
+        going_on = {"start": course.good.about["step"], "state": course.good.tensors}
+        bar = progress.bar(f"train {study}/{method}", quiet)
+        return fit(own, net, *sets, training, changed, **watching, **going_on, outliers=outliers, progress=bar), own
 
-        def log(step: int, values: dict[str, float]) -> None:
-            rows.append({"step": step, **values})
-            run.metrics(values, step)
+    with opened("train", out, key) as state:
+        course = Course(state, f"{study} {method}")
+        told = {"stage": "train", "study": study, "method": method, "params": config.flat(spec)}
+        with tracking.run(**told, uid=course.good.about["run"]) as course.run:
+            course.run.tags(data__sha256=described["sha256"])
+            net = None
+            while net is None:
+                try:
+                    net, own = trained(course)
+                except Diverged as error:
+                    course.go_back(error, model.training.recovery.attempts)
+                except Stopped:
+                    if course.good.tensors:
+                        state.save(course.good, always=True)
+                    raise
 
-        def watch(step: int, pictures: dict[str, torch.Tensor]) -> None:
-            for name, x in pictures.items():
-                path = out / "grids" / f"{name}_{step:06d}.png"
-                figures.grid(images.to_bytes(x[:100]), path, f"{study} {method}: {name.replace('_', ' ')}, step {step}")
-                run.artifact(path, "grids")
-
-        net = fit(
-            model.method,
-            net,
-            images.load(data / "train.npz"),
-            images.load(data / "validation.npz"),
-            model.training,
-            context,
-            log=log,
-            watch=watch,
-            outliers=images.load(data / "outliers.npz") if model.method.outliers else None,
-            progress=progress.bar(f"train {study}/{method}", quiet),
-        )
-        checkpoint = out / "model.safetensors"
-        networks.save(checkpoint, net, study=study, method=method, seed=seed, data=described["sha256"])
-        with (out / "curves.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
-        for name, x in model.method.images():
-            images.save(out / f"{name}.npz", images.Images(images.to_bytes(x)))
-        table = {name: [row[name] for row in rows] for name in rows[0]}
-        run.artifact(figures.curves(table, out / "curves.png", f"{study} {method}"))
-        run.tags(checkpoint__sha256=images.digest(checkpoint))
-        run.artifact(checkpoint)
+            checkpoint, rows = out / "model.safetensors", course.rows
+            networks.save(checkpoint, net, study=study, method=method, seed=seed, data=described["sha256"])
+            if course.grids.exists():
+                shutil.copytree(course.grids, out / "grids", dirs_exist_ok=True)
+            if course.recoveries:
+                (out / "recoveries.json").write_text(json.dumps({"recoveries": course.recoveries}, indent=1) + "\n")
+            with (out / "curves.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
+            for name, x in own.images():
+                images.save(out / f"{name}.npz", images.Images(images.to_bytes(x)))
+            table = {name: [row[name] for row in rows] for name in rows[0]}
+            course.run.artifact(figures.curves(table, out / "curves.png", f"{study} {method}"))
+            course.run.tags(checkpoint__sha256=images.digest(checkpoint))
+            course.run.artifact(checkpoint)
     scores = (f"{name} {value:.4g}" for name, value in rows[-1].items() if name.startswith("validation/"))
     print(f"wrote {checkpoint}: {', '.join(scores)}")
 

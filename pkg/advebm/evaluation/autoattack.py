@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -9,13 +10,12 @@ from torch import nn
 
 from advebm.data.images import Images
 from advebm.evaluation import intervals
+from advebm.evaluation.parts import Part, anew
 from advebm.evaluation.square import NAMES
 from advebm.ranges import Count, Positive
 
 ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version, in its order
 CHUNK = 100  # images at a time: random numbers are of the chunk, so its size is not to be chosen
-
-Done = dict[str, list[list[bool]]]  # norm: for each image that is done, whether it is right clean and after each attack
 
 
 @dataclass(kw_only=True)
@@ -33,18 +33,17 @@ def autoattack(
     spec: AutoAttack,
     *,
     seed: int,
-    done: Done | None = None,
-    save: Callable[[Done], None] = lambda done: None,
+    part: Part = anew,
     progress: Callable = iter,
 ) -> dict[str, Any]:
     """{n, linf: {eps, clean, apgd-ce, apgd-t, fab-t, square, accuracy, ci}, l2: ..., warnings}; accuracies in [0, 1].
 
-    Each attack is tried on what the ones before left right; its number is the accuracy after it. `done` is what an
-    interrupted run gave to `save`, which is called after each chunk. None where the network has no logits of classes.
+    Each attack is tried on what the ones before left right; its number is the accuracy after it. None where the network
+    has no logits of classes.
     Raises ValueError where there are fewer classes than its targeted loss needs (4).
     """
     images = images[: spec.n]
-    n, done = len(images.x), dict(done or {})
+    n = len(images.x)
     result: dict[str, Any] = {"n": n}
     if net.outputs == 1:
         empty = dict.fromkeys(("clean", *ATTACKS, "accuracy", "ci"))
@@ -52,13 +51,13 @@ def autoattack(
     if net.outputs < 4:
         raise ValueError(f"AutoAttack's targeted loss is defined for 4 classes and more, not {net.outputs}")
     chunks = [(norm, start) for norm in spec.eps for start in range(0, n, CHUNK)]
+    right: dict[str, list[torch.Tensor]] = {norm: [] for norm in spec.eps}
     for norm, start in progress(chunks):
-        if len(done.setdefault(norm, [])) <= start:
-            done[norm] += _chunk(net, images[start : start + CHUNK], norm, spec.eps[norm], seed)
-            save(done)
+        chunk = partial(_chunk, net, images[start : start + CHUNK], norm, spec.eps[norm], seed)
+        right[norm].append(part(f"{norm} {start}", chunk))
     warnings = []
     for norm, eps in spec.eps.items():
-        share = torch.tensor(done[norm]).double().mean(0).tolist()
+        share = torch.cat(right[norm]).double().mean(0).tolist()
         result[norm] = {"eps": eps, **dict(zip(("clean", *ATTACKS), share, strict=True))}
         result[norm] |= {"accuracy": share[-1], "ci": intervals.proportion(share[-1], n)}
         if share[-1] < share[-2]:
@@ -66,7 +65,8 @@ def autoattack(
     return result | {"warnings": warnings}
 
 
-def _chunk(net: nn.Module, images: Images, norm: str, eps: float, seed: int) -> list[list[bool]]:
+def _chunk(net: nn.Module, images: Images, norm: str, eps: float, seed: int) -> torch.Tensor:
+    """Whether each image is right clean and after each attack, bool (B, 5)."""
     import pyautoattack
 
     device = next(net.parameters()).device
@@ -86,4 +86,4 @@ def _chunk(net: nn.Module, images: Images, norm: str, eps: float, seed: int) -> 
                 _, seen = standard.run_standard_evaluation(x[left], y[left], batch_size=len(left))
                 right[left] = seen == y[left]
             columns.append(right)
-    return torch.stack(columns, 1).tolist()
+    return torch.stack(columns, 1)

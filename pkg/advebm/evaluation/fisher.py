@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from advebm.data.images import Images
 from advebm.energy import Energy, conditional, given, marginal, posterior
+from advebm.evaluation.parts import Part, anew
 from advebm.networks import frozen
 from advebm.ranges import Count
 from advebm.samplers.streams import Streams
@@ -95,7 +97,14 @@ def summary(scores: Tensor, ways: str) -> dict[str, Any]:
 
 
 def fisher(
-    net: nn.Module, images: Images, spec: Fisher, *, seed: int, batch: int = 100, progress: Callable = iter
+    net: nn.Module,
+    images: Images,
+    spec: Fisher,
+    *,
+    seed: int,
+    batch: int = 100,
+    part: Part = anew,
+    progress: Callable = iter,
 ) -> dict[str, Any]:
     """{joint, marginal: {score, se, score_symmetric, se_symmetric, ways}, n}: E[.5 |grad E|^2 - tr(Hess E)] over images of
     E(x, y) and of E(x) (Hyvarinen 2005; JT, Eq. 23 and 24), with pixels in [0, 1], and in [-1, 1] where "symmetric".
@@ -105,21 +114,26 @@ def fisher(
     never below 0, and least where the energy is flat; those of smooth densities may be far below.
     """
     images = images[: spec.n]
-    n, device, found = len(images.x), next(net.parameters()).device, {"joint": [], "marginal": []}
+    n, device = len(images.x), next(net.parameters()).device
+    names = ["joint", "marginal"] if net.outputs > 1 else ["marginal"]
+
+    def scored(start: int) -> Tensor:
+        """The scores of a batch by each name, (names, B)."""
+        x, y = images[start : start + batch].pixels(device), images[start : start + batch].labels(device)
+        if ways == "exact":
+            scores = exact(net, x, y)
+        else:
+            ids = torch.arange(start, start + len(x), device=device)
+            energies = {"marginal": marginal(net)} | ({"joint": conditional(net, y)} if net.outputs > 1 else {})
+            scores = {
+                name: hutchinson(energy, x, spec.probes, Streams(seed, "fisher", name, ids=ids))
+                for name, energy in energies.items()
+            }
+        return torch.stack([scores[name].detach() for name in names])
+
     with frozen(net):
         ways = "exact" if piecewise_linear(net) else "hutchinson"
-        for start in progress(range(0, n, batch)):
-            part = images[start : start + batch]
-            x, y = part.pixels(device), part.labels(device)
-            if ways == "exact":
-                scores = exact(net, x, y)
-            else:
-                ids = torch.arange(start, start + len(x), device=device)
-                energies = {"marginal": marginal(net)} | ({"joint": conditional(net, y)} if net.outputs > 1 else {})
-                scores = {
-                    name: hutchinson(energy, x, spec.probes, Streams(seed, "fisher", name, ids=ids))
-                    for name, energy in energies.items()
-                }
-            for name, values in scores.items():
-                found[name].append(values.detach())
-    return {name: summary(torch.cat(values), ways) if values else None for name, values in found.items()} | {"n": n}
+        starts = progress(range(0, n, batch))
+        found = torch.cat([part(f"{batch} from {start}", partial(scored, start)) for start in starts], 1)
+    known = {name: summary(values, ways) for name, values in zip(names, found, strict=True)}
+    return {"joint": None, **known, "n": n}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from advebm.data.images import Images
 from advebm.energy import SCORES, Energy, marginal
 from advebm.evaluation import intervals
 from advebm.evaluation.fisher import piecewise_linear
+from advebm.evaluation.parts import Part, anew
 from advebm.evaluation.square import square
 from advebm.ranges import Count, Positive
 from advebm.samplers.apgd import AutoPGD
@@ -76,8 +78,8 @@ def worst_case(
     floor: float,
     seed: int,
     batch: int,
-) -> tuple[Tensor, str]:
-    """Images within eps of x that the score takes for in-distribution, none less than `start`, and the attack's name.
+) -> Tensor:
+    """Images within eps of x that the score takes for in-distribution, none less than `start`.
 
     Auto-PGD on the energy, or where that is `flat` the Square attack, which goes on until an image is below `floor`.
     """
@@ -89,11 +91,10 @@ def worst_case(
             spec.attack(energy, x[part], own, eps=eps, norm=norm, start=start[part])
             for part, own in zip(parts, streams, strict=True)
         ]
-        return torch.cat(moved), f"apgd, {spec.attack.steps} steps, {spec.attack.restarts} restarts"
+        return torch.cat(moved)
     found = square(energy, x, eps=eps, norm=norm, queries=spec.queries, floor=floor, seed=seed, batch=batch)
     lower = scores(energy, found, batch) > scores(energy, start, batch)
-    kept = torch.where(torch.from_numpy(lower).to(x.device).view(-1, 1, 1, 1), found, start)
-    return kept, f"square, {spec.queries} queries"
+    return torch.where(torch.from_numpy(lower).to(x.device).view(-1, 1, 1, 1), found, start)
 
 
 def ood(
@@ -106,6 +107,7 @@ def ood(
     seed: int,
     device: torch.device | str = "cpu",
     batch: int = 500,
+    part: Part = anew,
     progress: Callable = iter,
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
     """Numbers of each out-distribution set, and the scores behind them (AE, Table 4). Only out images are attacked.
@@ -133,22 +135,27 @@ def ood(
         for norm, radii in spec.radii.items():
             worst[norm] = x_out
             curves[norm] = {"eps": [0.0, *radii], "auc": [entry["auc"]]}
+            queried = flat and score == "grad_norm"
             for eps in radii if score == detector else radii[-1:]:
-                worst[norm], attack = worst_case(
+                attack = partial(
+                    worst_case,
                     energy,
                     x_out,
                     worst[norm],
                     spec,
                     eps=eps,
                     norm=norm,
-                    flat=flat and score == "grad_norm",
+                    flat=queried,
                     floor=-s_in.max(),
                     seed=seed,
                     batch=batch,
                 )
+                worst[norm] = part(f"{set_name}, {score}, {norm} {eps}, {batch} at a time", attack).to(x_out.device)
                 s_worst = scores(energy, worst[norm], batch)
                 curves[norm]["auc"].append(auc(s_in, s_worst))
-            entry["worst"][norm] = {"eps": eps, **detection(s_in, s_worst), "attack": attack}
+            gradients = f"apgd, {spec.attack.steps} steps, {spec.attack.restarts} restarts"
+            told = f"square, {spec.queries} queries" if queried else gradients
+            entry["worst"][norm] = {"eps": eps, **detection(s_in, s_worst), "attack": told}
         if score == detector:
             images = {"in": x_in, "out": x_out, "worst": next(iter(worst.values()))}
             values[set_name] = {key: scores(energy, x, batch) for key, x in images.items()}

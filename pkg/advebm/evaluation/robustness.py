@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from advebm.data.images import Images
 from advebm.energy import Energy, conditional, negative, unsaturated
 from advebm.evaluation import intervals
+from advebm.evaluation.parts import Part, anew
 from advebm.ranges import Count, Positive
 from advebm.samplers.apgd import AutoPGD
 from advebm.samplers.pgd import Attack
@@ -57,7 +59,14 @@ def descended(net: nn.Module, y: Tensor, ascends: str, streams: Streams) -> Ener
 
 
 def robustness(
-    net: nn.Module, images: Images, spec: Robustness, *, seed: int, batch: int = 500, progress: Callable = iter
+    net: nn.Module,
+    images: Images,
+    spec: Robustness,
+    *,
+    seed: int,
+    batch: int = 500,
+    part: Part = anew,
+    progress: Callable = iter,
 ) -> dict[str, Any]:
     """{clean, clean_ci, linf: {eps, pgd20}, n, attacks: {name: {accuracy, ci, norm, eps, steps, ascends, restarts}},
     curve: {norm, eps, accuracy, loss}, warnings}, accuracies in [0, 1].
@@ -71,28 +80,39 @@ def robustness(
     right = dict.fromkeys(["clean", *spec.attacks], 0)
     radii = [0.0, *spec.curve.radii]
     curve = {"right": [0] * len(radii), "loss": [0.0] * len(radii)}
-    for start in progress(range(0, n, batch)) if net.outputs > 1 else ():
-        part = images[start : start + batch]
-        x, y = part.pixels(device), part.labels(device)
-        ids = torch.arange(start, start + len(x), device=device)
-        for name, attack in [("clean", None), *spec.attacks.items()]:
-            streams = Streams(seed, "robustness", ids=ids)
-            robust = torch.ones_like(y, dtype=torch.bool)
-            for _ in range(attack.restarts if attack else 1):
-                moved = attack(descended(net, y, attack.ascends, streams), x, streams) if attack else x
-                with torch.no_grad():
-                    robust &= net(moved).argmax(1) == y
-            right[name] += robust.sum().item()
-        moved, robust = x, torch.ones_like(y, dtype=torch.bool)
+
+    def attacked(x: Tensor, y: Tensor, ids: Tensor, attack: Against | None) -> Tensor:
+        """Whether each image is right after each restart, (B,)."""
+        streams = Streams(seed, "robustness", ids=ids)
+        robust = torch.ones_like(y, dtype=torch.bool)
+        for _ in range(attack.restarts if attack else 1):
+            moved = attack(descended(net, y, attack.ascends, streams), x, streams) if attack else x
+            with torch.no_grad():
+                robust &= net(moved).argmax(1) == y
+        return robust
+
+    def against_radius(x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+        """Whether each image is right, and its loss, at each radius, float64 (2, radii, B)."""
+        moved, robust, rows = x, torch.ones_like(y, dtype=torch.bool), []
         for i, eps in enumerate(radii):
             if eps:
                 streams = Streams(seed, "curve", i, ids=ids)
                 energy = descended(net, y, "ce", streams)
                 moved = spec.curve.attack(energy, x, streams, eps=eps, norm=spec.curve.norm, start=moved)
             with torch.no_grad():
-                robust &= net(moved).argmax(1) == y
-                curve["loss"][i] += unsaturated(net, y)(moved).double().sum().item()
-            curve["right"][i] += robust.sum().item()
+                robust = robust & (net(moved).argmax(1) == y)
+                rows.append(torch.stack([robust.double(), unsaturated(net, y)(moved).double()]))
+        return torch.stack(rows, 1)
+
+    for start in progress(range(0, n, batch)) if net.outputs > 1 else ():
+        x, y = images[start : start + batch].pixels(device), images[start : start + batch].labels(device)
+        ids = torch.arange(start, start + len(x), device=device)
+        for name, attack in [("clean", None), *spec.attacks.items()]:
+            right[name] += part(f"{name}, {batch} from {start}", partial(attacked, x, y, ids, attack)).sum().item()
+        robust, losses = part(f"curve, {batch} from {start}", partial(against_radius, x, y, ids))
+        for i in range(len(radii)):
+            curve["right"][i] += int(robust[i].sum().item())
+            curve["loss"][i] += losses[i].sum().item()
 
     def share(count: int) -> float | None:
         return count / n if net.outputs > 1 else None

@@ -105,4 +105,6 @@ class ATEBM(Method):
         return {"k": torch.tensor(self.k), "aucs": torch.tensor(self.aucs, dtype=torch.float64)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.k, self.aucs = int(state["k"]), state["aucs"].tolist()
+        self.aucs = state["aucs"].tolist()
+        if self.progressive:
+            self.k = int(state["k"])

@@ -1,0 +1,110 @@
+"""How often training diverges, and what recovery does about it."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Option
+
+from advebm import config
+from advebm.commands import options as o
+from advebm.commands.tables import Table, document
+
+
+def stability(
+    data: o.Prepared,
+    gaussians: o.GaussiansFile,
+    out: Annotated[Path, Option(help="the JSON file to write; the Markdown file lies beside it")],
+    study: o.Study = "digits",
+    params: o.Params = o.PARAMS,
+    method: Annotated[list[str] | None, Option(help="a method to train, again for more [default: all]")] = None,
+    seeds: Annotated[int, Option(min=1, help="trainings of each method, seeds 0, 1, ...")] = 5,
+    change: Annotated[
+        list[str] | None, Option("--set", help="KEY=VALUE of each method's entry, such as training.optimizer.lr=0.1")
+    ] = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Train each method by several seeds and tell how many diverge, when, and how many of those recovery brings to the end.
+
+    Interrupted, it goes on after the last training that was finished.
+    """
+    entry = config.read(params, study)
+    import tempfile
+
+    import torch
+
+    from advebm.commands.measured import read_json
+    from advebm.commands.prepare import about
+    from advebm.commands.train import train
+    from advebm.state import opened
+    from advebm.training import Diverged
+
+    methods = method or list(entry["models"])
+    for name in methods:
+        config.read(params, study, name)
+    change_models(entry, methods, change or [])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "params.yaml")
+        file.write_text(json.dumps({study: entry}))  # YAML too
+        entries = {name: config.read(file, study, name)["models"][name] for name in methods}
+
+        def steps(name: str, seed: int) -> torch.Tensor:
+            """The steps at which a training diverged; the last is -1 where it came to its end."""
+            place = Path(folder, f"{name}-{seed}")
+            try:
+                train(name, data, place, gaussians, study, file, seed, quiet)
+            except Diverged as error:
+                return torch.tensor([*(event["step"] for event in error.recoveries), error.step])
+            events = place / "recoveries.json"
+            recovered = read_json(events, "train")["recoveries"] if events.exists() else []
+            return torch.tensor([*(event["step"] for event in recovered), -1])
+
+        with opened("stability", out, [study, entries, about(data)["sha256"]]) as state:
+            found = {
+                name: [state.part(f"{name} {seed}", lambda n=name, s=seed: steps(n, s)).tolist() for seed in range(seeds)]
+                for name in methods
+            }
+            numbers = {name: summary(runs) for name, runs in found.items()}
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(numbers, indent=1) + "\n")
+            text = markdown(study, numbers, change or [])
+            out.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def change_models(entry: dict[str, Any], methods: list[str], changes: list[str]) -> None:
+    """Put KEY=VALUE into the entry of each of the methods. Raises ValueError where it is not of that form."""
+    import yaml
+
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not key or not equals:
+            raise ValueError(f"--set {change}: must be KEY=VALUE, such as training.optimizer.lr=0.1")
+        *parents, last = key.split(".")
+        for name in methods:
+            target = entry["models"][name]
+            for parent in parents:
+                target = target.setdefault(parent, {})
+            target[last] = yaml.safe_load(value)
+
+
+def summary(runs: list[list[int]]) -> dict[str, Any]:
+    """Of runs, each the steps at which it diverged, ended by -1 where it came to its end."""
+    diverged = [run for run in runs if run != [-1]]
+    return {
+        "runs": len(runs),
+        "diverged": len(diverged),
+        "first": [run[0] for run in diverged],
+        "recovered": sum(run[-1] == -1 for run in diverged),
+        "recoveries": sum(len(run) - 1 for run in diverged),
+    }
+
+
+def markdown(study: str, numbers: dict[str, Any], changes: list[str]) -> str:
+    rows = [
+        [name, n["runs"], n["diverged"], ", ".join(map(str, n["first"])) or None, n["recovered"], n["recoveries"]]
+        for name, n in numbers.items()
+    ]
+    header = ["method", "trainings", "diverged", "first at step", "of these recovered", "recoveries"]
+    what = f"with {', '.join(changes)}" if changes else "as params.yaml has them"
+    return document(f"{study}: stability", [Table(f"Trainings {what}", header, rows)])

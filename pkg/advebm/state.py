@@ -1,0 +1,181 @@
+"""What an interrupted stage goes on from: files in state/, outside DVC's outputs, deleted when the stage is done.
+
+A file is written beside its place, forced to the disk and renamed, and its name holds the sha256 of its bytes: a cut
+leaves the file before, and damage is noticed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from advebm import config
+
+SHARE = 20  # a state is written when so many times have passed what the last one took: 5% of the time at most
+GENERATIONS = 2  # that are kept
+
+
+Made = TypeVar("Made", Tensor, dict[str, Tensor])
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM came."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on from there")
+        self.code = 128 + number
+
+
+class Good(NamedTuple):
+    """Tensors by name, and what JSON can hold."""
+
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
+
+
+class State:
+    """The files of one stage by one specification, in a folder of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.cost, self.ended = 0.0, 0.0  # seconds that the last writing took, and when it ended
+
+    def load(self) -> Good | None:
+        """The newest that is whole, or None. Damaged ones are named and removed."""
+        for file in sorted(self.folder.glob("*.safetensors"), reverse=True):
+            content = _read(file)
+            if content is not None:
+                return content
+        return None
+
+    def save(self, good: Good, *, always: bool = False) -> None:
+        """Keep what training goes on from, unless the last was kept too short a time ago. Raises OSError; the states
+        before are left then."""
+        begun = time.monotonic()
+        if not always and begun - self.ended < SHARE * self.cost:
+            return
+        files = sorted(self.folder.glob("*.safetensors"))
+        number = int(files[-1].name.split("-")[0]) + 1 if files else 0
+        _write(self.folder, f"{number:06d}", good)
+        for file in files[: 1 - GENERATIONS]:
+            file.unlink()
+        self.ended = time.monotonic()
+        self.cost = self.ended - begun
+
+    def part(self, name: str, make: Callable[[], Made]) -> Made:
+        """What `make` makes, a tensor or some by their names, computed once: a part of a measurement or of samples, found
+        again under its name."""
+        folder = self.folder / "parts"
+        prefix = hashlib.sha256(name.encode()).hexdigest()[:16]
+        for file in folder.glob(f"{prefix}-*.safetensors"):
+            content = _read(file)
+            if content is not None:
+                return content.tensors.get("", content.tensors)
+        made = make()
+        folder.mkdir(exist_ok=True)
+        _write(folder, prefix, Good({"": made} if isinstance(made, Tensor) else made, {"name": name}))
+        return made
+
+
+@contextmanager
+def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
+    """The state of a stage that writes `out`, found again by `key`: all that its results depend on, but the code that
+    makes them, which is added here. Deleted at the end, kept where that is not reached.
+
+    In this block SIGINT and SIGTERM raise Stopped. Raises BlockingIOError where another process is writing `out`.
+    """
+    root = config.root() / "state"
+    digest = config.digest({"key": key, "code": code(), "torch": torch.__version__})[:16]
+    locks = root / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:  # the system lets go of a lock when the process ends, however it ends
+        try:
+            stack.enter_context(FileLock(locks / f"{config.digest(str(Path(out).resolve()))[:16]}.lock", timeout=0))
+        except Timeout:
+            raise BlockingIOError(f"{out}: another process is writing it; wait for it, or stop it") from None
+        for slot in count():  # the same work for another `out` has a slot of its own
+            folder = root / f"{stage}-{digest}-{slot}"
+            try:
+                stack.enter_context(FileLock(locks / f"{folder.name}.lock", timeout=0))
+                break
+            except Timeout:
+                continue
+        folder.mkdir(exist_ok=True)
+        for torn in folder.rglob("*.part"):
+            torn.unlink()
+        stack.enter_context(_signals())
+        yield State(folder)
+        shutil.rmtree(folder)
+
+
+def code() -> str:
+    """sha256 of the code that results come from."""
+    package = Path(__file__).parent
+    total = hashlib.sha256()
+    names = ("energy.py", "training.py", "data", "evaluation", "methods", "networks", "samplers")
+    for name in names:
+        for file in sorted((package / name).rglob("*.py")) if (package / name).is_dir() else [package / name]:
+            total.update(f"{file.relative_to(package)}".encode() + file.read_bytes())
+    return total.hexdigest()
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    def stop(number, frame):
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write(folder: Path, prefix: str, content: Good) -> None:
+    """PREFIX-SHA256.safetensors, whole or not at all."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in content.tensors.items()}
+    data = save(tensors, {"advebm": json.dumps(content.about)})
+    temporary = folder / f"{prefix}.part"
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.rename(folder / f"{prefix}-{hashlib.sha256(data).hexdigest()}.safetensors")
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read(file: Path) -> Good | None:
+    """What a file holds; None, with a line on stderr, where it is not what was written, and it is removed then."""
+    data = file.read_bytes()
+    try:
+        if hashlib.sha256(data).hexdigest() == file.stem.split("-")[1]:
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            return Good(load(data), json.loads(header["__metadata__"]["advebm"]))
+    except (SafetensorError, ValueError, KeyError):
+        pass
+    print(f"advebm: {file}: is damaged; going on from what was kept before it", file=sys.stderr)
+    file.unlink()
+    return None

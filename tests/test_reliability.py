@@ -1,0 +1,304 @@
+"""Interruption, divergence and damage: what is lost (nothing), by killing the real command."""
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from advebm import state
+from advebm.state import Good, State
+
+DIE = """
+import os, sys
+from pathlib import Path
+calls, fsync, rename = 0, os.fsync, Path.rename
+
+def count(real, *arguments):
+    global calls
+    calls += 1
+    if calls == int(os.environ["AT"]):
+        os.kill(os.getpid(), 9)
+    return real(*arguments)
+
+if "AT" in os.environ:  # die at the n-th forcing of a file to the disk, or renaming
+    os.fsync = lambda *arguments: count(fsync, *arguments)
+    Path.rename = lambda *arguments: count(rename, *arguments)
+    from advebm import state
+    state.SHARE = 0
+from advebm.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder with prepared data of tiny, whose trainings take 20 steps, recorded every fourth."""
+    project = tmp_path_factory.mktemp("project")
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    for entry in (content["tiny"], content["tiny"]["models"]["at_ebm"]):
+        entry.setdefault("training", {}).update(epochs=0.4, record_every=4)
+    content["tiny"]["models"]["robust_jem"]["buffer"] = {"size": 200}
+    (project / "params.yaml").write_text(yaml.safe_dump(content))
+    call(project, "prepare", "--study", "tiny", "--out", "data", "-q")
+    call(project, "gaussians", "--study", "tiny", "--data", "data", "--out", "g.safetensors", "-q")
+    return project
+
+
+def start(project, *arguments, **environment):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "ADVEBM_"))}
+    return subprocess.Popen(
+        [sys.executable, "-c", DIE, *map(str, arguments)],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path("pkg").resolve()), **environment},
+    )
+
+
+def call(project, *arguments, code=0, **environment):
+    process = start(project, *arguments, **environment)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, out + err
+    return out + err
+
+
+def training(method, out, *more):
+    return ("train", method, "--study", "tiny", "--data", "data", "--gaussians", "g.safetensors", "--out", out, "-q", *more)
+
+
+def files(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def states(project):
+    return sorted((project / "state").glob("train-*/*.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def whole(project):
+    """What a training of robust_jem that nothing interrupts writes."""
+    call(project, *training("robust_jem", "whole"))
+    assert not states(project), "the state of what is done is deleted"
+    return project / "whole"
+
+
+@pytest.mark.parametrize("method", ["robust_jem", "at_ebm"])
+def test_a_killed_training_goes_on_and_ends_the_same(project, whole, method):
+    if method != "robust_jem":
+        whole = project / f"whole_{method}"
+        call(project, *training(method, whole))
+    out = f"killed/{method}"
+    for at in (1, 3, 8):  # inside the first state's writing; after a renaming; later, in the run that goes on
+        call(project, *training(method, out), code=-9, AT=str(at))
+        assert len(states(project)) == min(at // 3, 2) and not (project / out / "model.safetensors").exists()
+    log = call(project, *training(method, out))
+    assert "damaged" not in log and not states(project) and not list((project / "state").rglob("*.part"))
+    assert files(project / out) == files(whole)
+
+
+def test_a_stopped_training_says_so_and_goes_on(project):
+    call(project, *training("jem", "whole_jem"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before = states(project)
+        process = start(project, *training("jem", "stopped"))
+        while states(project) == before and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 128 + number, err
+        assert err == f"advebm: stopped by {number.name}; the same command goes on from there\n"
+    call(project, *training("jem", "stopped"))
+    assert files(project / "stopped") == files(project / "whole_jem")
+
+
+def test_damaged_states_are_named_and_what_was_before_is_used(project, whole):
+    call(project, *training("robust_jem", "damaged"), code=-9, AT="8")
+    older, newer = states(project)
+    newer.write_bytes(newer.read_bytes()[:-7] + bytes(7))
+    log = call(project, *training("robust_jem", "damaged"), code=-9, AT="4")
+    assert f"{newer.name}: is damaged; going on from what was kept before it" in log
+    older, newer = states(project)
+    older.write_bytes(b"")
+    newer.write_bytes(newer.read_bytes()[:-7])
+    log = call(project, *training("robust_jem", "damaged"))
+    assert log.count("is damaged") == 2 and "Traceback" not in log
+    assert files(project / "damaged") == files(whole)
+
+
+def changed(project, name, **changes):
+    """A params file with other numbers of robust_jem's training."""
+    content = yaml.safe_load((project / "params.yaml").read_text())
+    content["tiny"]["models"]["robust_jem"].setdefault("training", {}).update(changes)
+    (project / name).write_text(yaml.safe_dump(content))
+    return "--params", name
+
+
+def test_another_spec_does_not_go_on_from_this_state(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+    def interrupted(spec):
+        """What it finds; it leaves its own spec and does not come to its end."""
+        with contextlib.suppress(KeyError), state.opened("train", tmp_path / "out", {"spec": spec}) as kept:
+            found = kept.load()
+            kept.save(Good({}, {"spec": spec}), always=True)
+            raise KeyError
+        return found and found.about["spec"]
+
+    assert [interrupted(spec) for spec in ("a", "b", "a", "b")] == [None, None, "a", "b"]
+    monkeypatch.setattr(state, "code", lambda: "edited")
+    assert interrupted("a") is None
+
+
+def test_divergence_is_rolled_back_and_then_an_error(project):
+    hot = {"name": "adam", "lr": 3.0}
+    once = changed(project, "once.yaml", optimizer=hot, energy_bound=2000.0, recovery={"lr": 0.001})
+    log = call(project, *training("robust_jem", "hot", *once))
+    events = json.loads((project / "hot/recoveries.json").read_text())["recoveries"]
+    assert len(events) == 1 and "training diverged at step" in events[0]["event"] and events[0]["event"] in log
+    assert f"going on from step {events[0]['back_to']}" in log
+
+    call(project, *training("robust_jem", "hot_killed", *once), code=-9, AT="8")
+    call(project, *training("robust_jem", "hot_killed", *once))
+    assert files(project / "hot") == files(project / "hot_killed")
+
+    never = changed(project, "never.yaml", optimizer=hot, energy_bound=2000.0, recovery={"lr": 1.0, "attempts": 2})
+    log = call(project, *training("robust_jem", "never", *never), code=1)
+    last = log.strip().splitlines()[-1]
+    assert last.startswith("advebm: training diverged at step") and last.endswith("; 2 recoveries did not help")
+    assert "Traceback" not in log and not (project / "never").exists()
+
+
+def test_two_processes_do_not_write_one_folder(project, monkeypatch):
+    monkeypatch.chdir(project)
+    with state.opened("train", project / "shared", "a key"):
+        log = call(project, *training("standard", "shared"), code=1)
+        assert log == "advebm: shared: another process is writing it; wait for it, or stop it\n"
+        with state.opened("train", project / "elsewhere", "a key") as other:
+            assert other.folder.name.endswith("-1"), "the same work elsewhere has a state of its own"
+
+
+def test_a_full_disk_leaves_the_last_good_state(tmp_path, monkeypatch):
+    kept = State(tmp_path)
+    kept.save(Good({"x": torch.arange(3)}, {"step": 1}))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            kept.save(Good({"x": torch.arange(4)}, {"step": 2}), always=True)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert kept.load().about == {"step": 1} and kept.load().tensors["x"].tolist() == [0, 1, 2]
+
+
+def test_states_are_two_at_most_and_cost_a_twentieth(tmp_path, monkeypatch):
+    kept = State(tmp_path)
+    clock = iter(float(t) for t in (100, 101, 120, 121.5, 123))  # the first takes 1 s: 20 s are to pass
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    for step in range(3):
+        kept.save(Good({}, {"step": step}))
+    assert len(list(tmp_path.iterdir())) == 2 and kept.load().about == {"step": 2}
+
+
+def test_a_part_is_computed_once(tmp_path):
+    kept = State(tmp_path)
+    made = kept.part("a", lambda: torch.rand(3, dtype=torch.float64))
+    assert torch.equal(kept.part("a", lambda: 1 / 0), made)
+    (file,) = (tmp_path / "parts").iterdir()
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    assert torch.equal(kept.part("a", lambda: torch.zeros(2)), torch.zeros(2)), "what is damaged is made again"
+
+
+def tracked(project, store):
+    """The runs of a store, each with the steps of its training loss."""
+    code = """
+import json
+from advebm import tracking
+
+client = tracking.client()
+runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+print(json.dumps([[run.info.status, run.data.tags["method"], run.data.tags.get("stage.train"),
+    [m.step for m in client.get_metric_history(run.info.run_id, "train/loss")],
+    sorted(file.path for file in client.list_artifacts(run.info.run_id))] for run in runs]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MLFLOW_TRACKING_URI": store, "PYTHONPATH": str(Path("pkg").resolve())},
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_killed_training_is_one_run(project, tmp_path):
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    call(project, *training("robust_jem", "tracked"), code=-9, AT="5", MLFLOW_TRACKING_URI=store)
+    call(project, *training("robust_jem", "tracked"), MLFLOW_TRACKING_URI=store)
+    artifacts = ["curves.png", "grids", "model.safetensors"]
+    assert tracked(project, store) == [["FINISHED", "robust_jem", "done", [4, 8, 12, 16, 20], artifacts]]
+    assert not list((project / "state/outbox").iterdir())
+
+
+def test_without_mlflow_nothing_stops_and_sync_sends_what_waited(project, tmp_path):
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    call(project, "sync", MLFLOW_TRACKING_URI=store)  # makes it
+    tracked(project, store)
+    locked = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    locked.execute("BEGIN EXCLUSIVE")
+    for count, uri in enumerate(("http://127.0.0.1:9", store), 1):
+        log = call(project, *training("standard", "untracked"), MLFLOW_TRACKING_URI=uri)
+        assert log.count("advebm: MLflow: ") == 1 and "`advebm sync` sends it" in log and "Traceback" not in log
+        assert len(list((project / "state/outbox").iterdir())) == count
+    locked.close()
+    assert "Traceback" not in call(project, "sync", code=1, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert "sent what waited of 2 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
+    assert [run[:4] for run in tracked(project, store)] == 2 * [["FINISHED", "standard", "done", [4, 8, 12, 16, 20]]]
+    assert "sent what waited of 0 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
+    assert not list((project / "state/outbox").iterdir())
+
+
+@pytest.mark.parametrize("command", ["sample", "ood", "fisher"])
+def test_a_killed_measurement_goes_on_and_ends_the_same(project, whole, command):
+    more = {"sample": ("--gaussians", "g.safetensors"), "fisher": ("--batch", "4")}.get(command, ())
+    model = ("--model", whole / "model.safetensors", "--data", "data")
+    out = {name: f"{command}/{name}" + ("/fisher.json" if command == "fisher" else "") for name in ("once", "again")}
+    arguments = (command, "robust_jem", "--study", "tiny", *model, *more, "-q", "--out")
+    call(project, *arguments, out["once"])
+    call(project, *arguments, out["again"], code=-9, AT="5")  # in the writing of its second part
+    assert list((project / "state").glob(f"{command}-*/parts/*.safetensors"))
+    call(project, *arguments, out["again"])
+    assert files(project / command / "once") == files(project / command / "again")
+    assert not list((project / "state").glob(f"{command}-*"))
+
+
+def test_stability_counts_what_diverges_and_what_recovery_does(project):
+    base = ("stability", "--study", "tiny", "--data", "data", "--gaussians", "g.safetensors", "-q", "--seeds", "2")
+    hot = ("--set", "training.optimizer={name: adam, lr: 3.0}", "--set", "training.energy_bound=2000.0")
+    hot = (*hot, "--set", "training.recovery={attempts: 1, lr: 0.001}")
+    log = call(project, *base, "--method", "standard", "--method", "robust_jem", *hot, "--out", "s/hot.json")
+    found = json.loads((project / "s/hot.json").read_text())
+    assert found["robust_jem"]["runs"] == 2 == found["robust_jem"]["diverged"] == found["robust_jem"]["recovered"]
+    assert found["robust_jem"]["recoveries"] == 2 and min(found["robust_jem"]["first"]) >= 1
+    assert "| robust_jem | 2" in log and (project / "s/hot.md").read_text() in log
+    log = call(project, *base, "--method", "standard", "--out", "s/cool.json")
+    assert json.loads((project / "s/cool.json").read_text())["standard"] == {
+        "runs": 2,
+        "diverged": 0,
+        "first": [],
+        "recovered": 0,
+        "recoveries": 0,
+    }
+    log = call(project, *base, "--set", "training.optimizer", "--out", "s/x.json", code=2)
+    assert log == "advebm: --set training.optimizer: must be KEY=VALUE, such as training.optimizer.lr=0.1\n"
