@@ -1,4 +1,3 @@
-import copy
 import json
 
 import pytest
@@ -46,90 +45,6 @@ def test_papers_numbers_are_converted():
     assert robust.method.attack.eps == 0.1 / 2 and robust.method.attack.steps == 15
     assert jem.training.augmentation.noise == 0.03 / 2 and entry["gaussians"]["ridge"] == 1e-4 / 4
     assert entry["robustness"]["attacks"]["pgd20"]["eps"] == 8 / 255
-
-
-WRONG = [
-    ("network.wdith", 2, "unknown key 'wdith' (did you mean width?)"),
-    ("network.depth", 11, "11 is not one of"),
-    ("network.norm", "layer", "'layer' is not one of ['none', 'batch', 'group']"),
-    ("network.width", "wide", "'wide' is not of type 'integer'"),
-    ("training.optimizer.lr", "1e-4", "'1e-4' is text to YAML; write 0.0001"),
-    ("training.optimizer.lr", -1.0, "-1.0 is less than or equal to the minimum of 0"),
-    ("training.optimizer.name", "adamw", "'adamw' is not one of ['adam', 'sgd']"),
-    ("training.optimizer.momentum", 0.9, "unknown key 'momentum'"),
-    ("training.batch", 0, "0 is less than the minimum of 1"),
-    ("training.batch", 2.5, "2.5 is not of type 'integer'"),
-    ("training.ema", 1.0, "1.0 is greater than or equal to the maximum of 1"),
-    ("models.at.attack.eps", -0.1, "-0.1 is less than the minimum of 0"),
-    ("models.at.attack.norm", "l3", "'l3' is not one of ['linf', 'l2']"),
-    ("models.at.atack", {}, "unknown key 'atack' (did you mean attack?)"),
-    ("models.jem.sampler.steps", None, "None is not of type 'integer'"),
-    ("models.jem.buffer.reinit", 1.5, "1.5 is greater than the maximum of 1"),
-    ("models.robust_gem", {}, "unknown key 'robust_gem' (did you mean robust_jem?)"),
-    ("models.robust_jem.positives", "dirty", "'dirty' is not one of ['clean', 'adversarial']"),
-    ("sampling.at.targeted.recipe", "attack", "'attack' is not one of"),
-    ("sampling.at.targeted.attack", "strong", "'strong' is not of type 'object'"),
-    ("sampling.robust_jem.combined.contrast", 2, "2 is greater than the maximum of 1"),
-    ("data.test", "many", "'many' is not valid under any of the given schemas"),
-    ("data.out", ["uniform"], "['uniform'] is not of type 'object'"),
-    ("quality.features", "vgg", "'vgg' is not one of ['judge', 'inception']"),
-    ("samples", 0, "0 is less than the minimum of 1"),
-    ("robustness.attacks.pgd20.eps", float("inf"), "inf is not a finite number"),
-    ("network", None, "None is not of type 'object'"),
-    ("models", ["at"], "['at'] is not of type 'object'"),
-    ("data.out", {}, "{} should be non-empty"),
-]
-
-
-@pytest.mark.parametrize(("path", "value", "message"), WRONG)
-def test_what_is_wrong_is_told(tmp_path, path, value, message):
-    params = copy.deepcopy(PARAMS)
-    *parents, last = path.split(".")
-    target = params["tiny"]
-    for key in parents:
-        target = target[key]
-    target[last] = value
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    with pytest.raises(ValueError, match=rf"params.yaml: tiny.{'.'.join(parents)}") as error:
-        config.read(tmp_path / "params.yaml", "tiny", "at")
-    assert message in str(error.value) and "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "part", ["data", "models", "sampling", "judge", "ood", "models.at.attack", "training.optimizer.name"]
-)
-def test_what_is_missing_is_told(tmp_path, part):
-    params = copy.deepcopy(PARAMS)
-    *parents, last = part.split(".")
-    target = params["tiny"]
-    for key in parents:
-        target = target[key]
-    del target[last]
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    with pytest.raises(ValueError, match=rf"params.yaml: tiny.*lacks {last}"):
-        config.read(tmp_path / "params.yaml", "tiny", "at")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seed": "abc"}, "seed must be an integer of at least 0, not 'abc'"),
-        ({"seed": -1}, "seed must be an integer of at least 0, not -1"),
-        ({"methods": ["at", "jam"]}, "methods must be a list of standard, at"),
-        ({"methods": "at"}, "methods must be a list of standard, at"),
-    ],
-)
-def test_what_the_pipeline_reads_is_checked(tmp_path, change, message):
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS | change))
-    with pytest.raises(ValueError, match=message):
-        config.check_top(tmp_path / "params.yaml")
-
-
-@pytest.mark.parametrize("text", ["", "[1, 2]", "study: tiny", "tiny: [}"])
-def test_files_that_hold_no_studies_are_told(tmp_path, text):
-    (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"params.yaml: (holds no studies|is not YAML)"):
-        config.read(tmp_path / "params.yaml", "tiny")
 
 
 def test_unknown_names_are_told(tmp_path):

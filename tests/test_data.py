@@ -109,56 +109,6 @@ def test_folders_and_npz(tmp_path):
     assert sources.labelled("npz:gray.npz", tmp_path)["all"].x.shape == (4, 5, 5, 1)
 
 
-def broken(tmp_path):
-    np.savez(tmp_path / "float.npz", x=np.zeros((4, 5, 5)))
-    np.savez(tmp_path / "empty.npz", x=np.zeros((0, 5, 5), np.uint8))
-    np.savez(tmp_path / "nox.npz", z=np.zeros(3))
-    np.savez(tmp_path / "labels.npz", x=np.zeros((4, 5, 5), np.uint8), y=np.zeros(3, int))
-    np.savez(tmp_path / "object.npz", x=np.array([{}, {}]))
-    np.savez(tmp_path / "good.npz", x=np.zeros((400, 5, 5), np.uint8))
-    (tmp_path / "cut.npz").write_bytes((tmp_path / "good.npz").read_bytes()[:200])
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "none").mkdir()
-    (tmp_path / "pictures" / "a.png").write_bytes(b"no picture")
-
-
-def test_damage_anywhere_in_an_npz_is_told(tmp_path, images):
-    im.save(tmp_path / "a.npz", images)
-    content, rng = (tmp_path / "a.npz").read_bytes(), np.random.default_rng(0)
-    for _ in range(200):
-        damaged = bytearray(content[: rng.integers(1, len(content))] if rng.random() < 0.5 else content)
-        damaged[rng.integers(0, len(damaged))] ^= int(rng.integers(1, 256))
-        (tmp_path / "a.npz").write_bytes(damaged)
-        try:
-            read = im.load(tmp_path / "a.npz")
-        except ValueError as error:
-            assert str(error).startswith(str(tmp_path / "a.npz"))
-        else:  # damage to the archive's dates and the like leaves the arrays as they were
-            assert np.array_equal(read.x, images.x) and (read.y is None or np.array_equal(read.y, images.y))
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("npz:missing.npz", "missing.npz: no such file"),
-        ("npz:float.npz", "x must be uint8"),
-        ("npz:empty.npz", "holds no images"),
-        ("npz:nox.npz", "has no array x, only z"),
-        ("npz:labels.npz", "y must be class indices"),
-        ("npz:object.npz", "is not a readable .npz"),
-        ("npz:cut.npz", "may be damaged"),
-        ("folder:pictures", "a.png: is not a readable image"),
-        ("folder:none", "holds no images"),
-        ("folder:nowhere", "no such folder"),
-        ("cifra10", "no data source 'cifra10'"),
-    ],
-)
-def test_bad_files_are_told(tmp_path, name, message):
-    broken(tmp_path)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        sources.labelled(name, tmp_path)
-
-
 def test_augmentation_is_crops_flips_and_noise_of_the_image(streams):
     x = streams(200).uniform(1, 5, 5)
     out = Augmentation(pad=1, flip=True)(x, streams(200, seed=1))

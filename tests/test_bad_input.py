@@ -1,0 +1,291 @@
+"""What is wrong is told in one line: what it is, and what would be right. Nothing is overwritten."""
+
+import copy
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from advebm import cli
+
+PARAMS = yaml.safe_load(Path("params.yaml").read_text())
+
+# a key of the study tiny, its value, what is told
+VALUES = [
+    ("network.wdith", 2, "unknown key 'wdith' (did you mean width?)"),
+    ("network.depth", 11, "11 is not one of"),
+    ("network.norm", "layer", "'layer' is not one of ['none', 'batch', 'group']"),
+    ("network.width", "wide", "'wide' is not of type 'integer'"),
+    ("training.optimizer.lr", "1e-4", "'1e-4' is text to YAML; write 0.0001"),
+    ("training.optimizer.lr", -1.0, "-1.0 is less than or equal to the minimum of 0"),
+    ("training.optimizer.name", "adamw", "'adamw' is not one of ['adam', 'sgd']"),
+    ("training.optimizer.momentum", 0.9, "unknown key 'momentum'"),
+    ("training.batch", 0, "0 is less than the minimum of 1"),
+    ("training.batch", 2.5, "2.5 is not of type 'integer'"),
+    ("training.ema", 1.0, "1.0 is greater than or equal to the maximum of 1"),
+    ("models.at.attack.eps", -0.1, "-0.1 is less than the minimum of 0"),
+    ("models.at.attack.norm", "l3", "'l3' is not one of ['linf', 'l2']"),
+    ("models.at.atack", {}, "unknown key 'atack' (did you mean attack?)"),
+    ("models.jem.sampler.steps", None, "None is not of type 'integer'"),
+    ("models.jem.buffer.reinit", 1.5, "1.5 is greater than the maximum of 1"),
+    ("models.robust_gem", {}, "unknown key 'robust_gem' (did you mean robust_jem?)"),
+    ("models.robust_jem.positives", "dirty", "'dirty' is not one of ['clean', 'adversarial']"),
+    ("sampling.at.targeted.recipe", "attack", "'attack' is not one of"),
+    ("sampling.at.targeted.attack", "strong", "'strong' is not of type 'object'"),
+    ("sampling.robust_jem.combined.contrast", 2, "2 is greater than the maximum of 1"),
+    ("data.test", "many", "'many' is not valid under any of the given schemas"),
+    ("data.out", ["uniform"], "['uniform'] is not of type 'object'"),
+    ("quality.features", "vgg", "'vgg' is not one of ['judge', 'inception']"),
+    ("samples", 0, "0 is less than the minimum of 1"),
+    ("robustness.attacks.pgd20.eps", float("inf"), "inf is not a finite number"),
+    ("network", None, "None is not of type 'object'"),
+    ("models", ["at"], "['at'] is not of type 'object'"),
+    ("data.out", {}, "{} should be non-empty"),
+    ("gaussians.ridge", 0, "0 is less than or equal to the minimum of 0"),
+    ("training.epochs", 0, "0 is less than or equal to the minimum of 0"),
+    ("training.recovery", {"lr": 2.0}, "2.0 is greater than the maximum of 1"),
+    ("training.recovery", {"steps": 0.5}, "0.5 is less than the minimum of 1"),
+    ("training.schedule", {"kind": "cos"}, "'cos' is not one of"),
+    ("ood.scores", ["energie"], "'energie' is not one of"),
+    ("ood.radii", {}, "{} should be non-empty"),
+    ("ood.radii", {"l2": []}, "[] should be non-empty"),
+    ("ood.radii", {"l3": [1.0]}, "'l3' is not one of ['l2', 'linf']"),
+    ("autoattack", {"eps": {"linf": -1.0}}, "-1.0 is less than or equal to the minimum of 0"),
+    ("fisher.n", 1, "1 is less than the minimum of 2"),
+    ("models.at_ebm.start", [], "[] should be non-empty"),
+    ("models.at_ebm.objective", "wgan", "'wgan' is not one of ['bce', 'ebm']"),
+    ("models.jempp.sampler.outer", 0, "0 is less than the minimum of 1"),
+    ("models.robust_jem.p_x", -1.0, "-1.0 is less than the minimum of 0"),
+    ("seed", 0, "unknown key 'seed'"),
+]
+
+MISSING = ["data", "models", "sampling", "judge", "ood", "models.at.attack", "training.optimizer.name"]
+
+# the whole file, what is told
+FILES = [
+    ("", "holds no studies"),
+    ("[1, 2]", "holds no studies"),
+    ("study: tiny", "holds no studies"),
+    ("tiny: [}", "is not YAML"),
+    ("\x00", "is not YAML"),
+]
+
+# keys of the whole params file, what is told
+TOP = [
+    ({"seed": "abc"}, "seed must be an integer of at least 0, not 'abc'"),
+    ({"seed": -1}, "seed must be an integer of at least 0, not -1"),
+    ({"methods": ["at", "jam"]}, "methods must be a list of standard, at"),
+    ({"methods": "at"}, "methods must be a list of standard, at"),
+]
+
+DATA, MODEL, GAUSSIANS = "--data {work}/data", "--model {work}/judge/model.safetensors", "--gaussians {work}/g.safetensors"
+
+# a command on the study tiny, changes of its params, what is told
+STAGES = [
+    (f"train standard {DATA}", {"training.batch": 100000}, "a batch of 100000 is larger than the set of"),
+    (
+        f"train jempp {DATA} {GAUSSIANS} -q",
+        {"models.jempp.buffer": {"size": 3}},
+        "the replay buffer holds 3 images: too few",
+    ),
+    (
+        f"train standard {DATA}",
+        {"training.augmentation": {"pad": 8}},
+        "augmentation.pad 8 must be less than",
+    ),
+    (f"train jempp {DATA}", {}, "chains of this method start from the class Gaussians: name their file by --gaussians"),
+    (f"train standard {DATA}", {"models.standard.network": {"kind": "glow"}}, "standard trains wrn or resnet, not glow"),
+    (
+        f"train glow {DATA}",
+        {"models.glow.network": {"kind": "glow", "levels": 4}},
+        "4 levels need images whose",
+    ),
+    ("prepare", {"data.source": "cifra10"}, "no data source 'cifra10'"),
+    ("prepare", {"data.source": "npz:nowhere.npz"}, "no such file"),
+    ("prepare", {"data.source": "folder:nowhere"}, "no such folder of images"),
+    ("prepare", {"data.validation": 3}, "tiny.data.validation: 3 of"),
+    ("prepare", {"data.test": None}, "tiny.data.test: digits has no test split; say how many images to hold out"),
+    ("prepare", {"data.out": {"a": "noise"}}, "no data source 'noise'"),
+    ("prepare", {"data.outliers": "photographs:nobody"}, "nobody"),
+    ("prepare --root {bad}", {"data.source": "npz:float.npz"}, "x must be uint8"),
+    ("prepare --root {bad}", {"data.source": "npz:empty.npz"}, "holds no images"),
+    ("prepare --root {bad}", {"data.source": "npz:nox.npz"}, "has no array x, only z"),
+    ("prepare --root {bad}", {"data.source": "npz:labels.npz"}, "y must be class indices"),
+    ("prepare --root {bad}", {"data.source": "npz:object.npz"}, "is not a readable .npz"),
+    ("prepare --root {bad}", {"data.source": "npz:cut.npz"}, "may be damaged"),
+    ("prepare --root {bad}", {"data.source": "folder:pictures"}, "a.png: is not a readable image"),
+    ("prepare --root {bad}", {"data.source": "folder:none"}, "holds no images"),
+    ("prepare --root {bad}", {"data.source": "folder:huge"}, "exceeds limit"),
+    ("gaussians --data {bad}/one_class --out {out}/g -q", {}, "class 1 has no training images"),
+    ("gaussians --data {out} --out {out}/g", {}, "no such file"),
+    ("train standard --data {bad}/cut", {}, "train.npz: is not a readable .npz file"),
+    ("train standard --data {bad}/about", {}, "about.json: is damaged"),
+    ("train standard --data {bad}/lacks", {}, "about.json: lacks sha256; run `advebm prepare` again"),
+    ("train standard --data {out}", {}, "not there; `advebm prepare` makes it"),
+    (f"train jempp {DATA} --gaussians {{bad}}/cut.safetensors", {}, "cut.safetensors"),
+    (f"train jempp {DATA} --gaussians {{out}}/none", {}, "none"),
+    (f"sample at {MODEL} {DATA} {GAUSSIANS}", {"sampling.at.targeted.start": "outliars"}, "'outliars' is not one of"),
+    (f"sample at --model {{bad}}/cut.safetensors {DATA} {GAUSSIANS}", {}, "is not a readable advebm model"),
+    (f"sample at --model {{out}}/none {DATA} {GAUSSIANS}", {}, "no model there; `advebm train` makes one"),
+    (f"ood at --model {{work}}/g.safetensors {DATA}", {}, "is not a readable advebm model"),
+    (f"ood at {MODEL} {DATA}", {"ood.radii": {"l2": [1.0, 0.5]}}, "must rise: each radius starts from the one before"),
+    (f"ood at {MODEL} {DATA}", {"ood.n_of": {"att": 5}}, "tiny.ood.n_of: no method 'att'"),
+    (f"ood at {MODEL} --data {{bad}}/no_out", {}, "no out-distribution sets there; `advebm prepare` makes them"),
+    (f"ood at {MODEL} --data {{bad}}/shape", {}, "but these are [3, 32, 32]; it is of another study"),
+    (f"robustness at {MODEL} {DATA}", {"robustness.curve.radii": [0.2, 0.1]}, "must rise"),
+    (f"robustness at {MODEL} --data {{out}}", {}, "`advebm prepare` makes it"),
+    (
+        f"quality at --samples {{out}} {MODEL} {DATA} --judge {{out}}/j --baselines {{out}}",
+        {},
+        "advebm baselines",
+    ),
+    (f"baselines {DATA} {GAUSSIANS} --judge {{out}}/j", {}, "no model there"),
+    ("report at --results {out} --model {out}/m", {}, "`advebm quality` makes it"),
+    ("report at --results {bad}/results --model {out}/m", {}, "quality.json: is damaged"),
+    ("compare --results {out} --models {out}", {}, "no results of a method there; `dvc repro -P` makes them"),
+    ("train robust_gem --data {work}/data", {}, "no method 'robust_gem' in tiny (did you mean robust_jem?)"),
+]
+
+# a whole command line, what is told
+LINES = [
+    ("", "Missing command"),
+    ("trian", "No such command 'trian'"),
+    ("train", "Missing argument"),
+    ("train at", "Missing option '--data'"),
+    ("train at --data x --out {out} --sead 1", "No such option: --sead"),
+    ("train at --data x --out {out} --seed one", "'--seed': "),
+    ("train at --data x --out {out} --seed -1", "should be greater than or equal to 0"),
+    ("fisher at --data x --model x --out {out} --batch 0", "should be greater than or equal to 1"),
+    ("train at --data x --out {out} --study digitz", "no study 'digitz' (did you mean digits?)"),
+    ("train at --data x --out {out} --params none.yaml", "none.yaml: no such file"),
+    ("info {out}/none", "no model there"),
+    ("summary --study digitz", "digitz"),
+    ("stability --data x --gaussians x --out {out} --seeds 0", "should be greater than or equal to 1"),
+    ("stability --data x --gaussians x --out {out} --method robust_gem", "no method 'robust_gem' in digits"),
+    ("stability --data x --gaussians x --out {out} --set lr", "must be KEY=VALUE"),
+    ("stability --data x --gaussians x --out {out} --set study.x=1", "unknown key 'study'"),
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """{work}: prepared data, Gaussians and judge of tiny; {bad}: files that are wrong."""
+    work, bad = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("bad")
+    for line in (
+        "prepare --out {work}/data",
+        "gaussians --data {work}/data --out {work}/g.safetensors",
+        "train judge --data {work}/data --out {work}/judge",
+    ):
+        sys.argv = ["advebm", *line.format(work=work).split(), "--study", "tiny", "--quiet"]
+        cli.main()
+    np.savez(bad / "float.npz", x=np.zeros((4, 5, 5)))
+    np.savez(bad / "empty.npz", x=np.zeros((0, 5, 5), np.uint8))
+    np.savez(bad / "nox.npz", z=np.zeros(3))
+    np.savez(bad / "labels.npz", x=np.zeros((4, 5, 5), np.uint8), y=np.zeros(3, int))
+    np.savez(bad / "object.npz", x=np.array([{}, {}]))
+    np.savez(bad / "good.npz", x=np.zeros((400, 5, 5), np.uint8))
+    (bad / "cut.npz").write_bytes((bad / "good.npz").read_bytes()[:200])
+    for name in ("pictures", "none", "results", "huge"):
+        (bad / name).mkdir()
+    (bad / "pictures" / "a.png").write_bytes(b"no picture")
+    Image.new("1", (20000, 20000)).save(bad / "huge" / "a.png")
+    (bad / "results" / "quality.json").write_text("{")
+    (bad / "cut.safetensors").write_bytes((work / "judge/model.safetensors").read_bytes()[:-100])
+    for name in ("cut", "about", "lacks", "no_out", "one_class", "shape"):
+        shutil.copytree(work / "data", bad / name)
+    train = np.load(work / "data/train.npz")
+    (bad / "cut/train.npz").write_bytes((bad / "cut/train.npz").read_bytes()[:-300])
+    (bad / "about/about.json").write_text("{")
+    about = json.loads((work / "data/about.json").read_text())
+    (bad / "lacks/about.json").write_text(json.dumps({key: about[key] for key in ("shape", "classes")}))
+    (bad / "shape/about.json").write_text(json.dumps(about | {"shape": [3, 32, 32]}))
+    shutil.rmtree(bad / "no_out/out")
+    np.savez(bad / "one_class/train.npz", x=train["x"][train["y"] != 1], y=train["y"][train["y"] != 1])
+    return {"work": work, "bad": bad}
+
+
+def told(line, monkeypatch, capsys, code=2, **places):
+    """What the command prints on stderr: one line. It ends with this code and leaves every file as it was."""
+
+    def files():
+        return {file: file.read_bytes() for place in places.values() for file in place.rglob("*") if file.is_file()}
+
+    before = files()
+    monkeypatch.setattr(sys, "argv", ["advebm", *line.format(**places).split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    shown = capsys.readouterr().err
+    assert ended.value.code == code, shown
+    assert shown.startswith("advebm: ") and shown.count("\n") == 1, shown
+    assert files() == before
+    return shown
+
+
+def params_file(folder, changes, whole=None):
+    """A params file of the study tiny with other values."""
+    content = copy.deepcopy(PARAMS | (whole or {}))
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        target = content["tiny"]
+        for key in parents:
+            target = target[key]
+        target[last] = value
+    folder.joinpath("params.yaml").write_text(yaml.safe_dump(content))
+    return f" --study tiny --params {folder}/params.yaml"
+
+
+@pytest.mark.parametrize(("path", "value", "message"), VALUES)
+def test_wrong_values(tmp_path, monkeypatch, capsys, path, value, message):
+    shown = told("check at" + params_file(tmp_path, {path: value}), monkeypatch, capsys, out=tmp_path)
+    assert message in shown and f"params.yaml: tiny{''.join('.' + key for key in path.split('.')[:-1])}" in shown
+
+
+@pytest.mark.parametrize("path", MISSING)
+def test_missing_values(tmp_path, monkeypatch, capsys, path):
+    more = params_file(tmp_path, {})
+    content = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    *parents, last = path.split(".")
+    target = content["tiny"]
+    for key in parents:
+        target = target[key]
+    del target[last]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    assert f"lacks {last}" in told("check at" + more, monkeypatch, capsys, out=tmp_path)
+
+
+@pytest.mark.parametrize(("text", "message"), FILES)
+def test_wrong_params_files(tmp_path, monkeypatch, capsys, text, message):
+    (tmp_path / "params.yaml").write_text(text)
+    line = f"train at --data x --out x --study tiny --params {tmp_path}/params.yaml"
+    assert f"params.yaml: {message}" in told(line, monkeypatch, capsys, out=tmp_path)
+
+
+@pytest.mark.parametrize(("whole", "message"), TOP)
+def test_wrong_seeds_and_methods(tmp_path, monkeypatch, capsys, whole, message):
+    assert message in told("check at" + params_file(tmp_path, {}, whole), monkeypatch, capsys, out=tmp_path)
+
+
+@pytest.mark.parametrize(("line", "changes", "message"), STAGES)
+def test_wrong_numbers_and_files_of_a_stage(places, tmp_path, monkeypatch, capsys, line, changes, message):
+    (out := tmp_path / "out").mkdir()
+    more = "" if "--out" in line else " --out {out}/new/file.json"
+    shown = told(line + more + params_file(tmp_path, changes), monkeypatch, capsys, out=out, **places)
+    assert message in shown
+
+
+@pytest.mark.parametrize(("line", "message"), LINES)
+def test_wrong_command_lines(tmp_path, monkeypatch, capsys, line, message):
+    assert message in told(line, monkeypatch, capsys, out=tmp_path)
+
+
+def test_what_the_machine_does_is_exit_code_1(places, tmp_path, monkeypatch, capsys):
+    """A place where nothing can be written: below a file."""
+    (file := tmp_path / "file").write_text("")
+    for line in ("train standard --data {work}/data", "gaussians --data {work}/data", "prepare"):
+        line = f"{line} --study tiny --out {file}/x --quiet"
+        assert f"{file}" in told(line, monkeypatch, capsys, code=1, out=tmp_path, **places)
