@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -106,6 +107,7 @@ STAGES = [
         "4 levels need images whose",
     ),
     ("prepare", {"data.source": "cifra10"}, "no data source 'cifra10'"),
+    ("prepare --root {out}", {"data.source": "cifar10"}, "is not there and could not be downloaded"),
     ("prepare", {"data.source": "npz:nowhere.npz"}, "no such file"),
     ("prepare", {"data.source": "folder:nowhere"}, "no such folder of images"),
     ("prepare", {"data.validation": 3}, "tiny.data.validation: 3 of"),
@@ -226,14 +228,19 @@ def told(line, monkeypatch, capsys, code=2, **places):
     return shown
 
 
+def place(entry, path):
+    """What holds the key, and the key."""
+    *parents, last = path.split(".")
+    for key in parents:
+        entry = entry[key]
+    return entry, last
+
+
 def params_file(folder, changes, whole=None):
     """A params file of the study tiny with other values."""
     content = copy.deepcopy(PARAMS | (whole or {}))
     for path, value in changes.items():
-        *parents, last = path.split(".")
-        target = content["tiny"]
-        for key in parents:
-            target = target[key]
+        target, last = place(content["tiny"], path)
         target[last] = value
     folder.joinpath("params.yaml").write_text(yaml.safe_dump(content))
     return f" --study tiny --params {folder}/params.yaml"
@@ -249,13 +256,10 @@ def test_wrong_values(tmp_path, monkeypatch, capsys, path, value, message):
 def test_missing_values(tmp_path, monkeypatch, capsys, path):
     more = params_file(tmp_path, {})
     content = yaml.safe_load((tmp_path / "params.yaml").read_text())
-    *parents, last = path.split(".")
-    target = content["tiny"]
-    for key in parents:
-        target = target[key]
+    target, last = place(content["tiny"], path)
     del target[last]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
-    assert f"lacks {last}" in told("check at" + more, monkeypatch, capsys, out=tmp_path)
+    assert re.search(rf"params.yaml: tiny.*lacks {last}", told("check at" + more, monkeypatch, capsys, out=tmp_path))
 
 
 @pytest.mark.parametrize(("text", "message"), FILES)

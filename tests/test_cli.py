@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from advebm import cli, methods
+from advebm import cli, methods, progress
 from advebm.data import images
 from advebm.methods.base import ReplayMethod
 
@@ -147,3 +147,9 @@ def test_info_describes_the_place_and_a_model(work):
     assert "study digits" in advebm("info").stdout
     described = advebm("info", work / "judge" / "model.safetensors").stdout
     assert "network.depth" in described and "parameters" in described
+
+
+def test_bars_count_what_there_is(capsys):
+    for items, shown in ((range(3, 9), "9/9"), (range(0, 500, 100), "5/5"), (["a", "b"], "2/2")):
+        list(progress.bar("bar")(items))
+        assert shown in capsys.readouterr().err

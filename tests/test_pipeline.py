@@ -127,14 +127,18 @@ def test_what_is_altered_is_made_again(copy):
 
 
 def test_one_number_reruns_only_what_depends_on_it(copy):
-    changes = ("-S", "tiny.ood.attack.steps=4", "-S", "tiny.sampling.robust_jem.sgld.chain.steps=3")
-    log = shell(copy, "dvc", "exp", "run", *changes)
+    log = shell(copy, "dvc", "exp", "run", "-S", "tiny.ood.attack.steps=4")
+    assert stages_run(log) == ["check", "ood@robust_jem", "report"]
+    log = shell(copy, "dvc", "exp", "run", "-S", "tiny.sampling.robust_jem.sgld.chain.steps=3")
     assert set(stages_run(log)) == {
-        *("check", "report"),
-        *(f"{stage}@robust_jem" for stage in ("sample", "quality", "ood", "look")),
+        "check",
+        *(f"{stage}@robust_jem" for stage in ("sample", "quality", "look")),
+        "report",
     }
-    back = ("-S", "tiny.ood.attack.steps=3", "-S", "tiny.sampling.robust_jem.sgld.chain.steps=2")
-    assert set(stages_run(shell(copy, "dvc", "exp", "run", *back))) <= {"check"}, "going back is cached"
+    log = shell(
+        copy, "dvc", "exp", "run", "-S", "tiny.ood.attack.steps=3", "-S", "tiny.sampling.robust_jem.sgld.chain.steps=2"
+    )
+    assert set(stages_run(log)) <= {"check"}, "going back is cached"
 
 
 def test_a_run_holds_one_specification_of_each_stage(copy):

@@ -34,22 +34,8 @@ COMMANDS: dict[str, Callable] = {
     f.__name__: f
     for f in (
         *(check, prepare, gaussians, train, sample, baselines, quality, ood, robustness, autoattack),
-        *(
-            fisher,
-            calibration,
-            landscape,
-            neighbours,
-            interpolation,
-            look,
-            report,
-            compare,
-            summary,
-            sweep,
-            stability,
-            sync,
-            toy2d,
-            info,
-        ),
+        *(fisher, calibration, landscape, neighbours, interpolation, look, report, compare),
+        *(summary, sweep, stability, sync, toy2d, info),
     )
 }
 

@@ -10,11 +10,15 @@ def bar(name: str, quiet: bool = False) -> Callable[[Iterable], Iterable]:
     from tqdm import tqdm
 
     live = sys.stderr.isatty()
+
+    def begun(items: Iterable) -> dict[str, int]:
+        done = items.start // items.step if isinstance(items, range) else 0
+        return {"initial": done, "total": done + len(items)} if done else {}
+
     return lambda items: tqdm(
         items,
         desc=name,
-        initial=getattr(items, "start", 0),
-        total=getattr(items, "stop", None),
+        **begun(items),
         disable=quiet,
         mininterval=0.1 if live else 15,
         maxinterval=15,

@@ -2,7 +2,7 @@
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.measuring import keep, network, resumable
+from advebm.commands.measuring import keep, measure, resumable
 
 
 def autoattack(
@@ -17,19 +17,12 @@ def autoattack(
     """Accuracy on test images after each attack of AutoAttack's standard version."""
     entry = config.read(params, study, method)
     from advebm import progress
-    from advebm.data import images
     from advebm.evaluation import autoattack as evaluation
 
     spec = config.build(evaluation.AutoAttack, entry["autoattack"])
     with resumable("autoattack", out, entry, method, model, data) as state:
-        numbers = evaluation.autoattack(
-            network(model, data),
-            images.load(data / f"{spec.split}.npz"),
-            spec,
-            seed=o.EVALUATION_SEED,
-            part=state.part,
-            progress=progress.bar(f"autoattack {study}/{method}", quiet),
-        )
+        bar = progress.bar(f"autoattack {study}/{method}", quiet)
+        numbers = measure(evaluation.autoattack, spec, model, data, part=state.part, progress=bar)
         with keep("autoattack", out, numbers, entry, study, method, model) as run:
             run.metrics({f"autoattack/{norm}": numbers[norm]["accuracy"] for norm in spec.eps})
     shown = (f"{norm} {'-' if (a := numbers[norm]['accuracy']) is None else f'{a:.4f}'}" for norm in spec.eps)

@@ -2,7 +2,7 @@
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.measuring import keep, network
+from advebm.commands.measuring import keep, measure
 
 
 def calibration(
@@ -21,18 +21,11 @@ def calibration(
     """
     entry = config.read(params, study, method)
     from advebm import figures, progress
-    from advebm.data import images
     from advebm.evaluation import calibration as evaluation
 
     spec = config.build(evaluation.Calibration, entry["calibration"])
-    numbers = evaluation.calibration(
-        network(model, data),
-        images.load(data / f"{spec.split}.npz"),
-        spec,
-        seed=o.EVALUATION_SEED,
-        batch=batch,
-        progress=progress.bar(f"calibration {study}/{method}", quiet),
-    )
+    bar = progress.bar(f"calibration {study}/{method}", quiet)
+    numbers = measure(evaluation.calibration, spec, model, data, batch=batch, progress=bar)
     with keep("calibration", out / "calibration.json", numbers, entry, study, method, model) as run:
         run.metrics({f"calibration/{key}": numbers[key] for key in ("ece", "accuracy", "confidence")})
         run.artifact(figures.reliability(numbers, out / "calibration.png", f"{study} {method}"), "calibration")

@@ -2,7 +2,7 @@
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.measuring import keep, network, resumable
+from advebm.commands.measuring import keep, measure, resumable
 
 
 def fisher(
@@ -18,20 +18,12 @@ def fisher(
     """Fisher scores of E(x, y) and E(x) on test images."""
     entry = config.read(params, study, method)
     from advebm import progress
-    from advebm.data import images
     from advebm.evaluation import fisher as evaluation
 
     spec = config.build(evaluation.Fisher, entry["fisher"])
     with resumable("fisher", out, entry, method, model, data) as state:
-        numbers = evaluation.fisher(
-            network(model, data),
-            images.load(data / f"{spec.split}.npz"),
-            spec,
-            seed=o.EVALUATION_SEED,
-            batch=batch,
-            part=state.part,
-            progress=progress.bar(f"fisher {study}/{method}", quiet),
-        )
+        bar = progress.bar(f"fisher {study}/{method}", quiet)
+        numbers = measure(evaluation.fisher, spec, model, data, batch=batch, part=state.part, progress=bar)
         found = {name: numbers[name] for name in ("joint", "marginal") if numbers[name]}
         with keep("fisher", out, numbers, entry, study, method, model) as run:
             run.metrics({f"fisher/{name}/{key}": v[key] for name, v in found.items() for key in ("score", "se")})

@@ -1,12 +1,13 @@
 """What the commands that measure a model share."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advebm import config
+from advebm.commands import options as o
 from advebm.commands.prepare import about
 
 if TYPE_CHECKING:
@@ -20,6 +21,14 @@ def network(model: Path, data: Path) -> "Network":
     from advebm import networks
 
     return networks.load(model, networks.device(), shape=about(data)["shape"])[0]
+
+
+def measure(evaluate: Callable[..., dict[str, Any]], spec: Any, model: Path, data: Path, **more: Any) -> dict[str, Any]:
+    """What `evaluate` finds of the model on the images of the spec's split."""
+    from advebm.data import images
+
+    inside = images.load(data / f"{spec.split}.npz")
+    return evaluate(network(model, data), inside, spec, seed=o.EVALUATION_SEED, **more)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.measuring import keep, network, resumable
+from advebm.commands.measuring import keep, measure, resumable
 
 
 def robustness(
@@ -21,20 +21,12 @@ def robustness(
     """
     entry = config.read(params, study, method)
     from advebm import figures, progress
-    from advebm.data import images
     from advebm.evaluation import robustness as evaluation
 
     spec = config.build(evaluation.Robustness, entry["robustness"])
     with resumable("robustness", out / "robustness.json", entry, method, model, data) as state:
-        numbers = evaluation.robustness(
-            network(model, data),
-            images.load(data / f"{spec.split}.npz"),
-            spec,
-            seed=o.EVALUATION_SEED,
-            batch=batch,
-            part=state.part,
-            progress=progress.bar(f"robustness {study}/{method}", quiet),
-        )
+        bar = progress.bar(f"robustness {study}/{method}", quiet)
+        numbers = measure(evaluation.robustness, spec, model, data, batch=batch, part=state.part, progress=bar)
         with keep("robustness", out / "robustness.json", numbers, entry, study, method, model) as run:
             accuracies = {"clean": numbers["clean"]} | {name: a["accuracy"] for name, a in numbers["attacks"].items()}
             run.metrics({f"robustness/{name}": value for name, value in accuracies.items() if value is not None})

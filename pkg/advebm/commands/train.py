@@ -46,7 +46,7 @@ class Course:
 
     def keep(self, step: int, tensors: dict[str, "Tensor"]) -> None:
         about = {"step": step, "rows": list(self.rows), "recoveries": list(self.recoveries), "run": self.run.uid}
-        self.good = type(self.good)(tensors, about)
+        self.good = self.good._replace(tensors=tensors, about=about)
         self.state.save(self.good)
 
     def go_back(self, error: "Diverged", attempts: int) -> None:
