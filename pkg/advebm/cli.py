@@ -1,5 +1,6 @@
 """The console command `advebm`."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -49,8 +50,10 @@ for command in COMMANDS.values():
 
 
 def run(app: Callable[..., object]) -> None:
-    """Call the application; a mistake is one line and exit code 2, what the machine or the training does is 1, and a
+    """Call the application, with threads that wait asleep after a short while, or two experiments on the same cores would
+    hold each other up; a mistake is one line and exit code 2, what the machine or the training does is 1, and a
     signal is 128 and its number."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # read when torch is imported, which the commands do
     try:
         code = app(standalone_mode=False)
     except TyperException as error:
