@@ -4,7 +4,10 @@ DVC runs queued experiments in a copy of the tree, while an editable install poi
 goes first on the path. The command's own arguments, given in dvc.yaml, name study, method, seed and paths.
 """
 
+import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pkg"))
@@ -18,4 +21,17 @@ def stage(name: str) -> None:
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(cli.COMMANDS[name])
-    cli.run(app)
+    alone = name not in cli.SHARED or "RANK" in os.environ or "--help" in sys.argv
+    cli.run(app if alone else partial(launched, app), name)
+
+
+def launched(app: Callable[..., int | None], **options: bool) -> int | None:
+    """Call the application, or run this script by as many processes as launch.processes says."""
+    from advebm import config
+
+    processes = config.processes(Path("params.yaml"))
+    if processes == 1:
+        return app(**options)
+    from advebm import ranks
+
+    return ranks.launch(processes, sys.argv)

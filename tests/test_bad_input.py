@@ -81,6 +81,10 @@ TOP = [
     ({"seed": "abc"}, "seed must be an integer of at least 0, not 'abc'"),
     ({"seed": -1}, "seed must be an integer of at least 0, not -1"),
     ({"methods": ["at", "jam"]}, "methods must be a list of standard, at"),
+    ({"launch": 2}, "launch must be {processes: N} with N an integer of at least 1, not 2"),
+    ({"launch": {"processes": 0}}, "launch must be {processes: N} with N an integer of at least 1"),
+    ({"launch": {"processes": 3}}, "3 processes (launch) cannot share tiny.models.at.training.batch of 32 evenly"),
+    ({"launch": {"proceses": 2}}, "launch must be {processes: N} with N an integer of at least 1"),
     ({"methods": "at"}, "methods must be a list of standard, at"),
 ]
 

@@ -49,7 +49,7 @@ def make(images):
         method = METHODS[name](**{**FIELDS[name], **changes})
         method.begin(Context(seed=3, shape=(1, 4, 4), classes=3, gaussians=gaussians, device="cpu"))
         if hasattr(method, "replay"):
-            method.replay.images = method.replay.images.double()  # as the networks here are
+            method.replay.kept = method.replay.kept.double()  # as the networks here are
         return method
 
     return make

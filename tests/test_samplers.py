@@ -140,10 +140,7 @@ def test_proximal_with_one_inner_step_is_clamped_descent(small):
 
 
 def test_buffer_keeps_chains_and_starts_some_afresh():
-    def streams(*key, count):
-        return Streams(0, *key, ids=torch.arange(count))
-
-    buffer = Buffer(Replay(size=50, reinit=0.5), uniform_start((1, 2, 2)), streams)
+    buffer = Buffer(Replay(size=50, reinit=0.5), uniform_start((1, 2, 2)), 0, "cpu")
     before = buffer.images.clone()
     x, places = buffer.draw(0, 20)
     assert len(places.unique()) == 20
@@ -154,7 +151,7 @@ def test_buffer_keeps_chains_and_starts_some_afresh():
     others = torch.ones(50, dtype=torch.bool)
     others[places] = False
     assert torch.equal(buffer.images[others], before[others])
-    noise = streams("negatives", 0, count=20).normal(1, 2, 2)[fresh]
+    noise = Streams(0, "negatives", 0, ids=torch.arange(20)).normal(1, 2, 2)[fresh]
     assert abs(np.corrcoef(x[fresh].flatten(), noise.abs().flatten())[0, 1]) < 0.5  # starts and noise share no bits
     with pytest.raises(ValueError, match="too few for a batch"):
         buffer.draw(0, 51)

@@ -137,7 +137,7 @@ def test_changes_of_energy_by_attack_and_step(images):
     assert record["delta_x/joint"] > 0
 
 
-def tiny(name, **more):
+def tiny(name, training=None, **more):
     """A method trained as the study tiny says, on 64 images of noise: the network, and the records by their steps."""
     model = config.model(config.read(config.Path("params.yaml"), "tiny"), name)
     rng = np.random.default_rng(0)
@@ -146,8 +146,8 @@ def tiny(name, **more):
     net = model.network.build((1, 8, 8), model.method.outputs(10))
     records = {}
     context = Context(0, (1, 8, 8), 10, Gaussians.fit(x, ridge=0.01), "cpu")
-    training = replace(model.training, epochs=3, record_every=2)
-    return fit(model.method, net, x, x, training, context, log=records.__setitem__, outliers=out, **more), records
+    changed = replace(model.training, epochs=3, record_every=2, **(training or {}))
+    return fit(model.method, net, x, x, changed, context, log=records.__setitem__, outliers=out, **more), records
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

@@ -2,13 +2,17 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from tempfile import TemporaryDirectory
 
 import typer
 from typer.exceptions import TyperException
 
+from advebm.commands import options
 from advebm.commands.autoattack import autoattack
 from advebm.commands.baselines import baselines
+from advebm.commands.bench import bench
 from advebm.commands.calibration import calibration
 from advebm.commands.compare import compare
 from advebm.commands.fisher import fisher
@@ -36,9 +40,11 @@ COMMANDS: dict[str, Callable] = {
     for f in (
         *(check, prepare, gaussians, train, sample, baselines, quality, ood, robustness, autoattack),
         *(fisher, calibration, landscape, neighbours, interpolation, look, report, compare),
-        *(summary, sweep, stability, sync, toy2d, info),
+        *(summary, sweep, stability, bench, sync, toy2d, info),
     )
 }
+
+SHARED = ("train", "sample", "ood", "robustness", "autoattack", "fisher")  # which several processes can run together
 
 app = typer.Typer(
     help="Energy-based models trained with adversarial training.",
@@ -49,13 +55,14 @@ for command in COMMANDS.values():
     app.command()(command)
 
 
-def run(app: Callable[..., object]) -> None:
-    """Call the application, with threads that wait asleep after a short while, or two experiments on the same cores would
-    hold each other up; a mistake is one line and exit code 2, what the machine or the training does is 1, and a
-    signal is 128 and its number."""
+def run(app: Callable[..., object], name: str) -> None:
+    """Call the application, which is a command of that name, with threads that wait asleep after a short while, or two
+    experiments on the same cores would hold each other up; a mistake is one line and exit code 2, what the machine or the
+    training does is 1, and a signal is 128 and its number."""
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # read when torch is imported, which the commands do
     try:
-        code = app(standalone_mode=False)
+        with _together(name):
+            code = app(standalone_mode=False)
     except TyperException as error:
         _fail(f"{error.format_message()} (--help says what there is)", 2)
     except (ValueError, FileNotFoundError) as error:
@@ -75,10 +82,33 @@ def run(app: Callable[..., object]) -> None:
         sys.exit(code)
 
 
+@contextmanager
+def _together(name: str) -> Iterator[None]:
+    """In this block the process shares the work with the others that torchrun started, if it was started so: the leader
+    writes and tracks, what the others write goes to a folder that is thrown away. A command that cannot be shared is the
+    leader's alone."""
+    if "RANK" not in os.environ or (name not in SHARED and os.environ["RANK"] == "0"):
+        yield
+        return
+    if name not in SHARED:
+        sys.exit(0)
+    from advebm import ranks
+
+    with ranks.joined(), TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+        if ranks.rank() == 0:
+            yield
+            return
+        os.environ |= {"ADVEBM_TRACKING": "off", options.THROWN_AWAY: folder}
+        with redirect_stdout(nowhere):
+            yield
+
+
 def _fail(error: object, code: int) -> None:
+    if os.environ.get("RANK", "0") != "0" and code != 1:  # the leader tells of what all met, a mistake or a signal
+        sys.exit(code)
     print(f"advebm: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(code)
 
 
 def main() -> None:
-    run(app)
+    run(app, sys.argv[1] if len(sys.argv) > 1 else "")

@@ -65,7 +65,7 @@ def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
     Raises ValueError, in one line that says what is wrong and what would be right. Does not import torch.
     """
     content = read_yaml(params)
-    studies = [name for name, entry in content.items() if isinstance(entry, dict) and name != "toy2d"]
+    studies = [name for name, entry in content.items() if isinstance(entry, dict) and name not in ("launch", "toy2d")]
     if study not in studies:
         raise ValueError(f"{params}: no study {study!r}{_nearest(study, studies)}; there are {', '.join(studies)}")
     entry = content[study]
@@ -86,6 +86,22 @@ def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
             f"{params}: no method {method!r} in {study}{_nearest(method, models)}; there are {', '.join(models)}"
         )
     return entry
+
+
+def change_models(entry: dict[str, Any], methods: list[str], changes: list[str]) -> None:
+    """Put KEY=VALUE into the entry of each of the methods. Raises ValueError where it is not of that form."""
+    import yaml
+
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not key or not equals:
+            raise ValueError(f"--set {change}: must be KEY=VALUE, such as training.optimizer.lr=0.1")
+        *parents, last = key.split(".")
+        for name in methods:
+            target = entry["models"][name]
+            for parent in parents:
+                target = target.setdefault(parent, {})
+            target[last] = yaml.safe_load(value)
 
 
 def _other_kind(general: dict[str, Any], own: dict[str, Any]) -> bool:
@@ -109,14 +125,24 @@ def read_yaml(params: Path) -> dict[str, Any]:
 
 
 def check_top(params: Path) -> None:
-    """Raises ValueError where seed or methods, which dvc.yaml reads, are wrong."""
+    """Raises ValueError where seed, launch or methods, which dvc.yaml reads, are wrong."""
     content = read_yaml(params)
+    processes(params)
     seed, methods = content.get("seed"), content.get("methods")
     if type(seed) is not int or seed < 0:
         raise ValueError(f"{params}: seed must be an integer of at least 0, not {seed!r}")
     known = json.loads(SCHEMA.read_text())["$defs"]["Models"]["properties"]
     if not isinstance(methods, list) or not methods or not set(map(str, methods)) <= set(known):
         raise ValueError(f"{params}: methods must be a list of {', '.join(known)}, not {methods!r}")
+
+
+def processes(params: Path) -> int:
+    """launch.processes: how many processes share the work of a stage, 1 where nothing is said. Raises ValueError."""
+    launch = read_yaml(params).get("launch", {"processes": 1})
+    count = launch.get("processes") if isinstance(launch, dict) and set(launch) == {"processes"} else None
+    if type(count) is not int or count < 1:
+        raise ValueError(f"{params}: launch must be {{processes: N}} with N an integer of at least 1, not {launch!r}")
+    return count
 
 
 def read_toy2d(params: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Progress bars: what is done, the rate, and the time left."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -19,7 +20,7 @@ def bar(name: str, quiet: bool = False) -> Callable[[Iterable], Iterable]:
         items,
         desc=name,
         **begun(items),
-        disable=quiet,
+        disable=quiet or os.environ.get("RANK", "0") != "0",  # of several processes the leader tells
         mininterval=0.1 if live else 15,
         maxinterval=15,
         dynamic_ncols=live,

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from advebm import config
+from advebm import config, ranks
 
 SHARE = 20  # a state is written when so many times have passed what the last one took: 5% of the time at most
 GENERATIONS = 2  # that are kept
@@ -55,18 +55,15 @@ class State:
         self.cost, self.ended = 0.0, 0.0  # seconds that the last writing took, and when it ended
 
     def load(self) -> Good | None:
-        """The newest that is whole, or None. Damaged ones are named and removed."""
-        for file in sorted(self.folder.glob("*.safetensors"), reverse=True):
-            content = _read(file)
-            if content is not None:
-                return content
-        return None
+        """The newest that is whole, or None. Damaged ones are named and removed. Every process gets the leader's."""
+        files = sorted(self.folder.glob("*.safetensors"), reverse=True) if ranks.rank() == 0 else []
+        return ranks.leaders(next((content for content in map(_read, files) if content is not None), None))
 
     def save(self, good: Good, *, always: bool = False) -> None:
         """Keep what training goes on from, unless the last was kept too short a time ago. Raises OSError; the states
-        before are left then."""
+        before are left then. Of several processes the leader does it."""
         begun = time.monotonic()
-        if not always and begun - self.ended < SHARE * self.cost:
+        if ranks.rank() or (not always and begun - self.ended < SHARE * self.cost):
             return
         files = sorted(self.folder.glob("*.safetensors"))
         number = int(files[-1].name.split("-")[0]) + 1 if files else 0
@@ -97,7 +94,13 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
     makes them, which is added here. Deleted at the end, kept where that is not reached.
 
     In this block SIGINT and SIGTERM raise Stopped. Raises BlockingIOError where another process is writing `out`.
+    Several processes that share the work share the state, which the leader opens.
     """
+    if ranks.rank():
+        with _signals():
+            yield State(ranks.leaders(Path()))
+            ranks.barrier()
+        return
     root = config.root() / "state"
     digest = config.digest({"key": key, "code": code(), "torch": torch.__version__})[:16]
     locks = root / "locks"
@@ -118,7 +121,8 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
         for torn in folder.rglob("*.part"):
             torn.unlink()
         stack.enter_context(_signals())
-        yield State(folder)
+        yield State(ranks.leaders(folder))
+        ranks.barrier()
         shutil.rmtree(folder)
 
 
@@ -126,7 +130,7 @@ def code() -> str:
     """sha256 of the code that results come from."""
     package = Path(__file__).parent
     total = hashlib.sha256()
-    names = ("energy.py", "training.py", "data", "evaluation", "methods", "networks", "samplers")
+    names = ("energy.py", "ranks.py", "training.py", "data", "evaluation", "methods", "networks", "samplers")
     for name in names:
         for file in sorted((package / name).rglob("*.py")) if (package / name).is_dir() else [package / name]:
             total.update(f"{file.relative_to(package)}".encode() + file.read_bytes())

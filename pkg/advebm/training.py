@@ -11,11 +11,12 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Discriminator
 from torch import Tensor, nn
 
+from advebm import ranks
 from advebm.data.batches import Augmentation, Batch, Batches
 from advebm.data.images import Images
 from advebm.energy import conditional, given, marginal
-from advebm.methods.base import Context, Method
-from advebm.networks import frozen
+from advebm.methods.base import Context, Loss, Method
+from advebm.networks import frozen, in_bf16
 from advebm.ranges import Count, Fraction, NonNegative, Positive, Steps
 
 Log = Callable[[int, dict[str, float]], None]
@@ -93,6 +94,7 @@ class Training:
     augmentation: Augmentation = field(default_factory=Augmentation)
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0  # decay a step of the average of weights that is kept; 0 keeps the last
     record_every: Count = 100  # steps between records of the curves
+    precision: Literal["fp32", "bf16"] = "fp32"  # of samplers and attacks; bf16 where the machine has it
     energy_bound: Positive = 1.0e5  # a loss or logged number past it is divergence
     recovery: Recovery = field(default_factory=Recovery)
 
@@ -133,7 +135,8 @@ def fit(
     log(step, {"train/ce": ...}) gets the mean of each number since the last record, the method's scores on the
     validation images, and the changes of energy of this step's adversarial examples; watch(step, {name: images}) gets
     pictures of the state. keep(step, state) gets a copy of everything that a run goes on from; given again as `start` and
-    `state` it leads to the same network. Raises Diverged, at most CHECK steps after a number was not finite.
+    `state` it leads to the same network. Several processes (see ranks.py) share each batch; each is told everything.
+    Raises Diverged, at most CHECK steps after a number was not finite.
     """
     batches = Batches(train, training.batch, training.augmentation, context.seed, context.device, outliers)
     total = max(1, round(training.epochs * batches.steps_per_epoch))
@@ -142,6 +145,7 @@ def fit(
     optimizer = OPTIMIZERS[spec.pop("name")](net.parameters(), **spec)
     average = copy.deepcopy(net).requires_grad_(False) if training.ema else None
     kept = average if average is not None else net
+    losses = ranks.parallel(Losses(method, in_bf16(net, training.precision == "bf16")))
     sums: dict[str, Tensor] = {}
     since = 0
     if state:
@@ -154,7 +158,7 @@ def fit(
             group["lr"] = training.optimizer.lr * factor
 
         batch = batches(step)
-        loss = method.loss(net, batch, step)
+        loss = losses(batch, step)
         last = (step + 1) % training.record_every == 0 or step + 1 == total
         before = energies(net, batch, loss.x_adv) if last else None
         optimizer.zero_grad()
@@ -167,20 +171,32 @@ def fit(
         sums = {name: sums.get(name, 0) + value.detach() for name, value in {"loss": loss.value, **loss.logs}.items()}
         since += 1
         if last or (step + 1) % CHECK == 0:
-            means = {f"train/{name}": float(value) / since for name, value in sums.items()}
+            means = ranks.mean({f"train/{name}": float(value) / since for name, value in sums.items()})
             check_finite(means, step, training.energy_bound)
         if last:
-            check_chains(loss.x_neg, batch.x, step)
+            pictures = {"adversarial": loss.x_adv, "negatives": loss.x_neg, "data": batch.x}
+            pictures = {name: ranks.gather(x.detach()) for name, x in pictures.items() if x is not None}
+            check_chains(pictures.get("negatives"), pictures.pop("data"), step)
             record = means
             sums, since = {}, 0
-            record |= changes(before, energies(net, batch, loss.x_adv))
+            record |= ranks.mean(changes(before, energies(net, batch, loss.x_adv)))
             record |= {f"validation/{name}": value for name, value in score(method, kept, validation).items()}
             check_finite(record, step, training.energy_bound)
             log(step + 1, {**record, "train/lr": training.optimizer.lr * factor})
-            pictures = {"adversarial": loss.x_adv, "negatives": loss.x_neg, **dict(method.images())}
-            watch(step + 1, {name: x for name, x in pictures.items() if x is not None})
+            watch(step + 1, {**pictures, **dict(method.images())})
             keep(step + 1, captured(net, average, optimizer, method))
     return kept.eval()
+
+
+class Losses(nn.Module):
+    """The loss of a method as a module, which is what several processes share."""
+
+    def __init__(self, method: Method, net: nn.Module):
+        super().__init__()
+        self.method, self.net = method, net
+
+    def forward(self, batch: Batch, step: int) -> Loss:
+        return self.method.loss(self.net, batch, step)
 
 
 def captured(
@@ -253,13 +269,15 @@ def check_chains(x_neg: Tensor | None, x: Tensor, step: int) -> None:
 def score(method: Method, net: nn.Module, images: Images, batch: int = 500) -> dict[str, float]:
     """Means over the images of what the method's `score` says of the network, in evaluation mode."""
     device = next(net.parameters()).device
-    sums: dict[str, float] = {}
+
+    def sums(start: int) -> dict[str, float]:
+        part = images[start : start + batch]
+        values = method.score(net, part.pixels(device), part.labels(device))
+        return {name: value.sum().item() for name, value in values.items()}
+
     with frozen(net):
-        for start in range(0, len(images.x), batch):
-            part = images[start : start + batch]
-            for name, values in method.score(net, part.pixels(device), part.labels(device)).items():
-                sums[name] = sums.get(name, 0.0) + values.sum().item()
-    return {name: value / len(images.x) for name, value in sums.items()}
+        parts = ranks.spread(sums, range(0, len(images.x), batch))
+    return {name: sum(part[name] for part in parts) / len(images.x) for name in parts[0]}
 
 
 @torch.no_grad()

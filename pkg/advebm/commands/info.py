@@ -52,7 +52,15 @@ def check(
 ) -> None:
     """Say whether the params file is right, before anything long begins."""
     config.check_top(params)
-    config.read(params, study, method)
+    model = config.read(params, study, method)["models"][method]
+    shares = {"training.batch": model["training"]["batch"], "buffer.size": model.get("buffer", {}).get("size", 0)}
+    processes = config.processes(params)
+    for key, count in shares.items():
+        if count % processes:
+            raise ValueError(
+                f"{params}: {processes} processes (launch) cannot share {study}.models.{method}.{key} of {count} evenly; "
+                "take a multiple"
+            )
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(f"{study}\n")

@@ -1,9 +1,17 @@
 """The options that several commands share."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
+
+THROWN_AWAY = "ADVEBM_OUT"  # set in processes that share the work of another, which writes
+
+
+def _own(out: Path) -> Path:
+    return Path(os.environ[THROWN_AWAY], out.name) if THROWN_AWAY in os.environ else out
+
 
 Study = Annotated[str, Option(help="study: an entry of the params file")]
 Params = Annotated[Path, Option(help="the params file")]
@@ -12,8 +20,8 @@ Prepared = Annotated[Path, Option("--data", help="folder that `prepare` wrote")]
 GaussiansFile = Annotated[Path, Option("--gaussians", help="file that `gaussians` wrote")]
 ModelFile = Annotated[Path, Option("--model", help="model that `train` wrote (.safetensors)")]
 Judge = Annotated[Path, Option(help="model of the judge (.safetensors)")]
-OutFolder = Annotated[Path, Option(help="folder to write")]
-OutFile = Annotated[Path, Option(help="file to write")]
+OutFolder = Annotated[Path, Option(help="folder to write", callback=_own)]
+OutFile = Annotated[Path, Option(help="file to write", callback=_own)]
 Seed = Annotated[int, Option(min=0, help="seed of everything random")]
 Batch = Annotated[int, Option(min=1, help="images at a time")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="no progress bar")]

@@ -33,7 +33,7 @@ def sample(
 
     import torch
 
-    from advebm import figures, networks, progress, tracking
+    from advebm import figures, networks, progress, ranks, tracking
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
     from advebm.samplers.streams import Streams
@@ -70,10 +70,11 @@ def sample(
     ):
         for name, recipe in recipes.items():
             y = torch.arange(entry["samples"], device=device)
-            parts = [
-                state.part(f"{name}, {batch} from {ids[0]}", partial(generated, name, ids))
-                for ids in progress.bar(f"sample {study}/{method} {name}", quiet)(y.split(batch))
-            ]
+            parts = ranks.spread(
+                lambda ids, name=name: state.part(f"{name}, {batch} from {ids[0]}", partial(generated, name, ids)),
+                y.split(batch),
+                progress.bar(f"sample {study}/{method} {name}", quiet),
+            )
             asked = (y % classes).cpu().numpy() if recipe.asks else None
             made = images.Images(torch.cat([part["x"] for part in parts]).numpy(), asked)
             images.save(out / f"{name}.npz", made)

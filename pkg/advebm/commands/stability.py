@@ -42,7 +42,7 @@ def stability(
     methods = method or list(entry["models"])
     for name in methods:
         config.read(params, study, name)
-    change_models(entry, methods, change or [])
+    config.change_models(entry, methods, change or [])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "params.yaml")
         file.write_text(json.dumps({study: entry}))  # YAML too
@@ -70,22 +70,6 @@ def stability(
             text = markdown(study, numbers, change or [])
             out.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
-
-
-def change_models(entry: dict[str, Any], methods: list[str], changes: list[str]) -> None:
-    """Put KEY=VALUE into the entry of each of the methods. Raises ValueError where it is not of that form."""
-    import yaml
-
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not key or not equals:
-            raise ValueError(f"--set {change}: must be KEY=VALUE, such as training.optimizer.lr=0.1")
-        *parents, last = key.split(".")
-        for name in methods:
-            target = entry["models"][name]
-            for parent in parents:
-                target = target.setdefault(parent, {})
-            target[last] = yaml.safe_load(value)
 
 
 def summary(runs: list[list[int]]) -> dict[str, Any]:

@@ -36,9 +36,11 @@ class Course:
         self.run.metrics(values, step)
 
     def watch(self, step: int, pictures: dict[str, "Tensor"]) -> None:
-        from advebm import figures
+        from advebm import figures, ranks
         from advebm.data import images
 
+        if ranks.rank():  # the leader draws
+            return
         for name, x in pictures.items():
             path = self.grids / f"{name}_{step:06d}.png"
             figures.grid(images.to_bytes(x[:100]), path, f"{self.title}: {name.replace('_', ' ')}, step {step}")
@@ -56,11 +58,14 @@ class Course:
             last = type(error)(f"{error}{tried}", error.step)
             last.recoveries = self.recoveries
             raise last from None
+        from advebm import ranks
+
         back = self.good.about["step"]
         self.rows = list(self.good.about["rows"])
         self.recoveries.append({"event": str(error), "step": error.step, "back_to": back})
         self.run.metrics({"recoveries": len(self.recoveries)}, back)
-        print(f"advebm: {error}; going on from step {back}", file=sys.stderr)
+        if ranks.rank() == 0:
+            print(f"advebm: {error}; going on from step {back}", file=sys.stderr)
 
 
 def train(
@@ -79,7 +84,7 @@ def train(
     described = about(data)
     import torch
 
-    from advebm import figures, networks, progress, tracking
+    from advebm import figures, networks, progress, ranks, tracking
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
     from advebm.methods.base import Context
@@ -87,6 +92,8 @@ def train(
     from advebm.training import Diverged, fit, recovered
 
     model = config.model(entry, method)
+    if not model.method.shared:
+        ranks.part()
     device = networks.device()
     start = None if gaussians is None else Gaussians.load(gaussians, device)
     context = Context(seed, tuple(described["shape"]), described["classes"], start, device)
@@ -116,7 +123,7 @@ def train(
                     net, own = trained(course)
                 except Diverged as error:
                     course.go_back(error, model.training.recovery.attempts)
-                except Stopped:
+                except (Stopped, RuntimeError):  # a signal; or another process of this work has ended
                     if course.good.tensors:
                         state.save(course.good, always=True)
                     raise

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from advebm import ranks
 from advebm.data.autoaugment import autoaugment
 from advebm.data.images import Images, to_pixels
 from advebm.ranges import NonNegative, Steps
@@ -56,8 +57,8 @@ class Augmentation:
 
 
 class Draws:
-    """draws(step) is the images of that step and their places: epochs are permutations of the set, their last partial batch
-    dropped. `key` tells the random streams of one set from those of another."""
+    """draws(step) is the images of that step, this process's share, and their places: epochs are permutations of the set,
+    their last partial batch dropped. `key` tells the random streams of one set from those of another."""
 
     def __init__(
         self, images: Images, size: int, augmentation: Augmentation, key: tuple[int | str, ...], device: torch.device | str
@@ -78,7 +79,7 @@ class Draws:
         if epoch != self.epoch:
             order = Streams(*self.key, "epoch", epoch, ids=torch.zeros(1)).uniform(len(self.x)).argsort(stable=True)
             self.epoch, self.order = epoch, order.squeeze(0).to(self.x.device)
-        chosen = self.order[place * self.size : (place + 1) * self.size]
+        chosen = ranks.share(self.order[place * self.size : (place + 1) * self.size])
         streams = Streams(*self.key, "augmentation", epoch, ids=chosen)
         return self.augmentation(to_pixels(self.x[chosen]), streams), chosen
 

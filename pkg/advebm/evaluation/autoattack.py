@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from advebm import ranks
 from advebm.data.images import Images
 from advebm.evaluation import intervals
 from advebm.evaluation.parts import Part, anew
@@ -51,13 +52,17 @@ def autoattack(
     if net.outputs < 4:
         raise ValueError(f"AutoAttack's targeted loss is defined for 4 classes and more, not {net.outputs}")
     chunks = [(norm, start) for norm in spec.eps for start in range(0, n, CHUNK)]
-    right: dict[str, list[torch.Tensor]] = {norm: [] for norm in spec.eps}
-    for norm, start in progress(chunks):
-        chunk = partial(_chunk, net, images[start : start + CHUNK], norm, spec.eps[norm], seed)
-        right[norm].append(part(f"{norm} {start}", chunk))
+
+    def attacked(chunk: tuple[str, int]) -> torch.Tensor:
+        norm, start = chunk
+        make = partial(_chunk, net, images[start : start + CHUNK], norm, spec.eps[norm], seed)
+        return part(f"{norm} {start}", make).cpu()
+
+    found = ranks.spread(attacked, chunks, progress)
     warnings = []
     for norm, eps in spec.eps.items():
-        share = torch.cat(right[norm]).double().mean(0).tolist()
+        right = [part for part, (own, _) in zip(found, chunks, strict=True) if own == norm]
+        share = torch.cat(right).double().mean(0).tolist()
         result[norm] = {"eps": eps, **dict(zip(("clean", *ATTACKS), share, strict=True))}
         result[norm] |= {"accuracy": share[-1], "ci": intervals.proportion(share[-1], n)}
         if share[-1] < share[-2]:

@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, fx, nn
 
+from advebm import ranks
 from advebm.data.images import Images
 from advebm.energy import Energy, conditional, given, marginal, posterior
 from advebm.evaluation.parts import Part, anew
@@ -119,6 +120,9 @@ def fisher(
 
     def scored(start: int) -> Tensor:
         """The scores of a batch by each name, (names, B)."""
+        return part(f"{batch} from {start}", partial(made, start)).cpu()
+
+    def made(start: int) -> Tensor:
         x, y = images[start : start + batch].pixels(device), images[start : start + batch].labels(device)
         if ways == "exact":
             scores = exact(net, x, y)
@@ -133,7 +137,6 @@ def fisher(
 
     with frozen(net):
         ways = "exact" if piecewise_linear(net) else "hutchinson"
-        starts = progress(range(0, n, batch))
-        found = torch.cat([part(f"{batch} from {start}", partial(scored, start)) for start in starts], 1)
+        found = torch.cat(ranks.spread(scored, range(0, n, batch), progress), 1)
     known = {name: summary(values, ways) for name, values in zip(names, found, strict=True)}
     return {"joint": None, **known, "n": n}

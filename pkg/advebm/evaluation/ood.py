@@ -10,6 +10,7 @@ import torch
 from annotated_types import MinLen
 from torch import Tensor, nn
 
+from advebm import ranks
 from advebm.data.images import Images
 from advebm.energy import SCORES, Energy, marginal
 from advebm.evaluation import intervals
@@ -121,21 +122,21 @@ def ood(
     if net.outputs == 1:
         names = [name for name in names if name in ("energy", "grad_norm")]
     flat = piecewise_linear(net)  # then grad_norm has no gradient, or one that only the softmax weights have
-    numbers: dict[str, Any] = {}
-    values: dict[str, dict[str, np.ndarray]] = {}
-    jobs = [(set_name, score) for set_name in outside for score in names]
-    for set_name, score in progress(jobs):
+
+    def measured(job: tuple[str, str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray]]:
+        """The entry of a set and a score; of the detector's score also the curves, and the scores behind them."""
+        set_name, score = job
         n = min(spec.n, len(inside.x), len(outside[set_name].x))
         x_in, x_out = inside[:n].pixels(device), outside[set_name][:n].pixels(device)
         energy = SCORES[score](net)
         s_in, s_out = scores(energy, x_in, batch), scores(energy, x_out, batch)
-        entry = {**detection(s_in, s_out), "worst": {}}
+        entry = {**detection(s_in, s_out), "n": n, "worst": {}}
         curves: dict[str, Any] = {}
         worst = {}
+        queried = flat and score == "grad_norm"
         for norm, radii in spec.radii.items():
             worst[norm] = x_out
             curves[norm] = {"eps": [0.0, *radii], "auc": [entry["auc"]]}
-            queried = flat and score == "grad_norm"
             for eps in radii if score == detector else radii[-1:]:
                 attack = partial(
                     worst_case,
@@ -156,10 +157,20 @@ def ood(
             gradients = f"apgd, {spec.attack.steps} steps, {spec.attack.restarts} restarts"
             told = f"square, {spec.queries} queries" if queried else gradients
             entry["worst"][norm] = {"eps": eps, **detection(s_in, s_worst), "attack": told}
+        if score != detector:
+            return entry, {}, {}
+        images = {"in": x_in, "out": x_out, "worst": next(iter(worst.values()))}
+        behind = {key: scores(energy, x, batch) for key, x in images.items()}
+        behind |= {f"energy {key}": scores(marginal(net), x, batch) for key, x in images.items()}
+        return entry, curves, behind
+
+    jobs = [(set_name, score) for score in names for set_name in outside]  # the detector's, which are the longest, first
+    numbers: dict[str, Any] = {}
+    values: dict[str, dict[str, np.ndarray]] = {}
+    for (set_name, score), (entry, curves, behind) in zip(jobs, ranks.spread(measured, jobs, progress), strict=True):
+        n = entry.pop("n")
         if score == detector:
-            images = {"in": x_in, "out": x_out, "worst": next(iter(worst.values()))}
-            values[set_name] = {key: scores(energy, x, batch) for key, x in images.items()}
-            values[set_name] |= {f"energy {key}": scores(marginal(net), x, batch) for key, x in images.items()}
+            values[set_name] = behind
             hardest = next(iter(entry["worst"].values()))
             numbers[set_name] = {
                 **{key: entry[key] for key in ("auc", "auc_ci", "fpr95")},

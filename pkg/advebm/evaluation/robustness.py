@@ -9,6 +9,7 @@ import torch
 from annotated_types import MinLen
 from torch import Tensor, nn
 
+from advebm import ranks
 from advebm.data.images import Images
 from advebm.energy import Energy, conditional, negative, unsaturated
 from advebm.evaluation import intervals
@@ -77,9 +78,7 @@ def robustness(
     """
     images = images[: spec.n or len(images.x)]
     n, device = len(images.x), next(net.parameters()).device
-    right = dict.fromkeys(["clean", *spec.attacks], 0)
     radii = [0.0, *spec.curve.radii]
-    curve = {"right": [0] * len(radii), "loss": [0.0] * len(radii)}
 
     def attacked(x: Tensor, y: Tensor, ids: Tensor, attack: Against | None) -> Tensor:
         """Whether each image is right after each restart, (B,)."""
@@ -104,15 +103,19 @@ def robustness(
                 rows.append(torch.stack([robust.double(), unsaturated(net, y)(moved).double()]))
         return torch.stack(rows, 1)
 
-    for start in progress(range(0, n, batch)) if net.outputs > 1 else ():
+    def counted(start: int) -> dict[str, Tensor]:
+        """How many of a batch are right after each attack, and at each radius with the sum of losses, (2, radii)."""
         x, y = images[start : start + batch].pixels(device), images[start : start + batch].labels(device)
+        makers = {"clean": partial(attacked, attack=None)}
+        makers |= {name: partial(attacked, attack=attack) for name, attack in spec.attacks.items()}
+        makers["curve"] = against_radius
         ids = torch.arange(start, start + len(x), device=device)
-        for name, attack in [("clean", None), *spec.attacks.items()]:
-            right[name] += part(f"{name}, {batch} from {start}", partial(attacked, x, y, ids, attack)).sum().item()
-        robust, losses = part(f"curve, {batch} from {start}", partial(against_radius, x, y, ids))
-        for i in range(len(radii)):
-            curve["right"][i] += int(robust[i].sum().item())
-            curve["loss"][i] += losses[i].sum().item()
+        found = {name: part(f"{name}, {batch} from {start}", partial(f, x, y, ids)) for name, f in makers.items()}
+        return {name: values.sum(-1).cpu() for name, values in found.items()}
+
+    parts = ranks.spread(counted, range(0, n, batch) if net.outputs > 1 else (), progress)
+    right = {name: sum(int(part[name]) for part in parts) for name in ["clean", *spec.attacks]}
+    robust, losses = sum(part["curve"] for part in parts).tolist() if parts else ([], [])
 
     def share(count: int) -> float | None:
         return count / n if net.outputs > 1 else None
@@ -125,7 +128,8 @@ def robustness(
         numbers = {key: getattr(attack, key) for key in ("norm", "eps", "steps", "ascends", "restarts")}
         described[name] = {"accuracy": share(right[name]), "ci": interval(right[name]), **numbers}
         first.setdefault(attack.norm, {"eps": attack.eps, name: share(right[name])})
-    accuracy, loss = [share(count) for count in curve["right"]], [share(total) for total in curve["loss"]]
+    accuracy = [share(count) for count in robust] if parts else [None] * len(radii)
+    loss = [share(total) for total in losses] if parts else [None] * len(radii)
     return {
         "clean": share(right["clean"]),
         "clean_ci": interval(right["clean"]),

@@ -7,10 +7,11 @@ import torch
 from annotated_types import MinLen
 from torch import Tensor, nn
 
+from advebm import ranks
 from advebm.data.batches import Batch
 from advebm.energy import binary, given, marginal, negative
 from advebm.methods.base import Context, Loss, Method
-from advebm.networks import frozen
+from advebm.networks import sampling
 from advebm.ranges import Count, Fraction, NonNegative
 from advebm.samplers.pgd import Ascent
 from advebm.samplers.recipes import Start
@@ -63,12 +64,12 @@ class ATEBM(Method):
         }
         drawn = torch.stack([draws[start]().to(batch.x.dtype) for start in self.start])
         image = torch.arange(count, device=drawn.device)
-        return drawn[image % len(drawn), image]
+        return drawn[ranks.ids(count, drawn.device) % len(drawn), image]
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x = batch.x.detach().requires_grad_(self.r1 > 0)
         x_adv = None
-        with frozen(net):
+        with sampling(net):
             x_star = self.ascent(marginal(net), self.starts(batch, step), steps=self.k)
             if self.descent is not None:
                 x = x_adv = self.descent(negative(marginal(net)), x).requires_grad_(self.r1 > 0)
@@ -81,7 +82,8 @@ class ATEBM(Method):
         if self.r1:
             (gradient,) = torch.autograd.grad(e.sum(), x, create_graph=True)
             value = value + self.r1 / 2 * gradient.flatten(1).square().sum(1).mean()
-        auc = ((e[:, None] < e_star).double() + 0.5 * (e[:, None] == e_star)).mean().detach()
+        near, far = ranks.gather(e.detach()), ranks.gather(e_star.detach())
+        auc = ((near[:, None] < far).double() + 0.5 * (near[:, None] == far)).mean()
         logs = {"energy": e.mean(), "energy_gap": e.mean() - e_star.mean(), "auc": auc, "k": auc.new_tensor(self.k)}
         self.advance(float(auc))
         return Loss(value, logs, x_adv=x_adv, x_neg=x_star)

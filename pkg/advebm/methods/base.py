@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from advebm import ranks
 from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
 from advebm.energy import given, marginal, posterior
@@ -42,6 +43,7 @@ class Method:
     outliers: ClassVar[bool] = False  # whether batches are to have out-distribution images
     detector: ClassVar[str] = "energy"  # the score by which its networks tell out-distribution images: of energy.SCORES
     networks: ClassVar[tuple[str, ...]] = ("wrn", "resnet")  # the kinds that it can train
+    shared: ClassVar[bool] = True  # whether several processes can train it together
 
     def outputs(self, classes: int) -> int:
         """How many logits the network has."""
@@ -52,8 +54,8 @@ class Method:
         self.context = context
 
     def streams(self, *key: int | str, count: int) -> Streams:
-        """Random streams that are a function of (seed, key)."""
-        return Streams(self.context.seed, *key, ids=torch.arange(count, device=self.context.device))
+        """Random streams of the `count` images that this process has of a batch, a function of (seed, key)."""
+        return Streams(self.context.seed, *key, ids=ranks.ids(count, self.context.device))
 
     def gaussians(self) -> Gaussians:
         """The class Gaussians. Raises ValueError where none were given."""
@@ -98,7 +100,7 @@ class ReplayMethod(Method):
 
     def begin(self, context: Context) -> None:
         super().begin(context)
-        self.replay = Buffer(self.buffer, self.start(), self.streams)
+        self.replay = Buffer(self.buffer, self.start(), self.context.seed, self.context.device)
 
     def negatives(self, sample: Callable[[Tensor, Streams], Tensor], count: int, step: int) -> Tensor:
         """x~ (B, C, H, W): chains drawn from the buffer, continued by `sample`, and put back."""
@@ -125,7 +127,10 @@ class ReplayMethod(Method):
 
 @dataclass(kw_only=True)
 class DensityMethod(Method):
-    """A method that fits log p(x), the one output of its network, to images of 256 levels."""
+    """A method that fits log p(x), the one output of its network, to images of 256 levels. One process trains it: the
+    network's first batch sets its scales, and its estimates are drawn for a batch at once."""
+
+    shared: ClassVar[bool] = False
 
     def outputs(self, classes: int) -> int:
         return 1

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from advebm import ranks
 from advebm.data.batches import Batch
 from advebm.energy import conditional
 from advebm.methods.base import Loss, ReplayMethod
-from advebm.networks import frozen
+from advebm.networks import sampling
 from advebm.samplers.buffer import Start, uniform_start
 from advebm.samplers.sgld import Langevin
 
@@ -28,8 +29,8 @@ class IGEBM(ReplayMethod):
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x, y, _ = batch
         x_neg, places = self.replay.draw(step, len(x))
-        y_neg = places % self.context.classes
-        with frozen(net):
+        y_neg = ranks.share(places) % self.context.classes
+        with sampling(net):
             x_neg = self.sampler(conditional(net, y_neg), x_neg, self.streams("negatives", step, count=len(x)))
         self.replay.store(places, x_neg)
         e_neg = conditional(net, y_neg)(x_neg)  # before the data, so that batch norm's statistics end on the data

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from advebm.data.batches import Batch
 from advebm.energy import conditional, given, grad, marginal, posterior
 from advebm.methods.base import Loss, ReplayMethod
-from advebm.networks import frozen
+from advebm.networks import sampling
 from advebm.ranges import Count, NonNegative, Positive
 from advebm.samplers.buffer import Start, uniform_start
 from advebm.samplers.norms import Linf
@@ -46,7 +46,7 @@ class JEAT(ReplayMethod):
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x, y, _ = batch
-        with frozen(net):
+        with sampling(net):
             x_adv = self.attack(net, x, y, self.streams("attack", step, count=len(x)))
             x_neg = self.negatives(lambda v, streams: self.sampler(marginal(net), v, streams), len(x), step)
         e_neg = marginal(net)(x_neg)  # before the data, so that batch norm's statistics end on the data

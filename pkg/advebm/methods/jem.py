@@ -7,7 +7,7 @@ from torch import nn
 from advebm.data.batches import Batch
 from advebm.energy import given, marginal, posterior
 from advebm.methods.base import Loss, ReplayMethod
-from advebm.networks import frozen
+from advebm.networks import sampling
 from advebm.samplers.buffer import Start, uniform_start
 from advebm.samplers.sgld import Langevin
 
@@ -23,7 +23,7 @@ class JEM(ReplayMethod):
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x, y, _ = batch
-        with frozen(net):
+        with sampling(net):
             x_neg = self.negatives(lambda v, streams: self.sampler(marginal(net), v, streams), len(x), step)
         e_neg = marginal(net)(x_neg)  # before the data, so that batch norm's statistics end on the data
         f = given(net(x))

@@ -9,7 +9,7 @@ from torch import nn
 from advebm.data.batches import Batch
 from advebm.energy import negative, posterior, undecided
 from advebm.methods.base import Loss, Method
-from advebm.networks import frozen
+from advebm.networks import sampling
 from advebm.ranges import Fraction
 from advebm.samplers.pgd import Attack
 
@@ -29,7 +29,7 @@ class Ratio(Method):
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x, y, x_out = batch
-        with frozen(net):
+        with sampling(net):
             x_adv = self.attack(negative(posterior(net, y)), x, self.streams("attack", step, count=len(x)))
             streams = self.streams("attack_out", step, count=len(x))
             x_out_adv = self.attack_out(negative(undecided(net)), x_out, streams)

@@ -8,7 +8,7 @@ from torch import nn
 from advebm.data.batches import Batch
 from advebm.energy import given, marginal, negative, posterior
 from advebm.methods.base import Loss, ReplayMethod
-from advebm.networks import frozen
+from advebm.networks import sampling
 from advebm.samplers.pgd import Attack
 from advebm.samplers.proximal import Proximal
 
@@ -30,7 +30,7 @@ class RobustJEM(ReplayMethod):
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x, y, _ = batch
-        with frozen(net):
+        with sampling(net):
             x_adv = self.attack(negative(posterior(net, y)), x, self.streams("attack", step, count=len(x)))
             x_neg = self.negatives(lambda v, _: self.sampler(net.stem, marginal(net.body), v), len(x), step)
         e_neg = marginal(net)(x_neg)  # before the data, so that batch norm's statistics end on the data

@@ -22,7 +22,7 @@ Network = Classifier | Flow
 
 
 class frozen:
-    """In this block the network is in evaluation mode; afterwards it is as it was. Samplers and attacks run in it."""
+    """In this block the network is in evaluation mode; afterwards it is as it was."""
 
     def __init__(self, net: nn.Module):
         self.net = net
@@ -33,6 +33,35 @@ class frozen:
 
     def __exit__(self, *error) -> None:
         self.net.train(self.training)
+
+
+class sampling(frozen):
+    """As `frozen`, and in bfloat16 where `in_bf16` said so: in it a method samples and attacks."""
+
+    def __enter__(self) -> nn.Module:
+        place = next(self.net.parameters()).device.type
+        self.cast = torch.autocast(place, torch.bfloat16, enabled=getattr(self.net, "bf16", False))
+        self.cast.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error) -> None:
+        super().__exit__(*error)
+        self.cast.__exit__(*error)
+
+
+def in_bf16(net: nn.Module, wanted: bool) -> nn.Module:
+    """Samplers and attacks of a training go through this network in bfloat16, if that is wanted and the machine has it;
+    the weights, the images and all that is measured stay float32."""
+    net.bf16 = wanted and has_bf16(next(net.parameters()).device)
+    return net
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the machine multiplies bfloat16 faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def save(path: Path, net: Network, **about: Any) -> None:
@@ -75,5 +104,5 @@ def load(
 
 
 def device() -> torch.device:
-    """The first GPU where there is one, else the CPU."""
+    """The GPU of this process where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

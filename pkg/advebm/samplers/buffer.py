@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from advebm import ranks
 from advebm.ranges import Count, Fraction
 from advebm.samplers.streams import Streams
 
@@ -22,34 +23,52 @@ class Replay:
 
 class Buffer:
     """`size` images, all drawn from `start` at first and kept on its device; drawn without repeats, so that writing
-    back is well defined."""
+    back is well defined. Of several processes rank r keeps the places r, r + size, r + 2 size, ..."""
 
-    def __init__(self, replay: Replay, start: Start, streams: Callable[..., Streams]):
-        self.reinit, self.start, self.streams = replay.reinit, start, streams
-        self.images = start(streams("buffer", count=replay.size))
+    def __init__(self, replay: Replay, start: Start, seed: int, device: torch.device | str):
+        if replay.size % ranks.size():
+            raise ValueError(
+                f"{ranks.size()} processes cannot share a replay buffer of {replay.size} evenly; take a multiple"
+            )
+        self.size, self.reinit, self.start, self.seed, self.device = replay.size, replay.reinit, start, seed, device
+        places = torch.arange(ranks.rank(), replay.size, ranks.size(), device=device)
+        self.kept = start(Streams(seed, "buffer", ids=places))  # this process's images
 
     def draw(self, step: int, count: int) -> tuple[Tensor, Tensor]:
-        """Where `count` chains start in this step, (count, C, H, W), and the places (count,) that `store` is to put them
-        back to."""
-        size = len(self.images)
-        if count > size:
-            raise ValueError(f"the replay buffer holds {size} images: too few for a batch of {count}")
-        places = self.streams("places", step, count=1).uniform(size).squeeze(0).topk(count).indices
-        x = self.images[places]
-        streams = self.streams("fresh", step, count=count)
+        """Where this process's `count` chains start in this step, (count, C, H, W), and the places of all processes'
+        chains, which `store` is to put them back to."""
+        chains = count * ranks.size()
+        if chains > self.size:
+            raise ValueError(f"the replay buffer holds {self.size} images: too few for a batch of {chains}")
+        streams = Streams(self.seed, "places", step, ids=torch.zeros(1, device=self.device))
+        places = streams.uniform(self.size).squeeze(0).topk(chains).indices
+        x = self.kept[places // ranks.size()]
+        if ranks.size() > 1:
+            mine = places % ranks.size() == ranks.rank()
+            x = ranks.share(ranks.total(torch.where(mine.view(-1, 1, 1, 1), x, 0)))
+        streams = Streams(self.seed, "fresh", step, ids=ranks.ids(count, self.device))
         fresh = (streams.uniform() < self.reinit).nonzero().squeeze(1)
         if len(fresh):
             x[fresh] = self.start(streams[fresh]).to(x.dtype)
         return x, places
 
     def store(self, places: Tensor, x: Tensor) -> None:
-        self.images[places] = x.detach()
+        x = ranks.gather(x.detach())
+        if ranks.size() > 1:
+            mine = places % ranks.size() == ranks.rank()
+            places, x = places[mine] // ranks.size(), x[mine]
+        self.kept[places] = x
+
+    @property
+    def images(self) -> Tensor:
+        """Those of all processes, in the order of their places, (size, C, H, W)."""
+        return ranks.gather(self.kept).unflatten(0, (ranks.size(), -1)).transpose(0, 1).flatten(0, 1)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"images": self.images}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.images = state["images"].to(self.images.device)
+        self.kept = state["images"][ranks.rank() :: ranks.size()].to(self.kept.device)
 
 
 def uniform_start(shape: torch.Size) -> Start:

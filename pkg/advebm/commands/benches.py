@@ -1,0 +1,207 @@
+"""What `advebm bench` measures: the same work by the package and by the plain way."""
+
+import copy
+import tempfile
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advebm import config, plain
+from advebm.commands.bench import Job
+from advebm.data import images
+from advebm.data.batches import Batch
+from advebm.data.gaussians import Gaussians
+from advebm.energy import grad, marginal, negative, posterior
+from advebm.methods.base import Context, Method
+from advebm.networks import in_bf16, sampling
+from advebm.samplers.buffer import Replay
+from advebm.samplers.pgd import Attack
+from advebm.samplers.proximal import Proximal
+from advebm.samplers.sgld import Langevin
+from advebm.samplers.streams import Streams
+from advebm.training import OPTIMIZERS
+
+SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}  # of data.source
+CLASSES = 10
+
+
+def jobs(
+    entry: dict[str, Any], methods: list[str], wanted: list[str], batch: int, steps: int, device: torch.device
+) -> list[Callable[[], Job]]:
+    """What makes the jobs, one at a time: of a study's first method's network, and a training step of each method."""
+    if entry["data"]["source"] not in SHAPES:
+        raise ValueError(f"bench knows the images of {', '.join(SHAPES)}, not of {entry['data']['source']}")
+    shape = SHAPES[entry["data"]["source"]]
+    bytes_ = np.random.default_rng(0).integers(0, 256, (4 * CLASSES, *shape[1:], shape[0]), dtype=np.uint8)
+    gaussians = Gaussians.fit(images.Images(bytes_, np.arange(4 * CLASSES) % CLASSES), ridge=0.01)
+    gaussians = Gaussians(gaussians.mean.to(device), gaussians.factor.to(device), shape)
+    context = Context(0, shape, CLASSES, gaussians, device)
+    x, x_out = torch.rand(2, batch, *shape, device=device)
+    data = Batch(x, torch.arange(batch, device=device) % CLASSES, x_out)
+
+    model = config.model(entry, methods[0])
+    net = model.network.build(shape, model.method.outputs(CLASSES)).to(device)
+    fast = in_bf16(net, model.training.precision == "bf16").eval()
+    slow = plain.network(net).eval()
+    langevin = Langevin(steps=steps, step_size=0.1, noise=0.005, clamp_grad=1.0, clip=True)
+    attack = Attack(eps=8 / 255, steps=steps)
+    streams = lambda: Streams(0, "bench", ids=torch.arange(batch, device=device))  # noqa: E731
+    both = {"plain": slow, "fast": fast}
+    found: list[Callable[[], Job]] = []
+
+    def pair(name: str, run: Callable[..., Tensor], *settings: Any, exact: Any = None) -> Job:
+        """run(net, setting) by the plain way and by the package; `exact` are the settings without randomness."""
+
+        def way(kind: str, chosen: tuple) -> Tensor:
+            if kind == "plain":
+                return run(slow, *map(plain.part, chosen))
+            with sampling(fast):
+                return run(fast, *chosen)
+
+        def error() -> float:
+            chosen = settings if exact is None else (exact,)
+            return distance(way("fast", chosen), way("plain", chosen))
+
+        return Job(name, batch, lambda: way("plain", settings), lambda: way("fast", settings), error)
+
+    if "gradient" in wanted:
+        ways = {"plain": plain.gradient, "fast": grad}
+
+        def slope(kind: str) -> Tensor:
+            with sampling(both[kind]) as own:
+                return ways[kind](marginal(own), x)
+
+        error = lambda: distance(slope("fast"), slope("plain"))  # noqa: E731
+        found.append(partial(Job, "one input gradient", batch, partial(slope, "plain"), partial(slope, "fast"), error))
+    if "chains" in wanted:
+        sgld = lambda own, sampler: sampler(marginal(own), x, streams())  # noqa: E731
+        found.append(partial(pair, f"SGLD, {steps} steps", sgld, langevin, exact=replace(langevin, noise=0.0)))
+        if model.method.outputs(CLASSES) > 1:
+            pgd = lambda own, chosen: chosen(negative(posterior(own, data.y)), x, streams())  # noqa: E731
+            found.append(partial(pair, f"PGD, {steps} steps", pgd, attack, exact=replace(attack, random_start=False)))
+        if hasattr(net, "stem"):
+            proximal = Proximal(outer=steps, inner=5, step_size=0.05, clamp_grad=1.0)
+            jempp = lambda own, sampler: sampler(own.stem, marginal(own.body), x)  # noqa: E731
+            found.append(partial(pair, f"m x n sampler, {steps} x 5", jempp, proximal))
+    if "step" in wanted:
+        for name in methods:
+            found.append(partial(step, entry, name, data, context))
+    if "sample" in wanted:
+        found.append(partial(sample, both, langevin, gaussians, streams, batch))
+    if "evaluate" in wanted and model.method.outputs(CLASSES) > 1:
+        found.append(partial(evaluate, both, data, attack, streams))
+    return found
+
+
+def distance(fast: Tensor, slow: Tensor) -> float:
+    """|fast - slow| / |slow|."""
+    return ((fast - slow).norm() / slow.norm()).item()
+
+
+def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job:
+    """A training step: loss, gradients, optimiser."""
+    model = config.model(entry, name)
+    torch.manual_seed(0)
+    net = model.network.build(context.shape, model.method.outputs(context.classes)).to(context.device)
+    own = copy.deepcopy(model.method)
+    if hasattr(own, "progressive"):
+        own.progressive = None
+    if hasattr(own, "buffer"):
+        own.buffer = Replay(size=max(4 * len(data.x), 100), reinit=own.buffer.reinit)
+    x_out = data.x_out if model.method.outliers else None
+    data = data._replace(x_out=x_out)
+
+    def started(kind: str, method: Method) -> tuple[nn.Module, Method, torch.optim.Optimizer]:
+        method = plain.method(method) if kind == "plain" else copy.deepcopy(method)
+        method.begin(context)
+        fresh = plain.network(net) if kind == "plain" else copy.deepcopy(net)
+        in_bf16(fresh, kind == "fast" and model.training.precision == "bf16")
+        spec = vars(model.training.optimizer).copy()
+        return fresh.train(), method, OPTIMIZERS[spec.pop("name")](fresh.parameters(), **spec)
+
+    def way(kind: str) -> Callable[[], Tensor]:
+        state = []
+
+        def run() -> Tensor:
+            if not state:
+                state.append(started(kind, own))
+                if kind == "plain":
+                    plain.buffer(state[0][1])
+            net, method, optimizer = state[0]
+            loss = method.loss(net, data, 0)
+            optimizer.zero_grad()
+            loss.value.backward()
+            optimizer.step()
+            if kind == "plain":
+                assert loss.value.item() == loss.value.item()
+            return loss.value
+
+        return run
+
+    def error() -> float:
+        """Of the gradient of the weights, without noise and random starts, from equal replay buffers."""
+        calm = {}
+        for part in fields(own):
+            value = getattr(own, part.name)
+            if isinstance(value, Langevin):
+                calm[part.name] = replace(value, noise=0.0)
+            if isinstance(value, Attack):
+                calm[part.name] = replace(value, random_start=False)
+        gradients = []
+        for kind in ("fast", "plain"):
+            fresh, method, _ = started(kind, replace(own, **calm))
+            torch.manual_seed(0)
+            method.loss(fresh, data, 0).value.backward()
+            gradients.append(torch.cat([p.grad.flatten() for p in fresh.parameters() if p.grad is not None]))
+        return distance(*gradients)
+
+    return Job(f"training step of {name}", len(data.x), way("plain"), way("fast"), error)
+
+
+def sample(both: dict[str, nn.Module], sampler: Langevin, gaussians: Gaussians, streams: Callable, batch: int) -> Job:
+    """Images from class Gaussians by a chain, float32 both ways, to the disk: one file; the plain way, a PNG for each."""
+    from PIL import Image
+
+    y = torch.arange(batch, device=gaussians.mean.device) % len(gaussians.mean)
+
+    def fast() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            x = sampler(marginal(both["fast"]), gaussians.sample(y, streams()), streams())
+            images.save(Path(folder, "samples.npz"), images.Images(images.to_bytes(x)))
+
+    def slow() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            x = plain.part(sampler)(marginal(both["plain"]), gaussians.sample(y, streams()))
+            for i in range(batch):
+                Image.fromarray(images.to_bytes(x[i : i + 1])[0].squeeze()).save(Path(folder, f"{i}.png"))
+
+    def error() -> float:
+        calm, x = replace(sampler, noise=0.0), gaussians.sample(y, streams())
+        return distance(calm(marginal(both["fast"]), x), plain.part(calm)(marginal(both["plain"]), x))
+
+    return Job("samples to the disk", batch, slow, fast, error)
+
+
+def evaluate(both: dict[str, nn.Module], data: Batch, attack: Attack, streams: Callable) -> Job:
+    """Right after an attack, and the energy of each image: in float32 both ways, as what is reported."""
+
+    def way(net: nn.Module, chosen: Attack) -> Tensor:
+        moved = chosen(negative(posterior(net, data.y)), data.x, streams())
+        with torch.no_grad():
+            right = net(moved).argmax(1) == data.y
+            return torch.stack([right.double(), marginal(net)(moved).double()])
+
+    calm = replace(attack, random_start=False)
+    return Job(
+        "robust accuracy and energies",
+        len(data.x),
+        lambda: way(both["plain"], plain.part(attack)),
+        lambda: way(both["fast"], attack),
+        lambda: distance(way(both["fast"], calm)[1], way(both["plain"], plain.part(calm))[1]),
+    )

@@ -1,0 +1,112 @@
+"""The plain way: samplers, attacks and replay buffer as the papers' published code writes them, in float32 and NCHW, the
+buffer on the CPU. `advebm bench` measures the package against it."""
+
+import copy
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor, nn
+
+from advebm.energy import Energy
+from advebm.methods.base import Method
+from advebm.samplers.buffer import Buffer
+from advebm.samplers.pgd import Ascent, Attack
+from advebm.samplers.proximal import Proximal
+from advebm.samplers.sgld import Langevin
+from advebm.samplers.streams import Streams
+
+
+def network(net: nn.Module) -> nn.Module:
+    """A copy that keeps its weights and activations as NCHW, and samples in float32."""
+    net = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
+    net.bf16 = False
+    return net
+
+
+def gradient(energy: Energy, x: Tensor) -> Tensor:
+    """dE(x)/dx (JEM's sample_q)."""
+    x = x.detach().clone().requires_grad_(True)
+    return torch.autograd.grad(energy(x).sum(), [x], retain_graph=True)[0]
+
+
+class PlainLangevin(Langevin):
+    def __call__(self, energy: Energy, x: Tensor, streams: Streams | None = None) -> Tensor:
+        for _ in range(self.steps):
+            g = gradient(energy, x)
+            if self.clamp_grad is not None:
+                g = torch.clamp(g, -self.clamp_grad, self.clamp_grad)
+            x = x - self.step_size * g + self.noise * torch.randn_like(x)
+            if self.clip:
+                x = torch.clamp(x, 0, 1)
+        return x.detach()
+
+
+class PlainAttack(Attack):
+    def __call__(self, energy: Energy, x: Tensor, streams: Streams | None = None) -> Tensor:
+        step = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        moved = x + (2 * torch.rand_like(x) - 1) * self.eps if self.random_start and self.norm == "linf" else x.clone()
+        for _ in range(self.steps):
+            moved = moved.clamp(0, 1)
+            g = gradient(energy, moved)
+            if self.norm == "linf":
+                moved = torch.clamp(moved - step * torch.sign(g), x - self.eps, x + self.eps)
+            else:
+                d = moved - step * g / g.flatten(1).norm(dim=1).view(-1, 1, 1, 1) - x
+                moved = x + d * (self.eps / d.flatten(1).norm(dim=1)).clamp(max=1).view(-1, 1, 1, 1)
+        return moved.clamp(0, 1).detach()
+
+
+class PlainProximal(Proximal):
+    def __call__(self, stem: nn.Module, energy: Energy, x: Tensor) -> Tensor:
+        for _ in range(self.outer):
+            p = gradient(energy, stem(x))
+            for _ in range(self.inner):
+                g = gradient(lambda v, p=p: stem(v) * p, x).clamp(-self.clamp_grad, self.clamp_grad)
+                x = (x - self.step_size * g).clamp(0, 1)
+        return x.detach()
+
+
+class PlainAscent(Ascent):
+    def __call__(self, energy: Energy, x: Tensor, steps: int | None = None) -> Tensor:
+        for _ in range(self.steps if steps is None else steps):
+            g = gradient(energy, x)
+            x = (x - self.step_size * g / g.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).clamp(0, 1)
+        return x.detach()
+
+
+class PlainBuffer(Buffer):
+    """On the CPU, and a start is drawn for every chain, whether it starts afresh or not (JEM's sample_p_0): class Gaussians
+    image by image (JEM++'s init_random)."""
+
+    def draw(self, step: int, count: int) -> tuple[Tensor, Tensor]:
+        places = torch.randint(self.size, (count,))
+        ids = torch.arange(count, device=self.device)
+        groups = ids.split(1 if hasattr(self.start, "__self__") else count)  # a method of class Gaussians
+        fresh = torch.cat([self.start(Streams(self.seed, "fresh", step, ids=group)).cpu() for group in groups])
+        chosen = (torch.rand(count) < self.reinit).float()[:, None, None, None]
+        x = chosen * fresh + (1 - chosen) * self.kept[places]
+        return x.to(self.device), places.to(self.device)
+
+    def store(self, places: Tensor, x: Tensor) -> None:
+        self.kept[places.cpu()] = x.detach().cpu()
+
+
+PLAIN = {Langevin: PlainLangevin, Attack: PlainAttack, Proximal: PlainProximal, Ascent: PlainAscent}
+
+
+def part(sampler: object) -> object:
+    """The plain way of a sampler or an attack, of the same numbers; anything else itself."""
+    kind = PLAIN.get(type(sampler))
+    return kind(**vars(sampler)) if kind else sampler
+
+
+def method(fast: Method) -> Method:
+    """The same method with the plain way of its samplers and attacks."""
+    return replace(fast, **{own.name: part(getattr(fast, own.name)) for own in fields(fast)})
+
+
+def buffer(method: Method) -> None:
+    """Make the replay buffer of a method that has begun a plain one."""
+    if hasattr(method, "replay"):
+        method.replay.__class__ = PlainBuffer
+        method.replay.kept = method.replay.kept.cpu()

@@ -1,0 +1,194 @@
+"""Processes that share one piece of work, started by torchrun: each is a rank, the one of rank 0 leads and writes.
+
+What is shared is told by image: the batch of a step, the replay buffer and the parts of a measurement are the same however
+many processes there are, each of which has its share of them. Alone, every function here gives back what it got.
+"""
+
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+T, M = TypeVar("T"), TypeVar("M")
+PATIENCE = timedelta(days=7)  # for a rank that has more to do; one that ends is noticed at once
+_parted = False
+
+
+def size() -> int:
+    return dist.get_world_size() if dist.is_initialized() and not _parted else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() and not _parted else 0
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """In this block the process is one of those that torchrun started, if it was. Raises ConnectionError where another of
+    them has ended before its time, ValueError where there are fewer GPUs than processes."""
+    if "RANK" not in os.environ:
+        yield
+        return
+    gpus, here = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
+    if gpus:
+        if here > gpus:
+            raise ValueError(f"{here} processes on this machine need as many GPUs, but there are {gpus}")
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+    try:
+        yield
+        barrier()
+    except RuntimeError as error:  # the group is left to the end of the process: it cannot be closed without the others
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise ConnectionError("another process of this work has ended") from None
+        raise
+    dist.destroy_process_group()
+
+
+def part() -> None:
+    """From here on the leader works alone, and the others end: for what cannot be shared."""
+    global _parted
+    if rank():
+        raise SystemExit(0)
+    _parted = True
+
+
+def barrier() -> None:
+    if size() > 1:
+        dist.barrier()
+
+
+def launch(processes: int, script: Sequence[str]) -> int:
+    """Run a Python script with its arguments by so many processes on this machine, as torchrun does; the exit code of one
+    that failed. Raises ChildProcessError where one was killed: the others are ended then."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they tell tracebacks
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    settings = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost", "max_restarts": 0}
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=str(os.getpid()), **settings)
+    try:
+        elastic_launch(config, sys.executable)(*script)
+    except ChildFailedError as error:
+        codes = {number: failure.exitcode for number, failure in error.failures.items()}
+        killed = [number for number, code in codes.items() if code < 0]
+        if not killed:
+            return max(codes.values())
+        name = signal.Signals(-codes[killed[0]]).name
+        raise ChildProcessError(
+            f"process {killed[0]} of {processes} was killed by {name}; the same command goes on from the last state"
+        ) from None
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
+
+
+def ids(count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Which of `size() * count` images this process has, (count,)."""
+    return torch.arange(count, device=device) + rank() * count
+
+
+def share(x: Tensor) -> Tensor:
+    """This process's rows of x (N, ...), which all have. Raises ValueError where they cannot be shared evenly."""
+    if len(x) % size():
+        raise ValueError(f"{size()} processes cannot share {len(x)} images evenly; take a multiple")
+    return x[ids(len(x) // size(), x.device)] if size() > 1 else x
+
+
+def gather(x: Tensor) -> Tensor:
+    """Everybody's rows (size() * N, ...), in the order of the ranks."""
+    if size() == 1:
+        return x
+    rows = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(size())]
+    dist.all_gather(rows, x.contiguous())
+    return torch.cat(rows)
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum over the ranks."""
+    if size() > 1:
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x)
+    return x
+
+
+def mean(numbers: dict[str, float]) -> dict[str, float]:
+    """The mean of each number over the ranks."""
+    if size() == 1:
+        return numbers
+    values = total(torch.tensor(list(numbers.values()), dtype=torch.float64)) / size()
+    return dict(zip(numbers, values.tolist(), strict=True))
+
+
+def leaders(value: T) -> T:
+    """What rank 0 has."""
+    if size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def spread(f: Callable[[T], M], parts: Sequence[T], progress: Callable = iter) -> list[M]:
+    """[f(part) for part in parts], the parts dealt out to the ranks and the results given to all; tensors are to be on the
+    CPU."""
+    made = [f(part) for part in progress(parts[rank() :: size()])]
+    if size() == 1:
+        return made
+    boxes: list[list[M]] = [[]] * size()
+    dist.all_gather_object(boxes, made)
+    return [boxes[i % size()][i // size()] for i in range(len(parts))]
+
+
+def parallel(module: nn.Module) -> nn.Module:
+    """The module with gradients averaged over the ranks, and batch norm by the statistics of all their images."""
+    if size() == 1:
+        return module
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of images of one channel
+    for layer in module.modules():
+        if type(layer) is nn.BatchNorm2d:
+            layer.__class__ = BatchNorm
+    here = [torch.cuda.current_device()] if next(module.parameters()).is_cuda else None
+    return nn.parallel.DistributedDataParallel(module, device_ids=here, broadcast_buffers=False)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """As nn.SyncBatchNorm, but on CPUs too, and with second derivatives."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        n = x.numel() / x.shape[1] * size()
+        mean = Total.apply(x.sum((0, 2, 3))) / n
+        centred = x - mean[:, None, None]
+        var = Total.apply(centred.square().sum((0, 2, 3))) / n
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * n / (n - 1), self.momentum)
+        scale = self.weight * (var + self.eps).rsqrt()
+        return centred * scale[:, None, None] + self.bias[:, None, None]
+
+
+class Total(torch.autograd.Function):
+    """The sum over the ranks, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(context, x: Tensor) -> Tensor:
+        return total(x)
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> Tensor:
+        return Total.apply(gradient)

@@ -1,0 +1,61 @@
+"""`advebm bench`, and the fast ways that it measures."""
+
+import json
+
+import pytest
+import torch
+
+from advebm import cli, networks
+from advebm.energy import grad, marginal
+from advebm.methods import METHODS
+from advebm.networks.wrn import WideResNet
+from test_training import tiny, weights
+
+
+def test_bench_runs_both_ways_and_checks_one_by_the_other(tmp_path, capsys):
+    """Every method's step, chains, attacks, sampling and evaluation: the same results by the plain way."""
+    cli.bench(out=tmp_path / "bench.json", study="tiny", batch=4, steps=2, repeats=1, quiet=True)
+    result = json.loads((tmp_path / "bench.json").read_text())
+    rows = {row["name"]: row for row in result["rows"]}
+    assert {f"training step of {name}" for name in METHODS} < rows.keys() and len(rows) == len(METHODS) + 6
+    for name, row in rows.items():
+        assert row["error"] < 1e-5, name
+        assert row["ratio"] == pytest.approx(row["fast"]["images_per_s"] / row["plain"]["images_per_s"])
+        assert 0 < row["fast"]["of_matrix_rate"] < 1, name
+    text = capsys.readouterr().out
+    assert text == (tmp_path / "bench.md").read_text() + "\n" and "| training step of robust_jem" in text
+
+
+def net(norm="batch"):
+    torch.manual_seed(0)
+    return WideResNet(depth=10, width=1, norm=norm).build((1, 8, 8), 3)
+
+
+@pytest.mark.parametrize("norm", ["batch", "none", "group"])
+def test_samplers_in_bfloat16_are_near_those_in_float32(monkeypatch, norm):
+    monkeypatch.setattr(networks, "has_bf16", lambda device: True)
+    torch.manual_seed(1)
+    x = torch.rand(16, 1, 8, 8)
+    low, full = networks.in_bf16(net(norm), True), net(norm)
+    with networks.sampling(full):
+        exact = grad(marginal(full), x)
+    with networks.sampling(low):
+        assert low(x).dtype == low.stem(x).dtype == torch.bfloat16
+        rounded = grad(marginal(low), x)
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+    assert (rounded - exact).norm() / exact.norm() < 0.1
+    assert low.stem(x).dtype == torch.float32, "outside of samplers nothing changes"
+    assert all(p.dtype == torch.float32 for p in low.parameters())
+
+
+@pytest.mark.parametrize("name", ["robust_jem", "at_ebm"])
+def test_bfloat16_is_left_out_where_the_machine_lacks_it(monkeypatch, name):
+    exact, records = tiny(name)
+    monkeypatch.setattr(networks, "has_bf16", lambda device: False)
+    without, same = tiny(name, training={"precision": "bf16"})
+    assert torch.equal(weights(exact), weights(without)) and records == same
+    monkeypatch.setattr(networks, "has_bf16", lambda device: True)
+    rounded, others = tiny(name, training={"precision": "bf16"})
+    assert not torch.equal(weights(exact), weights(rounded))
+    for step, record in records.items():
+        assert others[step]["train/loss"] == pytest.approx(record["train/loss"], rel=0.02)

@@ -1,0 +1,160 @@
+"""Several processes that share the work against one that does it alone."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from advebm import ranks
+from advebm.data.batches import Batch
+from advebm.methods import METHODS
+from advebm.methods.base import Context
+from advebm.networks.wrn import WideResNet
+from advebm.samplers.buffer import Buffer, Replay, uniform_start
+from advebm.samplers.pgd import Ascent
+from test_training import tiny
+
+ROOT = Path(__file__).parents[1]
+SHARED = sorted(name for name, method in METHODS.items() if method.shared)
+
+
+def work():
+    """What one and several processes are compared by: networks and records of every method that can be shared, batch norm,
+    a replay buffer, parts of a measurement."""
+    found = {}
+    for name in SHARED:
+        net, records = tiny(name)
+        found[f"{name}/weights"] = torch.cat([p.detach().flatten() for p in net.parameters()])
+        found[f"{name}/records"] = torch.tensor([list(record.values()) for record in records.values()])
+    torch.manual_seed(0)
+    net = WideResNet(depth=10, width=1, norm="batch").build((1, 8, 8), 3)
+    shared = ranks.parallel(net)
+    for x in torch.rand(3, 8, 1, 8, 8):
+        shared(ranks.share(x)).square().mean().backward()
+    found["batch norm/gradients"] = torch.cat([p.grad.flatten() for p in net.parameters()])
+    found |= {f"batch norm/{name}": value for name, value in net.named_buffers()}
+    buffer = Buffer(Replay(size=12, reinit=0.3), uniform_start(torch.Size((1, 2, 2))), 5, "cpu")
+    for step in range(4):
+        x, places = buffer.draw(step, 6 // ranks.size())
+        buffer.store(places, x + 1)
+    found["buffer"] = buffer.images
+    method = METHODS["at_ebm"](ascent=Ascent(steps=1, step_size=0.1), start=("uniform", "outliers", "uniform"))
+    method.begin(Context(0, (1, 2, 2), 10, None, "cpu"))
+    x_out = ranks.share(torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(0)))
+    found["starts"] = ranks.gather(method.starts(Batch(x_out, None, x_out), 0))
+    found["parts"] = torch.cat(ranks.spread(lambda i: torch.full((i,), i), range(5)))
+    return found
+
+
+def shared(processes, project, *arguments, start=subprocess.run):
+    """A stage, or a script, by so many processes."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"launch": {"processes": processes}}
+    params["tiny"]["training"]["epochs"] = 2
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "ADVEBM_"))}
+    environment = {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'pkg'}:{ROOT / 'tests'}"}
+    command = [sys.executable, *map(str, arguments)]
+    return start(command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_learn_what_one_does(tmp_path):
+    """Half the batch each: the same losses and weights; Adam makes 1e-4 of what the order of a sum changes."""
+    alone = work()
+    launch = (
+        f"import sys; from advebm import ranks; sys.exit(ranks.launch(2, {[str(ROOT / 'tests' / 'sharing.py'), 'two']}))"
+    )
+    (tmp_path / "params.yaml").symlink_to(ROOT / "params.yaml")
+    done = subprocess.run(
+        [sys.executable, "-c", launch],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'pkg'}:{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    together = load_file(tmp_path / "two")
+    assert alone.keys() == together.keys()
+    for name, value in alone.items():
+        rtol, atol = (0, 3e-4) if name.endswith("weights") else (1e-4, 2e-6)
+        torch.testing.assert_close(
+            together[name], value, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_a_batch_that_cannot_be_shared_is_told(monkeypatch):
+    monkeypatch.setattr(ranks, "size", lambda: 3)
+    with pytest.raises(ValueError, match="3 processes cannot share 8 images evenly; take a multiple"):
+        ranks.share(torch.zeros(8, 1))
+    with pytest.raises(ValueError, match="cannot share a replay buffer of 20 evenly"):
+        Buffer(Replay(size=20), uniform_start(torch.Size((1, 2, 2))), 0, "cpu")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """Prepared data and class Gaussians of tiny."""
+    folder = tmp_path_factory.mktemp("shared")
+    stages = ROOT / "stages"
+    shared(1, folder, stages / "prepare.py", "--study", "tiny", "--out", "data")
+    shared(1, folder, stages / "gaussians.py", "--study", "tiny", "--data", "data", "--out", "gaussians.safetensors")
+    return folder
+
+
+def train(processes, project, **more):
+    where = ["--study", "tiny", "--data", "data", "--gaussians", "gaussians.safetensors", "--out", f"by{processes}"]
+    return shared(processes, project, ROOT / "stages" / "train.py", "robust_jem", *where, **more)
+
+
+def test_a_killed_process_ends_the_job_which_goes_on_with_another_number(project):
+    """... in one clear line; what is gone on from belongs to any number of processes."""
+    process = train(2, project, start=subprocess.Popen)
+    kept = lambda: list((project / "state").glob("train-*/*.safetensors"))  # noqa: E731
+    while not kept():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    victims = [child for child in psutil.Process(process.pid).children(True) if child.environ().get("RANK") == "1"]
+    victims[0].send_signal(signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Traceback" not in err
+    assert "advebm: process 1 of 2 was killed by SIGKILL; the same command goes on from the last state" in err
+    assert kept() and not (project / "by2" / "model.safetensors").exists()
+    alone = train(1, project)
+    assert alone.returncode == 0, alone.stderr
+    assert int(re.search(r"(\d+)/\d+ \[", alone.stderr)[1]) > 0, "it goes on from what two had kept"
+    assert not kept()
+    steps = np.loadtxt(project / "by1" / "curves.csv", delimiter=",", skiprows=1, usecols=0)
+    assert len(steps) == len(set(steps)) > 5
+
+
+def test_stages_are_shared(project):
+    """Images and numbers are those that one process finds; only the leader writes."""
+    train(2, project)
+    given = ["--study", "tiny", "--model", "by2/model.safetensors", "--data", "data", "--batch", "9"]
+    stages = {
+        "sample": [*given, "--gaussians", "gaussians.safetensors", "--out"],
+        "robustness": [*given, "--out"],
+    }
+    for name, arguments in stages.items():
+        for processes in (1, 2):
+            done = shared(
+                processes, project, ROOT / "stages" / f"{name}.py", "robust_jem", *arguments, f"{name}{processes}"
+            )
+            assert done.returncode == 0, done.stderr
+    for recipe in ("combined.npz", "sgld.npz"):
+        alone, together = (np.load(project / f"sample{n}" / recipe) for n in (1, 2))
+        assert np.array_equal(alone["x"], together["x"]) and np.array_equal(alone["y"], together["y"])
+    alone, together = (json.loads((project / f"robustness{n}" / "robustness.json").read_text()) for n in (1, 2))
+    assert alone == together
+    assert not list((project / "state").glob("*-*")), "nothing is left of the states"
+    shutil.rmtree(project)
