@@ -11,6 +11,7 @@ piece=${1:-480} study=${2:-cifar10-fast}
 shift $(($# < 2 ? $# : 2))
 [ $# -gt 0 ] || set -- robust_jem jempp at
 end=$((SECONDS + piece))
+trap 'end=0' INT TERM
 
 for method; do
     left=$((end - SECONDS))
@@ -19,7 +20,14 @@ for method; do
         exit 75
     fi
     echo "== $study $method, $left s left"
-    timeout --signal=INT --kill-after=60 "$left" dvc exp run -S "study=$study" -S "method=$method"
+    setsid dvc exp run -S "study=$study" -S "method=$method" &
+    running=$!
+    while kill -0 $running 2>/dev/null; do
+        sleep 1
+        # to the stage alone: DVC, interrupted while it writes a lock file, leaves half of it
+        [ $SECONDS -lt $end ] || { pkill --session $running --signal INT -f 'python stages/' && sleep 30; }
+    done
+    wait $running
     code=$?
     if [ $SECONDS -ge $end ] && [ $code -ne 0 ]; then
         echo "a piece of $piece s is over in $method; run it again"
