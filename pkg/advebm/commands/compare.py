@@ -28,7 +28,7 @@ def compare(
     """Write all methods of a study side by side, the papers' tables beside what was measured, and one web page of all
     tables and pictures."""
     entry = config.read(params, study)
-    methods = [method for method in entry["models"] if (results / method).is_dir()]
+    methods = [method for method in entry["models"] if any(results.glob(f"{method}/*"))]  # DVC leaves empty folders
     if not methods:
         raise FileNotFoundError(f"{results}: no results of a method there; `dvc repro -P` makes them")
     from advebm import figures
