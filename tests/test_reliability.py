@@ -178,6 +178,21 @@ def test_divergence_is_rolled_back_and_then_an_error(project):
     assert "Traceback" not in log and not (project / "never").exists()
 
 
+def test_a_signal_counts_wherever_it_comes(tmp_path, monkeypatch, capfd):
+    """Python drops what is raised while it collects an object."""
+
+    class Collected:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with pytest.raises(state.Stopped, match="SIGTERM"), state.opened("train", tmp_path / "out", "a key"):
+        Collected()
+        time.sleep(10)
+    assert "Exception ignored" not in capfd.readouterr().err
+
+
 def test_two_processes_do_not_write_one_folder(project, monkeypatch):
     monkeypatch.chdir(project)
     with state.opened("train", project / "shared", "a key"):

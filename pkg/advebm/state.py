@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
+from threading import Timer
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -142,12 +143,20 @@ def _signals() -> Iterator[None]:
     def stop(number, frame):
         raise Stopped(number)
 
+    def swallowed(ignored):  # Python drops what is raised while it collects an object: the signal is sent once more
+        if isinstance(ignored.exc_value, Stopped):
+            Timer(0.01, os.kill, (os.getpid(), ignored.exc_value.code - 128)).start()
+        else:
+            hook(ignored)
+
+    hook, sys.unraisablehook = sys.unraisablehook, swallowed
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = hook
 
 
 def _write(folder: Path, prefix: str, content: Good) -> None:
