@@ -166,7 +166,7 @@ LINES = [
     ("train at --data x --out {out} --sead 1", "No such option: --sead"),
     ("train at --data x --out {out} --seed one", "'--seed': "),
     ("train at --data x --out {out} --seed -1", "should be greater than or equal to 0"),
-    ("fisher at --data x --model x --out {out} --batch 0", "should be greater than or equal to 1"),
+    ("fisher at --data x --model x --out {out} --batch 7", "No such option: --batch"),
     ("train at --data x --out {out} --study digitz", "no study 'digitz' (did you mean digits?)"),
     ("train at --data x --out {out} --params none.yaml", "none.yaml: no such file"),
     ("info {out}/none", "no model there"),

@@ -261,8 +261,8 @@ def test_quality_is_the_formulas_on_the_judges_features(judge, images, tmp_path)
         Images(rng.integers(0, high, (300, 8, 8, 1), dtype=np.uint8), np.arange(300) % 3) for high in (256, 200)
     )
     spec = quality.Quality(features="judge", splits=3, kid_subset=50)
-    using = quality.network(spec, judge, 1, tmp_path, tmp_path)
-    found = quality.fidelity(made, reference, spec, using, key="r")
+    using = quality.network(spec, judge, 1, tmp_path)
+    found = quality.fidelity(made, reference, spec, using, name="made", key="r")
     a, b = (judge.features(s.pixels()).double().numpy() for s in (made, reference))
     assert found["fid"] == pytest.approx(frechet(a, b), rel=1e-3) and found["n"] == found["reference_n"] == 300
     for k, fid in enumerate(found["fid_per_class"]):
@@ -271,12 +271,12 @@ def test_quality_is_the_formulas_on_the_judges_features(judge, images, tmp_path)
     assert 0.5 < found["fid_se"] / np.std(drawn) < 2  # the bootstrap's
     mean, std = inception_score(judge(made.pixels()).double().numpy(), 3)
     assert (found["is_mean"], found["is_std"]) == pytest.approx((mean, std), rel=1e-4)
-    same = quality.fidelity(reference, reference, spec, using, key="r")
+    same = quality.fidelity(reference, reference, spec, using, name="made", key="r")
     assert abs(same["fid"]) < 1e-3 and same["kid_mean"] < found["kid_mean"] and same["precision"] == same["recall"] == 1
     with pytest.raises(ValueError, match="300 images are wanted of a reference of 100"):
-        quality.fidelity(made, reference[:100], spec, using, key="r")
+        quality.fidelity(made, reference[:100], spec, using, name="made", key="r")
     spec.reference_images = 200
-    fewer = quality.fidelity(made, reference, spec, using, key="r")
+    fewer = quality.fidelity(made, reference, spec, using, name="made", key="r")
     assert fewer["fid"] == pytest.approx(frechet(a, b[:200]), rel=1e-3)
     assert quality.protocol(spec, "ours", fewer).startswith("ours: 300 images from scratch against 200 train images")
 
@@ -313,8 +313,8 @@ def test_quality_is_that_of_torch_fidelitys_command_line(tmp_path):
     done = subprocess.run([sys.executable, "-c", command, *given], capture_output=True, text=True)
     theirs = json.loads(done.stdout) if not done.returncode else pytest.fail(done.stderr)
     spec = quality.Quality(features="inception", inception="weights.pth", splits=2, kid_subset=8)
-    using = quality.network(spec, None, 3, tmp_path, tmp_path / "cache")
-    ours = quality.fidelity(*sets, spec, using, key="r")
+    using = quality.network(spec, None, 3, tmp_path)
+    ours = quality.fidelity(*sets, spec, using, name="made", key="r")
     for key, name in (
         ("fid", "frechet_inception_distance"),
         ("kid_mean", "kernel_inception_distance_mean"),
@@ -326,7 +326,7 @@ def test_quality_is_that_of_torch_fidelitys_command_line(tmp_path):
     ):
         assert ours[key] == pytest.approx(theirs[name], rel=1e-3, abs=1e-6), key
     layer = using.layers[0]
-    a, b = (using.features(images.x)[layer] for images in sets)
+    a, b = (using.features(images.x, "x")[layer] for images in sets)
     assert quality.frechet(a, b) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
     assert ours["fid_per_class"] is None
 
@@ -362,5 +362,5 @@ def test_inception_weights_without_classifier_give_no_inception_score(judge, tmp
     for name, layer in (("pool", torch.zeros(1008, 4)), ("full", torch.ones(1008, 4))):
         torch.save({"fc.weight": layer}, tmp_path / f"{name}.pth")
         spec = quality.Quality(features="inception", inception=f"{name}.pth")
-        using = quality.network(spec, judge, 3, tmp_path, tmp_path)
+        using = quality.network(spec, judge, 3, tmp_path)
         assert using.classifies is (name == "full") and using.weights == tmp_path / f"{name}.pth"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+import zc.lockfile
 
 PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -40,10 +41,10 @@ def clone(folder, study, edit=lambda folder: None):
 
 
 def mark(folder):
-    """Let the report print what only this folder's code prints."""
-    report = folder / "pkg/advebm/commands/report.py"
-    printed = '    print("the copy\'s own code", Path.cwd())\n    text = markdown('
-    report.write_text(report.read_text().replace("    text = markdown(", printed))
+    """Let robustness print what only this folder's code prints."""
+    robustness = folder / "pkg/advebm/commands/robustness.py"
+    printed = '    print("the copy\'s own code", __file__)\n    for warning in'
+    robustness.write_text(robustness.read_text().replace("    for warning in", printed))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_the_pipeline(copy):
         "check", "prepare", "gaussians", "judge", "baselines", "report",
         *(f"{stage}@robust_jem" for stage in STAGES),
     }  # fmt: skip
-    assert f"the copy's own code {copy}" in log
+    assert f"the copy's own code {copy}/pkg" in log
     report = json.loads((copy / "report.json").read_text())
     assert set(report["quality"]) == {"combined", "sgld", "replay_buffer"} and set(report["ood"]) == {
         "photographs",
@@ -127,18 +128,13 @@ def test_what_is_altered_is_made_again(copy):
 
 
 def test_one_number_reruns_only_what_depends_on_it(copy):
-    log = shell(copy, "dvc", "exp", "run", "-S", "tiny.ood.attack.steps=4")
-    assert stages_run(log) == ["check", "ood@robust_jem", "report"]
-    log = shell(copy, "dvc", "exp", "run", "-S", "tiny.sampling.robust_jem.sgld.chain.steps=3")
-    assert set(stages_run(log)) == {
-        "check",
-        *(f"{stage}@robust_jem" for stage in ("sample", "quality", "look")),
-        "report",
-    }
-    log = shell(
-        copy, "dvc", "exp", "run", "-S", "tiny.ood.attack.steps=3", "-S", "tiny.sampling.robust_jem.sgld.chain.steps=2"
-    )
-    assert set(stages_run(log)) <= {"check"}, "going back is cached"
+    def ran(attack, chain):
+        numbers = f"tiny.ood.attack.steps={attack}", f"tiny.sampling.robust_jem.sgld.chain.steps={chain}"
+        return set(stages_run(shell(copy, "dvc", "exp", "run", "-S", numbers[0], "-S", numbers[1])))
+
+    depend = {f"{stage}@robust_jem" for stage in ("ood", "sample", "quality", "look")}
+    assert ran(4, 3) == {"check", *depend, "report"}
+    assert ran(3, 2) <= {"check"}, "going back is cached"
 
 
 def test_a_run_holds_one_specification_of_each_stage(copy):
@@ -155,13 +151,14 @@ def test_a_run_holds_one_specification_of_each_stage(copy):
 
 def test_the_queue_runs_the_copys_code_and_loses_nothing(copy):
     before = {run["id"] for run in mlflow_runs(copy)}
-    shell(copy, "dvc", "exp", "run", "--queue", "--name", "pair", "-S", "method=at,standard")
+    targets = [f"stages/dvc.yaml:{stage}@at" for stage in ("quality", "robustness")]
+    shell(copy, "dvc", "exp", "run", "--queue", "--name", "pair", "-S", "method=at", "-S", "seed=1,2", *targets)
     shell(copy, "dvc", "queue", "start", "-j", "2")
     shell(copy, "timeout", "300", "bash", "-c", "while dvc queue status | grep -qE 'Queued|Running'; do sleep 1; done")
     status = shell(copy, "dvc", "queue", "status")
     assert status.count("Success") == 2, status
     runs = [run for run in mlflow_runs(copy) if run["id"] not in before]
-    assert {run["tags"]["method"] for run in runs} == {"at", "standard"}
+    assert {(run["tags"]["method"], run["params"]["seed"]) for run in runs} == {("at", "1"), ("at", "2")}
     shown = shell(copy, "dvc", "exp", "list", "--name-only")
     for run in runs:
         assert run["status"] == "FINISHED" and run["tags"]["dvc.experiment"] in shown
@@ -173,13 +170,17 @@ def test_the_queue_runs_the_copys_code_and_loses_nothing(copy):
 
 def test_a_sweep_is_drawn_of_the_queue(copy):
     shown = shell(copy, BIN / "advebm", "sweep", "pair", "--metric", "fid", "--metric", "recall")
-    assert "| method at, targeted |" in shown and "standard" not in shown, "tiny makes no images by standard"
+    assert "| targeted |" in shown and " ± " in shown and "| 2 " in shown, "a mean over seeds"
     assert {file.name for file in (copy / "results/sweeps").iterdir()} == {"pair.md", "pair.png", "pair_samples.png"}
     log = shell(copy, BIN / "advebm", "sweep", "pair", "--metric", "protocol", fails=True)
     assert "advebm: no number 'protocol' in quality.json; there are fid, fid_se" in log
     assert "Traceback" not in log
     log = shell(copy, BIN / "advebm", "sweep", "pear", fails=True)
     assert "advebm: no experiments pear-1, ...; `dvc exp run --queue --name pear -S ...` queues them" in log
+    lock = zc.lockfile.LockFile(copy / ".dvc/tmp/lock")
+    log = shell(copy, BIN / "advebm", "sweep", "pair", fails=True)
+    lock.close()
+    assert log.endswith("advebm: another process of DVC is at work in this folder; wait for it, or stop it\n")
 
 
 def test_the_summary_gathers_the_tracked_runs(copy):

@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from advebm import ranks
+from advebm import networks, ranks
 from advebm.data.batches import Batch
 from advebm.methods import METHODS
 from advebm.methods.base import Context
@@ -60,6 +60,7 @@ def shared(processes, project, *arguments, start=subprocess.run):
     """A stage, or a script, by so many processes."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"launch": {"processes": processes}}
     params["tiny"]["training"]["epochs"] = 2
+    params["tiny"]["samples"] = 502  # more than are made at a time
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "ADVEBM_"))}
     environment = {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'pkg'}:{ROOT / 'tests'}"}
@@ -137,8 +138,9 @@ def test_a_killed_process_ends_the_job_which_goes_on_with_another_number(project
 
 def test_samples_are_shared(project):
     """Images are those that one process makes; only the leader writes."""
-    train(2, project)
-    given = ["--study", "tiny", "--model", "by2/model.safetensors", "--data", "data", "--batch", "9"]
+    torch.manual_seed(0)
+    networks.save(project / "model.safetensors", WideResNet(depth=10, width=1).build((1, 8, 8), 10), method="robust_jem")
+    given = ["--study", "tiny", "--model", "model.safetensors", "--data", "data"]
     for processes in (1, 2):
         more = ["--gaussians", "gaussians.safetensors", "--out", f"samples{processes}"]
         done = shared(processes, project, ROOT / "stages" / "sample.py", "robust_jem", *given, *more)

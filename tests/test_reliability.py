@@ -284,11 +284,22 @@ def test_without_mlflow_nothing_stops_and_sync_sends_what_waited(project, tmp_pa
     assert not list((project / "state/outbox").iterdir())
 
 
-@pytest.mark.parametrize("command", ["sample", "ood", "fisher"])
-def test_a_killed_measurement_goes_on_and_ends_the_same(project, whole, command):
-    more = {"sample": ("--gaussians", "g.safetensors"), "fisher": ("--batch", "4")}.get(command, ())
+@pytest.fixture(scope="module")
+def scale(project, whole):
+    """What quality needs besides a model: images, the judge's stead, and the ends of the scale."""
+    judge, study = ("--judge", whole / "model.safetensors"), ("--study", "tiny", "--data", "data", "-q")
+    images, ends = project / "images", project / "ends"
+    given = (*study, "--gaussians", "g.safetensors")
+    call(project, "sample", "robust_jem", "--model", whole / "model.safetensors", *given, "--out", images)
+    call(project, "baselines", *judge, *given, "--out", ends)
+    return (*judge, "--samples", images, "--baselines", ends)
+
+
+@pytest.mark.parametrize("command", ["sample", "ood", "quality"])
+def test_a_killed_measurement_goes_on_and_ends_the_same(project, whole, scale, command):
+    more = {"sample": ("--gaussians", "g.safetensors"), "quality": scale}.get(command, ())
     model = ("--model", whole / "model.safetensors", "--data", "data")
-    out = {name: f"{command}/{name}" + ("/fisher.json" if command == "fisher" else "") for name in ("once", "again")}
+    out = {name: f"{command}/{name}" + ("/quality.json" if command == "quality" else "") for name in ("once", "again")}
     arguments = (command, "robust_jem", "--study", "tiny", *model, *more, "-q", "--out")
     call(project, *arguments, out["once"])
     call(project, *arguments, out["again"], code=-9, AT="5")  # in the writing of its second part

@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
 from advebm.commands.prepare import about, data_root
+
+if TYPE_CHECKING:
+    from advebm.evaluation.parts import Part
 
 Root = Annotated[
     Path | None, Option(help="where data sets and Inception's weights lie [default: ADVEBM_DATA, or data/raw]")
@@ -28,11 +31,13 @@ def baselines(
     """Score the class Gaussians and held-out real images as samples are scored; keep the features of the reference."""
     entry = config.read(params, study)
     import torch
+    from safetensors.torch import save_file
 
     from advebm import networks
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
     from advebm.samplers.streams import Streams
+    from advebm.state import opened
 
     fitted = Gaussians.load(gaussians)
     n = entry["samples"]
@@ -43,11 +48,15 @@ def baselines(
     held_out = "validation" if entry["quality"].get("reference") == "test" else "test"
     real = images.load(data / f"{held_out}.npz")[:n]
     networks.load(judge)  # a damaged judge is told before anything is computed
-    scores = score(
-        {"gaussians": drawn, "real": real}, data=data, judge=judge, entry=entry, cache=out, root=root, quiet=quiet
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "baselines.json").write_text(json.dumps(scores, indent=1) + "\n")
+    sets, references = {"gaussians": drawn, "real": real}, {}
+    key = [entry["quality"], n, about(data)["sha256"], images.digest(gaussians), images.digest(judge)]
+    with opened("baselines", out, key) as state:
+        given = {"data": data, "judge": judge, "entry": entry, "root": root, "part": state.part, "quiet": quiet}
+        scores = score(sets, references, **given)
+        out.mkdir(parents=True, exist_ok=True)
+        for name, features in references.items():
+            save_file(features, out / f"{name}.safetensors")
+        (out / "baselines.json").write_text(json.dumps(scores, indent=1) + "\n")
     print(
         f"wrote {out}: FID {scores['gaussians']['fid']:.3g} of class Gaussians, {scores['real']['fid']:.3g} of real images"
     )
@@ -55,18 +64,20 @@ def baselines(
 
 def score(
     sets: dict,
+    references: dict,
     *,
     data: Path,
     judge: Path,
     entry: dict,
-    cache: Path,
     root: Path | None,
+    part: "Part",
     quiet: bool,
     protocols: dict[str, str] | None = None,
 ) -> dict:
     """The numbers of named images, see evaluation/quality.py; protocols: {name: protocol}, "ours" where none is named.
 
-    label_consistency is None where the images have no classes.
+    references: features by key, to which those are added that are not there. label_consistency is None where the images
+    have no classes.
     """
     import numpy as np
 
@@ -80,13 +91,17 @@ def score(
     spec = config.build(q.Quality, entry["quality"])
     described = about(data)
     net, _ = networks.load(judge, networks.device(), shape=described["shape"])
-    using = q.network(spec, net, net.shape[0], data_root(root, entry), cache, quiet or spec.features == "judge")
+
+    def bar(name: str):
+        return progress.bar(f"quality {name}", quiet)
+
+    using = q.network(spec, net, net.shape[0], data_root(root, entry), references=references, part=part, bar=bar)
     wanted = spec.reference_images or max((len(s.x) for s in sets.values()), default=0)
     split = images.load(data / f"{spec.reference}.npz")
     if spec.reference == "train" and wanted > len(split.x):  # all published training images
         split = joined(split, images.load(data / "validation.npz"))
     result = {}
-    for name in progress.bar("quality", quiet)(list(sets)):
+    for name in sets:
         named, reference, m = (protocols or {}).get(name, "ours"), split, None
         if named == "jempp-buffer":
             reference = joined(*(images.load(data / f"{part}.npz") for part in ("train", "validation", "test")))
@@ -94,7 +109,7 @@ def score(
             reference = reference[np.arange(m) * len(reference.x) // m]
         content = sets[name][: len(reference.x)]
         key = f"{named}-{spec.reference}-{described['sha256'][:16]}"
-        numbers = q.fidelity(content, reference, spec, using, key=key, m=m)
+        numbers = q.fidelity(content, reference, spec, using, name=name, key=key, m=m)
         numbers["label_consistency"] = None if content.y is None else q.label_consistency(net, content)
         result[name] = numbers | {"protocol": q.protocol(spec, named, numbers)}
     return result

@@ -55,20 +55,17 @@ def jobs(
     both = {"plain": slow, "fast": fast}
     found: list[Callable[[], Job]] = []
 
-    def pair(name: str, run: Callable[..., Tensor], *settings: Any, exact: Any = None) -> Job:
-        """run(net, setting) by the plain way and by the package; `exact` are the settings without randomness."""
+    def pair(name: str, run: Callable[[nn.Module, Any], Tensor], setting: Any, exact: Any) -> Job:
+        """run(net, setting) by the plain way and by the package; `exact` is the setting without randomness."""
 
-        def way(kind: str, chosen: tuple) -> Tensor:
+        def way(kind: str, chosen: Any) -> Tensor:
             if kind == "plain":
-                return run(slow, *map(plain.part, chosen))
+                return run(slow, plain.part(chosen))
             with sampling(fast):
-                return run(fast, *chosen)
+                return run(fast, chosen)
 
-        def error() -> float:
-            chosen = settings if exact is None else (exact,)
-            return distance(way("fast", chosen), way("plain", chosen))
-
-        return Job(name, batch, lambda: way("plain", settings), lambda: way("fast", settings), error)
+        error = lambda: distance(way("fast", exact), way("plain", exact))  # noqa: E731
+        return Job(name, batch, lambda: way("plain", setting), lambda: way("fast", setting), error)
 
     if "gradient" in wanted:
         ways = {"plain": plain.gradient, "fast": grad}
@@ -81,14 +78,14 @@ def jobs(
         found.append(partial(Job, "one input gradient", batch, partial(slope, "plain"), partial(slope, "fast"), error))
     if "chains" in wanted:
         sgld = lambda own, sampler: sampler(marginal(own), x, streams())  # noqa: E731
-        found.append(partial(pair, f"SGLD, {steps} steps", sgld, langevin, exact=replace(langevin, noise=0.0)))
+        found.append(partial(pair, f"SGLD, {steps} steps", sgld, langevin, replace(langevin, noise=0.0)))
         if model.method.outputs(CLASSES) > 1:
             pgd = lambda own, chosen: chosen(negative(posterior(own, data.y)), x, streams())  # noqa: E731
-            found.append(partial(pair, f"PGD, {steps} steps", pgd, attack, exact=replace(attack, random_start=False)))
+            found.append(partial(pair, f"PGD, {steps} steps", pgd, attack, replace(attack, random_start=False)))
         if hasattr(net, "stem"):
             proximal = Proximal(outer=steps, inner=5, step_size=0.05, clamp_grad=1.0)
             jempp = lambda own, sampler: sampler(own.stem, marginal(own.body), x)  # noqa: E731
-            found.append(partial(pair, f"m x n sampler, {steps} x 5", jempp, proximal))
+            found.append(partial(pair, f"m x n sampler, {steps} x 5", jempp, proximal, proximal))
     if "step" in wanted:
         for name in methods:
             found.append(partial(step, entry, name, data, context))
@@ -126,20 +123,17 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
         return fresh.train(), method, OPTIMIZERS[spec.pop("name")](fresh.parameters(), **spec)
 
     def way(kind: str) -> Callable[[], Tensor]:
-        state = []
+        net, method, optimizer = started(kind, own)
+        if kind == "plain":
+            plain.buffer(method)
 
         def run() -> Tensor:
-            if not state:
-                state.append(started(kind, own))
-                if kind == "plain":
-                    plain.buffer(state[0][1])
-            net, method, optimizer = state[0]
             loss = method.loss(net, data, 0)
             optimizer.zero_grad()
             loss.value.backward()
             optimizer.step()
             if kind == "plain":
-                assert loss.value.item() == loss.value.item()
+                loss.value.item()  # shown at each step, so waited for
             return loss.value
 
         return run

@@ -12,7 +12,6 @@ def calibration(
     out: o.OutFolder,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    batch: o.Batch = 500,
     quiet: o.Quiet = False,
 ) -> None:
     """Expected calibration error on test images.
@@ -25,7 +24,7 @@ def calibration(
 
     spec = config.build(evaluation.Calibration, entry["calibration"])
     bar = progress.bar(f"calibration {study}/{method}", quiet)
-    numbers = measure(evaluation.calibration, spec, model, data, batch=batch, progress=bar)
+    numbers = measure(evaluation.calibration, spec, model, data, progress=bar)
     with keep("calibration", out / "calibration.json", numbers, entry, study, method, model) as run:
         run.metrics({f"calibration/{key}": numbers[key] for key in ("ece", "accuracy", "confidence")})
         run.artifact(figures.reliability(numbers, out / "calibration.png", f"{study} {method}"), "calibration")

@@ -12,7 +12,6 @@ def fisher(
     out: o.OutFile,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    batch: o.Batch = 100,
     quiet: o.Quiet = False,
 ) -> None:
     """Fisher scores of E(x, y) and E(x) on test images."""
@@ -23,7 +22,7 @@ def fisher(
     spec = config.build(evaluation.Fisher, entry["fisher"])
     with resumable("fisher", out, entry, method, model, data) as state:
         bar = progress.bar(f"fisher {study}/{method}", quiet)
-        numbers = measure(evaluation.fisher, spec, model, data, batch=batch, part=state.part, progress=bar)
+        numbers = measure(evaluation.fisher, spec, model, data, part=state.part, progress=bar)
         found = {name: numbers[name] for name in ("joint", "marginal") if numbers[name]}
         with keep("fisher", out, numbers, entry, study, method, model) as run:
             run.metrics({f"fisher/{name}/{key}": v[key] for name, v in found.items() for key in ("score", "se")})

@@ -15,7 +15,6 @@ def interpolation(
     out: o.OutFolder,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    batch: o.Batch = 500,
     quiet: o.Quiet = False,
 ) -> None:
     """Rows of images from sample to sample, made by each recipe of the method from starts between theirs.
@@ -38,7 +37,6 @@ def interpolation(
         about(data)["classes"],
         spec,
         seed=o.EVALUATION_SEED,
-        batch=batch,
         progress=progress.bar(f"interpolation {study}/{method}", quiet),
     )
     with keep("interpolation", out / "interpolation.json", numbers, entry, study, method, model) as run:

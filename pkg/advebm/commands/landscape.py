@@ -12,7 +12,6 @@ def landscape(
     out: o.OutFolder,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    batch: o.Batch = 500,
     quiet: o.Quiet = False,
 ) -> None:
     """The energy on planes of random directions through test images.
@@ -32,7 +31,6 @@ def landscape(
         inside,
         spec,
         seed=o.EVALUATION_SEED,
-        batch=batch,
         progress=progress.bar(f"landscape {study}/{method}", quiet),
     )
     with keep("landscape", out / "landscape.json", numbers, entry, study, method, model) as run:

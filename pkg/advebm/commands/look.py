@@ -21,11 +21,10 @@ def look(
     out: o.OutFolder,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    batch: o.Batch = 500,
     quiet: o.Quiet = False,
 ) -> None:
     """Calibration, energy landscape, nearest neighbours and interpolation: the commands of these names, one by one."""
-    general = {"study": study, "params": params, "batch": batch, "quiet": quiet}
+    general = {"study": study, "params": params, "quiet": quiet}
     calibration(method, model, data, out, **general)
     landscape(method, model, data, out, **general)
     neighbours(method, samples, model, data, out, **general)

@@ -19,7 +19,6 @@ def neighbours(
     out: o.OutFolder,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    batch: o.Batch = 500,
     quiet: o.Quiet = False,
 ) -> None:
     """The training images nearest to the samples of each recipe, by L2 and by SSIM, and to as many test images.
@@ -40,7 +39,6 @@ def neighbours(
         images.load(data / "test.npz")[: entry["samples"]],
         spec,
         device=networks.device(),
-        batch=batch,
         progress=progress.bar(f"neighbours {study}/{method}", quiet),
     )
     with keep("neighbours", out / "neighbours.json", numbers, entry, study, method, model) as run:

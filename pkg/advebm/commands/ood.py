@@ -12,7 +12,6 @@ def ood(
     out: o.OutFolder,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    batch: o.Batch = 500,
     quiet: o.Quiet = False,
 ) -> None:
     """AUC and FPR at 95% TPR, test images against each out-distribution set, by each score, standard and in the worst case.
@@ -44,7 +43,6 @@ def ood(
             spec,
             seed=o.EVALUATION_SEED,
             device=networks.device(),
-            batch=batch,
             part=state.part,
             progress=progress.bar(f"ood {study}/{method}", quiet),
         )

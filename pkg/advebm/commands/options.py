@@ -23,7 +23,6 @@ Judge = Annotated[Path, Option(help="model of the judge (.safetensors)")]
 OutFolder = Annotated[Path, Option(help="folder to write", callback=_own)]
 OutFile = Annotated[Path, Option(help="file to write", callback=_own)]
 Seed = Annotated[int, Option(min=0, help="seed of everything random")]
-Batch = Annotated[int, Option(min=1, help="images at a time")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="no progress bar")]
 PARAMS = Path("params.yaml")
 EVALUATION_SEED = 20220717  # measurements use one seed, whatever the training's

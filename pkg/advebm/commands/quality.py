@@ -9,7 +9,7 @@ from advebm import config
 from advebm.commands import options as o
 from advebm.commands.baselines import Root, score
 from advebm.commands.measured import read_json
-from advebm.commands.measuring import keep
+from advebm.commands.measuring import keep, resumable
 from advebm.commands.sample import sampled
 
 
@@ -29,12 +29,9 @@ def quality(
     """FID, KID, Inception Score, precision, recall and label consistency of the samples of each recipe, and of the replay
     buffer that lies beside the model, where there is one."""
     entry = config.read(params, study, method)
-    import shutil
-    import tempfile
-
     from advebm import networks
     from advebm.data import images
-    from advebm.evaluation.quality import Quality, confident
+    from advebm.evaluation.quality import Quality, confident, kept
 
     spec = config.build(Quality, entry["quality"])
     ends = read_json(baselines / "baselines.json", "baselines")
@@ -46,19 +43,11 @@ def quality(
         net, _ = networks.load(model, networks.device())
         sets["replay_buffer"] = confident(net, images.load(buffer), entry["samples"])
         protocols["replay_buffer"] = "jempp-buffer"
-    with tempfile.TemporaryDirectory() as cache:  # a copy: torch-fidelity writes into its cache, outs are read-only
-        shutil.copytree(baselines, cache, dirs_exist_ok=True)
-        scores = score(
-            sets,
-            protocols=protocols,
-            data=data,
-            judge=judge,
-            entry=entry,
-            cache=Path(cache),
-            root=root,
-            quiet=quiet,
-        )
-    with keep("quality", out, {**scores, "baselines": ends}, entry, study, method, model) as run:
-        for name, values in scores.items():
-            run.metrics({f"quality/{name}/{key}": v for key, v in values.items() if not isinstance(v, str | list)})
+    files = [judge, *(samples / f"{name}.npz" for name in recipes), *([buffer] if "replay_buffer" in sets else [])]
+    with resumable("quality", out, entry, method, model, data, *map(images.digest, files)) as state:
+        given = {"data": data, "judge": judge, "entry": entry, "root": root, "part": state.part, "quiet": quiet}
+        scores = score(sets, kept(baselines), protocols=protocols, **given)
+        with keep("quality", out, {**scores, "baselines": ends}, entry, study, method, model) as run:
+            for name, values in scores.items():
+                run.metrics({f"quality/{name}/{key}": v for key, v in values.items() if not isinstance(v, str | list)})
     print(f"wrote {out}: " + ", ".join(f"{name} FID {values['fid']:.3g}" for name, values in scores.items()))

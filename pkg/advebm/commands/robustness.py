@@ -12,7 +12,6 @@ def robustness(
     out: o.OutFolder,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    batch: o.Batch = 500,
     quiet: o.Quiet = False,
 ) -> None:
     """Accuracy on test images, clean, under the study's attacks, and against the radius.
@@ -26,7 +25,7 @@ def robustness(
     spec = config.build(evaluation.Robustness, entry["robustness"])
     with resumable("robustness", out / "robustness.json", entry, method, model, data) as state:
         bar = progress.bar(f"robustness {study}/{method}", quiet)
-        numbers = measure(evaluation.robustness, spec, model, data, batch=batch, part=state.part, progress=bar)
+        numbers = measure(evaluation.robustness, spec, model, data, part=state.part, progress=bar)
         with keep("robustness", out / "robustness.json", numbers, entry, study, method, model) as run:
             accuracies = {"clean": numbers["clean"]} | {name: a["accuracy"] for name, a in numbers["attacks"].items()}
             run.metrics({f"robustness/{name}": value for name, value in accuracies.items() if value is not None})

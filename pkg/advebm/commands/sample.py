@@ -19,13 +19,12 @@ def sample(
     out: o.OutFolder,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    batch: o.Batch = 500,
     quiet: o.Quiet = False,
 ) -> None:
     """Generate the study's number of images by each recipe of the method: RECIPE.npz, and in pictures/ a grid of them and
     a strip of the recipe's stages.
 
-    Image i is of class i mod K and has a random stream of its own, so it does not depend on --batch.
+    Image i is of class i mod K and has a random stream of its own, so it is the same in any order and company.
     """
     entry = config.read(params, study, method)
     described = about(data)
@@ -33,9 +32,10 @@ def sample(
 
     import torch
 
-    from advebm import figures, networks, progress, ranks, tracking
+    from advebm import figures, networks, progress, tracking
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
+    from advebm.evaluation.parts import BATCH, gathered
     from advebm.samplers.streams import Streams
 
     recipes = config.recipes(entry, method)
@@ -70,11 +70,8 @@ def sample(
     ):
         for name, recipe in recipes.items():
             y = torch.arange(entry["samples"], device=device)
-            parts = ranks.spread(
-                lambda ids, name=name: state.part(f"{name}, {batch} from {ids[0]}", partial(generated, name, ids)),
-                y.split(batch),
-                progress.bar(f"sample {study}/{method} {name}", quiet),
-            )
+            makers = {f"{name} from {ids[0]}": partial(generated, name, ids) for ids in y.split(BATCH)}
+            parts = gathered(makers, state.part, progress.bar(f"sample {study}/{method} {name}", quiet))
             asked = (y % classes).cpu().numpy() if recipe.asks else None
             made = images.Images(torch.cat([part["x"] for part in parts]).numpy(), asked)
             images.save(out / f"{name}.npz", made)

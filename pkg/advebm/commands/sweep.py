@@ -31,9 +31,14 @@ def sweep(
     for each experiment and recipe, of its first seed).
     """
     metrics = metric or ["fid"]
+    from dvc.lock import LockError
+
     from advebm import figures
 
-    found = list(experiments(name))
+    try:
+        found = list(experiments(name))
+    except LockError:
+        raise BlockingIOError("another process of DVC is at work in this folder; wait for it, or stop it") from None
     lines: dict[str, dict[str, dict[Any, list[float]]]] = {key: {} for key in metrics}  # {metric: {line: {x: values}}}
     sheets = {}
     differing = varied([experiment.params for experiment in found])

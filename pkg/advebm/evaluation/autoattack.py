@@ -8,10 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from advebm import ranks
 from advebm.data.images import Images
 from advebm.evaluation import intervals
-from advebm.evaluation.parts import Part, anew
+from advebm.evaluation.parts import Part, anew, gathered
 from advebm.evaluation.square import NAMES
 from advebm.ranges import Count, Positive
 
@@ -51,18 +50,16 @@ def autoattack(
         return result | {norm: {"eps": eps, **empty} for norm, eps in spec.eps.items()} | {"warnings": []}
     if net.outputs < 4:
         raise ValueError(f"AutoAttack's targeted loss is defined for 4 classes and more, not {net.outputs}")
-    chunks = [(norm, start) for norm in spec.eps for start in range(0, n, CHUNK)]
-
-    def attacked(chunk: tuple[str, int]) -> torch.Tensor:
-        norm, start = chunk
-        make = partial(_chunk, net, images[start : start + CHUNK], norm, spec.eps[norm], seed)
-        return part(f"{norm} {start}", make).cpu()
-
-    found = ranks.spread(attacked, chunks, progress)
+    makers = {
+        f"{norm} {start}": partial(_chunk, net, images[start : start + CHUNK], norm, eps, seed)
+        for norm, eps in spec.eps.items()
+        for start in range(0, n, CHUNK)
+    }
+    found = dict(zip(makers, gathered(makers, part, progress), strict=True))
     warnings = []
     for norm, eps in spec.eps.items():
-        right = [part for part, (own, _) in zip(found, chunks, strict=True) if own == norm]
-        share = torch.cat(right).double().mean(0).tolist()
+        right = torch.cat([found[f"{norm} {start}"] for start in range(0, n, CHUNK)])
+        share = right.double().mean(0).tolist()
         result[norm] = {"eps": eps, **dict(zip(("clean", *ATTACKS), share, strict=True))}
         result[norm] |= {"accuracy": share[-1], "ci": intervals.proportion(share[-1], n)}
         if share[-1] < share[-2]:
@@ -91,4 +88,4 @@ def _chunk(net: nn.Module, images: Images, norm: str, eps: float, seed: int) -> 
                 _, seen = standard.run_standard_evaluation(x[left], y[left], batch_size=len(left))
                 right[left] = seen == y[left]
             columns.append(right)
-    return torch.stack(columns, 1)
+    return torch.stack(columns, 1).cpu()

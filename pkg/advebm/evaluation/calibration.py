@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from advebm.data.images import Images
+from advebm.evaluation.parts import BATCH
 from advebm.networks import frozen
 from advebm.ranges import Count
 
@@ -55,7 +56,7 @@ def interval(confidence: np.ndarray, right: np.ndarray, bins: int, seed: int) ->
 
 
 def calibration(
-    net: nn.Module, images: Images, spec: Calibration, *, seed: int, batch: int = 500, progress: Callable = iter
+    net: nn.Module, images: Images, spec: Calibration, *, seed: int, batch: int = BATCH, progress: Callable = iter
 ) -> dict[str, Any]:
     """{ece, ece_ci, accuracy, confidence, n, bins: [{low, high, confidence, accuracy, count}]}, all but counts in [0, 1];
     an empty bin's confidence and accuracy are None.

@@ -10,10 +10,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, fx, nn
 
-from advebm import ranks
 from advebm.data.images import Images
 from advebm.energy import Energy, conditional, given, marginal, posterior
-from advebm.evaluation.parts import Part, anew
+from advebm.evaluation.parts import Part, anew, gathered
 from advebm.networks import frozen
 from advebm.ranges import Count
 from advebm.samplers.streams import Streams
@@ -120,9 +119,6 @@ def fisher(
 
     def scored(start: int) -> Tensor:
         """The scores of a batch by each name, (names, B)."""
-        return part(f"{batch} from {start}", partial(made, start)).cpu()
-
-    def made(start: int) -> Tensor:
         x, y = images[start : start + batch].pixels(device), images[start : start + batch].labels(device)
         if ways == "exact":
             scores = exact(net, x, y)
@@ -133,10 +129,11 @@ def fisher(
                 name: hutchinson(energy, x, spec.probes, Streams(seed, "fisher", name, ids=ids))
                 for name, energy in energies.items()
             }
-        return torch.stack([scores[name].detach() for name in names])
+        return torch.stack([scores[name].detach() for name in names]).cpu()
 
     with frozen(net):
         ways = "exact" if piecewise_linear(net) else "hutchinson"
-        found = torch.cat(ranks.spread(scored, range(0, n, batch), progress), 1)
+        makers = {f"{batch} from {start}": partial(scored, start) for start in range(0, n, batch)}
+        found = torch.cat(gathered(makers, part, progress), 1)
     known = {name: summary(values, ways) for name, values in zip(names, found, strict=True)}
     return {"joint": None, **known, "n": n}

@@ -10,6 +10,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from advebm.data.images import to_bytes
+from advebm.evaluation.parts import BATCH
 from advebm.networks import frozen
 from advebm.ranges import Count
 from advebm.samplers.recipes import Recipe, Starts
@@ -53,7 +54,7 @@ def interpolation(
     spec: Interpolation,
     *,
     seed: int,
-    batch: int = 500,
+    batch: int = BATCH,
     progress: Callable = iter,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray | None]]:
     """{recipe: {smoothness}} and {recipe: uint8 (rows, columns, H, W, C)}, both None where a recipe has no start (flows).

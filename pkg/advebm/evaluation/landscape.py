@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from advebm.data.images import Images
 from advebm.energy import conditional, marginal
+from advebm.evaluation.parts import BATCH
 from advebm.networks import frozen
 from advebm.ranges import Count, Positive
 from advebm.samplers.streams import Streams
@@ -34,7 +35,7 @@ def plane(shape: tuple[int, ...], streams: Streams) -> Tensor:
 
 
 def landscape(
-    net: nn.Module, images: Images, spec: Landscape, *, seed: int, batch: int = 500, progress: Callable = iter
+    net: nn.Module, images: Images, spec: Landscape, *, seed: int, batch: int = BATCH, progress: Callable = iter
 ) -> tuple[dict[str, Any], np.ndarray]:
     """{radius, images, rise} and, (images, points, points), the energies at x + a u + b v less that of the image x (JT,
     Fig. 2): E(x, y), y the class of x, or E(x) where the network has no logits of classes; rows are a, columns b, from

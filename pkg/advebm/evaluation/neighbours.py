@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from advebm.data.images import Images
+from advebm.evaluation.parts import BATCH
 from advebm.ranges import Count
 
 CHUNK = 2**19  # numbers at a time of SSIM: as many as a cache holds
@@ -72,7 +73,7 @@ def neighbours(
     spec: Neighbours,
     *,
     device: torch.device | str = "cpu",
-    batch: int = 500,
+    batch: int = BATCH,
     progress: Callable = iter,
 ) -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, np.ndarray]]]:
     """{set: {l2: {min, q05, median}, ssim: {max, median, n}, n}} and {set: indices (samples, nearest) of training images,

@@ -15,7 +15,7 @@ from advebm.data.images import Images
 from advebm.energy import SCORES, Energy, marginal
 from advebm.evaluation import intervals
 from advebm.evaluation.fisher import piecewise_linear
-from advebm.evaluation.parts import Part, anew
+from advebm.evaluation.parts import BATCH, Part, anew
 from advebm.evaluation.square import square
 from advebm.ranges import Count, Positive
 from advebm.samplers.apgd import AutoPGD
@@ -107,7 +107,7 @@ def ood(
     *,
     seed: int,
     device: torch.device | str = "cpu",
-    batch: int = 500,
+    batch: int = BATCH,
     part: Part = anew,
     progress: Callable = iter,
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:

@@ -1,12 +1,23 @@
 """Parts of a long measurement, which a command may keep as they are made, so that an interrupted one goes on."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from torch import Tensor
 
-Part = Callable[[str, Callable[[], Tensor]], Tensor]  # the part of that name, made unless it was kept
+from advebm import ranks
+
+BATCH = 500  # images at a time in every measurement: the last digits depend on it, so no command lets it be chosen
+
+Made = TypeVar("Made", Tensor, dict[str, Tensor])
+Part = Callable[[str, Callable[[], Made]], Made]  # the part of that name, made unless it was kept
 
 
-def anew(name: str, make: Callable[[], Tensor]) -> Tensor:
+def anew(name: str, make: Callable[[], Made]) -> Made:
     """Keep nothing."""
     return make()
+
+
+def gathered(makers: dict[str, Callable[[], Made]], part: Part = anew, progress: Callable = iter) -> list[Made]:
+    """Every part by its name and maker, in order, dealt out to the ranks; makers give tensors on the CPU."""
+    return ranks.spread(lambda name: part(name, makers[name]), list(makers), progress)

@@ -2,18 +2,24 @@
 standard error; label consistency by the judge."""
 
 import hashlib
-from dataclasses import dataclass
-from functools import cache, cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from advebm.data.images import Images
 from advebm.energy import unconfident
+from advebm.evaluation.parts import BATCH, Part, anew, gathered
 from advebm.ranges import Count
+
+PART = 1024  # images whose features are a part: sixteen of torch-fidelity's batches
 
 
 @dataclass(kw_only=True)
@@ -93,16 +99,17 @@ def register_inception() -> str:
     return name
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Network:
-    """A feature network of torch-fidelity, by the name that it is registered under, and where to keep its features."""
+    """A feature network of torch-fidelity, by the name that it is registered under."""
 
     name: str
-    cache: Path
     weights: Path | None = None
     layers: tuple[str, str] = ("2048", "logits_unbiased")  # of FID, KID, precision and recall; of the Inception Score
     classifies: bool = True  # a weights file without the classifier layer gives no Inception Score
-    quiet: bool = True
+    references: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # their features; those not there are added
+    part: Part = anew
+    bar: Callable[[str], Callable] = lambda name: iter
 
     @cached_property
     def options(self) -> dict[str, Any]:
@@ -112,8 +119,7 @@ class Network:
             "cuda": torch.cuda.is_available(),
             "batch_size": 64,
             "save_cpu_ram": True,  # no worker processes: the images are in memory
-            "cache_root": str(self.cache),
-            "verbose": not self.quiet,
+            "verbose": False,
             "rng_seed": 2020,
         }
 
@@ -123,24 +129,46 @@ class Network:
 
         return torch_fidelity.utils.create_feature_extractor(self.name, list(self.layers), **self.options)
 
-    def features(self, x: np.ndarray, key: str | None = None) -> dict[str, Tensor]:
-        """{layer: (N, D)} of uint8 images (N, H, W, C); kept under `key`, where one is given."""
+    def features(self, x: np.ndarray, name: str) -> dict[str, Tensor]:
+        """{layer: (N, D)} of uint8 images (N, H, W, C), which go by that name in the bar and in the parts."""
         from advebm.vision import torch_fidelity
 
-        return torch_fidelity.utils.extract_featuresdict_from_input_id_cached(
-            1, self.extractor, input1=_Pixels(x), input1_cache_name=key, **self.options
-        )
+        def extracted(start: int) -> dict[str, Tensor]:
+            pixels = _Pixels(x[start : start + PART])
+            return torch_fidelity.utils.extract_featuresdict_from_input_id(1, self.extractor, input1=pixels, **self.options)
+
+        makers = {f"{name} from {start}": partial(extracted, start) for start in range(0, len(x), PART)}
+        parts = gathered(makers, self.part, self.bar(name))
+        return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
+
+    def reference(self, x: np.ndarray, key: str) -> dict[str, Tensor]:
+        """Those of the reference of that key, computed once."""
+        key = f"{self.name}-{key}-{len(x)}"
+        if key not in self.references:
+            self.references[key] = self.features(x, f"reference {key}")
+        return self.references[key]
 
 
-def network(spec: Quality, judge: nn.Module, channels: int, root: Path, cache: Path, quiet: bool = True) -> Network:
-    """The feature network that the spec names."""
+def network(spec: Quality, judge: nn.Module, channels: int, root: Path, **more: Any) -> Network:
+    """The feature network that the spec names; more: fields of Network."""
     if spec.features == "judge":
-        return Network(register_judge(judge, channels), cache, layers=("features", "logits"))
+        return Network(name=register_judge(judge, channels), layers=("features", "logits"), **more)
     weights = root / spec.inception
     if not weights.is_file():
-        return Network(register_inception(), cache, quiet=quiet)
+        return Network(name=register_inception(), **more)
     classifier = torch.load(weights, weights_only=True, mmap=True)["fc.weight"]
-    return Network(register_inception(), cache, weights, classifies=bool(classifier.any()), quiet=quiet)
+    return Network(name=register_inception(), weights=weights, classifies=bool(classifier.any()), **more)
+
+
+def kept(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """Features of references by key, of the files in a folder. Raises ValueError where one is damaged."""
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            found[file.stem] = load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file}: is damaged ({error}); run `advebm baselines` again") from error
+    return found
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
@@ -165,13 +193,13 @@ def jackknife(a: Tensor, b: Tensor, groups: int = 10) -> float:
 
 
 def fidelity(
-    images: Images, reference: Images, spec: Quality, using: Network, *, key: str, m: int | None = None
+    images: Images, reference: Images, spec: Quality, using: Network, *, name: str, key: str, m: int | None = None
 ) -> dict[str, Any]:
     """{fid, fid_se, fid_per_class, kid_mean, kid_std, is_mean, is_std, precision, recall, n, reference_n}.
 
-    Of images against the first m of the reference, whose features are kept under `key`. IS is None where the features
-    have no classifier layer, fid_per_class where the images have no classes or too few of one. kid_std is of the
-    subsets, is_std of the splits. Raises ValueError where the reference has too few images.
+    Of images, which go by that name, against the first m of the reference, which goes by that key. IS is None where the
+    features have no classifier layer, fid_per_class where the images have no classes or too few of one. kid_std is of
+    the subsets, is_std of the splits. Raises ValueError where the reference has too few images.
     """
     from advebm.vision import torch_fidelity as t
 
@@ -179,7 +207,7 @@ def fidelity(
     if m > len(reference.x):
         raise ValueError(f"quality.reference_images: {m} images are wanted of a reference of {len(reference.x)}")
     layer, logits = using.layers
-    ours, theirs = using.features(images.x), using.features(reference.x[:m], f"{key}-{m}")
+    ours, theirs = using.features(images.x, name), using.reference(reference.x[:m], key)
     a, b = ours[layer], theirs[layer]
     fid = t.metric_fid.fid_statistics_to_metric(*map(t.metric_fid.fid_features_to_statistics, (a, b)), verbose=False)
     kid = t.metric_kid.kid_features_to_metric(a, b, kid_subset_size=min(spec.kid_subset, n, m), **using.options)
@@ -209,7 +237,7 @@ def per_class(a: Tensor, y: np.ndarray, b: Tensor, y_b: np.ndarray, least: int =
 
 
 @torch.no_grad()
-def confident(net: nn.Module, images: Images, n: int, batch: int = 500) -> Images:
+def confident(net: nn.Module, images: Images, n: int, batch: int = BATCH) -> Images:
     """The n images that the network is surest of, in the order that they are in: how JEM++ picks samples from its replay
     buffer (Yang and Ji 2021)."""
     device = next(net.parameters()).device
@@ -219,7 +247,7 @@ def confident(net: nn.Module, images: Images, n: int, batch: int = 500) -> Image
 
 
 @torch.no_grad()
-def label_consistency(judge: nn.Module, images: Images, batch: int = 500) -> float:
+def label_consistency(judge: nn.Module, images: Images, batch: int = BATCH) -> float:
     """How often the judge sees the class that was asked for."""
     device = next(judge.parameters()).device
     parts = [images[i : i + batch] for i in range(0, len(images.x), batch)]

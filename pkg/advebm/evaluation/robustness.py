@@ -13,7 +13,7 @@ from advebm import ranks
 from advebm.data.images import Images
 from advebm.energy import Energy, conditional, negative, unsaturated
 from advebm.evaluation import intervals
-from advebm.evaluation.parts import Part, anew
+from advebm.evaluation.parts import BATCH, Part, anew
 from advebm.ranges import Count, Positive
 from advebm.samplers.apgd import AutoPGD
 from advebm.samplers.pgd import Attack
@@ -65,7 +65,7 @@ def robustness(
     spec: Robustness,
     *,
     seed: int,
-    batch: int = 500,
+    batch: int = BATCH,
     part: Part = anew,
     progress: Callable = iter,
 ) -> dict[str, Any]:
@@ -114,8 +114,8 @@ def robustness(
         return {name: values.sum(-1).cpu() for name, values in found.items()}
 
     parts = ranks.spread(counted, range(0, n, batch) if net.outputs > 1 else (), progress)
-    right = {name: sum(int(part[name]) for part in parts) for name in ["clean", *spec.attacks]}
-    robust, losses = sum(part["curve"] for part in parts).tolist() if parts else ([], [])
+    right = {name: sum(int(counts[name]) for counts in parts) for name in ["clean", *spec.attacks]}
+    robust, losses = sum(counts["curve"] for counts in parts).tolist() if parts else ([], [])
 
     def share(count: int) -> float | None:
         return count / n if net.outputs > 1 else None

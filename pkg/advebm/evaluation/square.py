@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 
 from advebm.energy import Energy
+from advebm.evaluation.parts import BATCH
 
 NAMES = {"linf": "Linf", "l2": "L2"}
 
 
 @torch.no_grad()
 def square(
-    energy: Energy, x: Tensor, *, eps: float, norm: str, queries: int, floor: float, seed: int, batch: int = 500
+    energy: Energy, x: Tensor, *, eps: float, norm: str, queries: int, floor: float, seed: int, batch: int = BATCH
 ) -> Tensor:
     """Images within eps of x (B, C, H, W) in [0, 1] of low energy, by random squares (Andriushchenko et al. 2020).
 

@@ -125,20 +125,24 @@ def landscapes(found: dict[str, dict], sides: dict[str, float], deviation: float
 
 def series(lines: dict[str, dict[str, dict]], ends: dict[str, dict], axis: str | None, path: Path, title: str) -> Path:
     """A panel for each metric, of lines {name: {place: values}}: their means, with the deviation where there are several;
-    dotted what class Gaussians and real images have. Without an axis, one place each."""
+    dotted what class Gaussians and real images have. Without an axis, one place each, numbered."""
     figure, panels = plt.subplots(1, len(lines), figsize=(4.2 * len(lines), 3.4), squeeze=False, layout="constrained")
     for ax, (metric, named) in zip(panels.flat, lines.items(), strict=True):
         for i, (name, places) in enumerate(named.items()):
             at = sorted(places) if axis else [i]
             values = [places[place] for place in at] if axis else list(places.values())
             mean, deviation = [np.mean(v) for v in values], [np.std(v, ddof=1) if len(v) > 1 else 0 for v in values]
-            ax.errorbar(at, mean, deviation, marker="o", markersize=4, capsize=2, label=name)
+            ax.errorbar(
+                at, mean, deviation, marker="o", markersize=4, capsize=2, label=name if axis else f"{i + 1}: {name}"
+            )
         for style, (end, numbers) in zip((":", "--"), ends.items(), strict=True):
             if numbers.get(metric) is not None:
                 ax.axhline(numbers[metric], color="0.5", linestyle=style, linewidth=1, label=f"({end})")
         ax.set(title=metric, xlabel=axis or "")
         if not axis:
-            ax.set_xticks(range(len(named)), named, rotation=30, ha="right")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
+            ax.set_xticks(range(len(named)), range(1, len(named) + 1))
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    columns = 4 if max(map(len, labels)) < 40 else 2
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=7)
     figure.suptitle(title)
     return save(figure, path)
