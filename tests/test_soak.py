@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import yaml
 
 from advebm import config
 from advebm.commands.gaussians import gaussians
@@ -71,6 +72,16 @@ def test_twenty_steps_on_cifar10_with_the_papers_network(cifar10, name):
     assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
+def test_digits_twice_gives_the_same_bytes(tmp_path):
+    """The default study, from data to report, in two folders."""
+    folders = [clone(tmp_path / name, "digits") for name in ("one", "two")]
+    for folder, tracking in zip(folders, ("on", "off"), strict=True):
+        shell(folder, "dvc", "repro", ADVEBM_TRACKING=tracking)
+    for lock in ("dvc.lock", "stages/dvc.lock"):
+        one, two = (yaml.safe_load((folder / lock).read_text()) for folder in folders)
+        assert one == two and len(one["stages"]) > 5
+
+
 DIE = """
 import os, pathlib
 calls, at = 0, int(os.environ.get("ADVEBM_TEST_DIE_AT", 0))
@@ -102,7 +113,8 @@ def test_twenty_kills_through_dvc_change_no_byte(tmp_path, method):
     killed, started = [], []
     while len(killed) < 20:
         shutil.rmtree(model, ignore_errors=True)
-        environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(hook)}
+        own = {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(hook), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | own
         if len(killed) % 2:
             environment["ADVEBM_TEST_DIE_AT"] = str(rng.randint(1, 6))
         running = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
