@@ -14,7 +14,7 @@ test: install  ## linters, layers, tests
 	ruff check
 	ruff format --check
 	lint-imports
-	pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=12
+	pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12
 
 soak: install  ## what takes long: real CIFAR-10, found under ADVEBM_DATA
 	pytest -m soak -s
