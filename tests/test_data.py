@@ -109,6 +109,14 @@ def test_folders_and_npz(tmp_path):
     assert sources.labelled("npz:gray.npz", tmp_path)["all"].x.shape == (4, 5, 5, 1)
 
 
+def test_saved_images_are_the_same_bytes_by_every_python(tmp_path):
+    content = Images(np.arange(48, dtype=np.uint8).reshape(4, 2, 2, 3), np.arange(4))
+    im.save(tmp_path / "a.npz", content)
+    with np.load(tmp_path / "a.npz") as file:
+        assert np.array_equal(file["x"], content.x) and np.array_equal(file["y"], content.y)
+    assert im.digest(tmp_path / "a.npz") == "db5615d32b92daedb8614a49d85a37ebbba3e0fd570332039879631dab4ccc93"
+
+
 def test_augmentation_is_crops_flips_and_noise_of_the_image(streams):
     x = streams(200).uniform(1, 5, 5)
     out = Augmentation(pad=1, flip=True)(x, streams(200, seed=1))

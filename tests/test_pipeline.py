@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,12 @@ def mark(folder):
 def copy(tmp_path_factory):
     """A clone with study tiny and a mark."""
     return clone(tmp_path_factory.mktemp("clone"), "tiny", mark)
+
+
+def locks(folder):
+    """What each lock file of the pipeline says."""
+    files = glob("**/dvc.lock", root_dir=folder, recursive=True)
+    return {file: yaml.safe_load((folder / file).read_text()) for file in files}
 
 
 def stages_run(log):
@@ -111,8 +118,7 @@ def test_the_pipeline(copy):
 def test_the_pipeline_again_gives_the_same_bytes(copy, tmp_path):
     again = clone(tmp_path / "again", "tiny", mark)
     shell(again, "dvc", "repro", ADVEBM_TRACKING="off")
-    for lock in ("dvc.lock", "stages/dvc.lock"):
-        assert yaml.safe_load((again / lock).read_text()) == yaml.safe_load((copy / lock).read_text())
+    assert locks(again) == locks(copy) and len(locks(copy)) == 9
     assert not (again / "mlflow.db").exists() and not list((again / "state").glob("*-*"))
 
 
@@ -132,8 +138,8 @@ def test_one_number_reruns_only_what_depends_on_it(copy):
         numbers = f"tiny.ood.attack.steps={attack}", f"tiny.sampling.robust_jem.sgld.chain.steps={chain}"
         return set(stages_run(shell(copy, "dvc", "exp", "run", "-S", numbers[0], "-S", numbers[1])))
 
-    depend = {f"{stage}@robust_jem" for stage in ("ood", "sample", "quality", "look")}
-    assert ran(4, 3) == {"check", *depend, "report"}
+    assert ran(4, 2) == {"check", "ood@robust_jem", "report"}
+    assert ran(4, 3) == {"check", *(f"{stage}@robust_jem" for stage in ("sample", "quality", "look")), "report"}
     assert ran(3, 2) <= {"check"}, "going back is cached"
 
 
@@ -151,7 +157,7 @@ def test_a_run_holds_one_specification_of_each_stage(copy):
 
 def test_the_queue_runs_the_copys_code_and_loses_nothing(copy):
     before = {run["id"] for run in mlflow_runs(copy)}
-    targets = [f"stages/dvc.yaml:{stage}@at" for stage in ("quality", "robustness")]
+    targets = [f"stages/{stage}/dvc.yaml:{stage}@at" for stage in ("quality", "robustness")]
     shell(copy, "dvc", "exp", "run", "--queue", "--name", "pair", "-S", "method=at", "-S", "seed=1,2", *targets)
     shell(copy, "dvc", "queue", "start", "-j", "2")
     shell(copy, "timeout", "300", "bash", "-c", "while dvc queue status | grep -qE 'Queued|Running'; do sleep 1; done")

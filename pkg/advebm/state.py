@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from threading import Timer
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
@@ -25,12 +25,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from advebm import config, ranks
+from advebm.evaluation.parts import Made
 
 SHARE = 20  # a state is written when so many times have passed what the last one took: 5% of the time at most
 GENERATIONS = 2  # that are kept
-
-
-Made = TypeVar("Made", Tensor, dict[str, Tensor])
 
 
 class Stopped(BaseException):

@@ -36,6 +36,7 @@ def baselines(
     from advebm import networks
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
+    from advebm.evaluation.parts import BATCH
     from advebm.samplers.streams import Streams
     from advebm.state import opened
 
@@ -43,7 +44,7 @@ def baselines(
     n = entry["samples"]
     ids = torch.arange(n)
     y = ids % about(data)["classes"]
-    parts = [fitted.sample(y[i], Streams(o.EVALUATION_SEED, "baselines", ids=i)) for i in ids.split(500)]
+    parts = [fitted.sample(y[i], Streams(o.EVALUATION_SEED, "baselines", ids=i)) for i in ids.split(BATCH)]
     drawn = images.Images(images.to_bytes(torch.cat(parts)), y.numpy())
     held_out = "validation" if entry["quality"].get("reference") == "test" else "test"
     real = images.load(data / f"{held_out}.npz")[:n]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from advebm import ranks
 
-BATCH = 500  # images at a time in every measurement: the last digits depend on it, so no command lets it be chosen
+BATCH = 500  # images at a time, where a measurement has no number of its own; the last digits hang on it
 
 Made = TypeVar("Made", Tensor, dict[str, Tensor])
 Part = Callable[[str, Callable[[], Made]], Made]  # the part of that name, made unless it was kept

@@ -132,9 +132,8 @@ def series(lines: dict[str, dict[str, dict]], ends: dict[str, dict], axis: str |
             at = sorted(places) if axis else [i]
             values = [places[place] for place in at] if axis else list(places.values())
             mean, deviation = [np.mean(v) for v in values], [np.std(v, ddof=1) if len(v) > 1 else 0 for v in values]
-            ax.errorbar(
-                at, mean, deviation, marker="o", markersize=4, capsize=2, label=name if axis else f"{i + 1}: {name}"
-            )
+            label = name if axis else f"{i + 1}: {name}"
+            ax.errorbar(at, mean, deviation, marker="o", markersize=4, capsize=2, label=label)
         for style, (end, numbers) in zip((":", "--"), ends.items(), strict=True):
             if numbers.get(metric) is not None:
                 ax.axhline(numbers[metric], color="0.5", linestyle=style, linewidth=1, label=f"({end})")
