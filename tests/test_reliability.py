@@ -18,18 +18,40 @@ from advebm import state
 from advebm.state import Good, State
 
 DIE = """
-import os, sys
+import atexit, os, stat, sys, time
 from pathlib import Path
-calls, fsync, rename = 0, os.fsync, Path.rename
+calls, fsync, rename, begun, forced, renamed = 0, os.fsync, Path.rename, time.time(), {}, []
 
 def count(real, *arguments):
     global calls
-    calls += 1
-    if calls == int(os.environ["AT"]):
+    path = str(Path(arguments[0]).resolve()) if real is rename else os.readlink(f"/proc/self/fd/{arguments[0]}")
+    of_a_state = "/state/" in path and "/outbox/" not in path and "/grids" not in path
+    calls += of_a_state
+    if of_a_state and calls == int(os.environ["AT"]):
+        if "POWER" in os.environ:
+            power_cut()
         os.kill(os.getpid(), 9)
-    return real(*arguments)
+    result = real(*arguments)
+    if real is rename:
+        renamed.append(arguments)
+    else:
+        about = os.fstat(*arguments)
+        forced[about.st_ino] = about.st_mtime_ns
+        if stat.S_ISDIR(about.st_mode):
+            renamed.clear()
+    return result
 
-if "AT" in os.environ:  # die at the n-th forcing of a file to the disk, or renaming
+def power_cut():  # what was not forced to the disk is lost: renamings, and the content of files
+    for old, new in reversed(renamed):
+        rename(new, old)
+    for file in Path.cwd().rglob("*"):
+        about = file.stat()
+        if file.is_file() and about.st_mtime > begun and forced.get(about.st_ino) != about.st_mtime_ns:
+            os.truncate(file, 0)
+
+if "POWER" in os.environ:
+    atexit.register(power_cut)
+if "AT" in os.environ:  # die at the n-th forcing of a state to the disk, or renaming
     os.fsync = lambda *arguments: count(fsync, *arguments)
     Path.rename = lambda *arguments: count(rename, *arguments)
     from advebm import state
@@ -104,6 +126,14 @@ def test_a_killed_training_goes_on_and_ends_the_same(project, whole, method):
     log = call(project, *training(method, out))
     assert "damaged" not in log and not states(project) and not list((project / "state").rglob("*.part"))
     assert files(project / out) == files(whole)
+
+
+def test_a_power_cut_loses_only_what_was_not_forced_to_the_disk(project, whole):
+    for at in (1, 2, 3, 4, 5, 9):
+        call(project, *training("robust_jem", "cut"), code=-9, AT=str(at), POWER="1")
+    assert states(project)
+    log = call(project, *training("robust_jem", "cut"), AT="0", POWER="1")  # and one right after the end
+    assert "damaged" not in log and files(project / "cut") == files(whole)
 
 
 def test_a_stopped_training_says_so_and_goes_on(project):

@@ -122,6 +122,9 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
         stack.enter_context(_signals())
         yield State(ranks.leaders(folder))
         ranks.barrier()
+        for written in (out.parent, out, *out.rglob("*")):  # before what it can be made from goes
+            if written.exists():
+                force(written)
         shutil.rmtree(folder)
 
 
@@ -171,7 +174,12 @@ def _write(folder: Path, prefix: str, content: Good) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    handle = os.open(folder, os.O_RDONLY)
+    force(folder)
+
+
+def force(path: Path) -> None:
+    """Force a file, or what a folder lists, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

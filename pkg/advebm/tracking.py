@@ -96,6 +96,8 @@ class Outbox:
     def put(self, kind: str, *content: Any) -> None:
         with self.journal.open("a") as file:
             file.write(json.dumps([kind, *content]) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         self.events.append([kind, *content])
 
     def send(self) -> None:
@@ -189,6 +191,8 @@ class Run:
         copy = Path(str(len(self.box.events)), path.name)
         (self.box.folder / copy).parent.mkdir()
         shutil.copyfile(path, self.box.folder / copy)
+        with (self.box.folder / copy).open("rb") as file:
+            os.fsync(file.fileno())
         self.box.put("artifact", str(copy), folder)
 
     def send(self) -> None:
