@@ -18,40 +18,45 @@ from advebm import state
 from advebm.state import Good, State
 
 DIE = """
-import atexit, os, stat, sys, time
+import atexit, os, shutil, sys
 from pathlib import Path
-calls, fsync, rename, begun, forced, renamed = 0, os.fsync, Path.rename, time.time(), {}, []
+calls, fsync, rename, renamed, forced, listed = 0, os.fsync, Path.rename, [], {}, {}
+power, before = "POWER" in os.environ, set(Path.cwd().rglob("*"))
 
 def count(real, *arguments):
     global calls
-    path = str(Path(arguments[0]).resolve()) if real is rename else os.readlink(f"/proc/self/fd/{arguments[0]}")
-    of_a_state = "/state/" in path and "/outbox/" not in path and "/grids" not in path
-    calls += of_a_state
-    if of_a_state and calls == int(os.environ["AT"]):
-        if "POWER" in os.environ:
-            power_cut()
-        os.kill(os.getpid(), 9)
+    path = Path(arguments[0] if real is rename else os.readlink(f"/proc/self/fd/{arguments[0]}")).absolute()
+    counted = power or ".safetensors.part" in path.name or path.name == "parts" or path.name.startswith("train-")
+    calls += counted
+    if counted and calls == int(os.environ["AT"]):
+        os.kill(os.getpid(), 9) if not power else cut()
     result = real(*arguments)
     if real is rename:
         renamed.append(arguments)
+    elif path.is_dir():
+        listed[path] = set(os.listdir(path))
     else:
-        about = os.fstat(*arguments)
-        forced[about.st_ino] = about.st_mtime_ns
-        if stat.S_ISDIR(about.st_mode):
-            renamed.clear()
+        forced[path.stat().st_ino] = path.stat().st_mtime_ns
     return result
 
-def power_cut():  # what was not forced to the disk is lost: renamings, and the content of files
+def cut():  # of the power: what was not forced to the disk is lost, the entries of folders and the content of files
     for old, new in reversed(renamed):
-        rename(new, old)
-    for file in Path.cwd().rglob("*"):
+        if Path(new).exists() and Path(new).name not in listed.get(Path(new).absolute().parent, ()):
+            rename(new, old)
+    for path in sorted(set(Path.cwd().rglob("*")) - before):
+        if path.exists() and path.name not in listed.get(path.parent, ()):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for file in filter(Path.is_file, Path.cwd().rglob("*")):
         about = file.stat()
-        if file.is_file() and about.st_mtime > begun and forced.get(about.st_ino) != about.st_mtime_ns:
+        if about.st_mtime_ns > begun and forced.get(about.st_ino) != about.st_mtime_ns:
             os.truncate(file, 0)
+    os.kill(os.getpid(), 9)
 
-if "POWER" in os.environ:
-    atexit.register(power_cut)
-if "AT" in os.environ:  # die at the n-th forcing of a state to the disk, or renaming
+if power:
+    atexit.register(cut)
+    Path("clock").touch()
+    begun = Path("clock").stat().st_mtime_ns
+if "AT" in os.environ:  # die at the n-th forcing to the disk, or renaming; of states alone, where the power is not cut
     os.fsync = lambda *arguments: count(fsync, *arguments)
     Path.rename = lambda *arguments: count(rename, *arguments)
     from advebm import state
@@ -128,12 +133,15 @@ def test_a_killed_training_goes_on_and_ends_the_same(project, whole, method):
     assert files(project / out) == files(whole)
 
 
-def test_a_power_cut_loses_only_what_was_not_forced_to_the_disk(project, whole):
-    for at in (1, 2, 3, 4, 5, 9):
-        call(project, *training("robust_jem", "cut"), code=-9, AT=str(at), POWER="1")
-    assert states(project)
-    log = call(project, *training("robust_jem", "cut"), AT="0", POWER="1")  # and one right after the end
-    assert "damaged" not in log and files(project / "cut") == files(whole)
+def test_a_power_cut_loses_only_what_was_not_forced_to_the_disk(project, whole, tmp_path):
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    for at in (35, 2, 7, 20, 45, 0):  # the last right after the end
+        call(project, *training("robust_jem", "cut"), code=-9, AT=str(at), POWER="1", MLFLOW_TRACKING_URI=store)
+        assert at == 0 or states(project)
+    assert files(project / "cut") == files(whole)
+    assert "damaged" not in call(project, "sync", MLFLOW_TRACKING_URI=store)
+    finished = [run for run in tracked(project, store) if run[0] == "FINISHED"]
+    assert [run[1:4] for run in finished] == [["robust_jem", "done", [4, 8, 12, 16, 20]]]
 
 
 def test_a_stopped_training_says_so_and_goes_on(project):
@@ -225,6 +233,8 @@ def test_a_signal_counts_wherever_it_comes(tmp_path, monkeypatch, capfd):
 
 def test_two_processes_do_not_write_one_folder(project, monkeypatch):
     monkeypatch.chdir(project)
+    for name in ("shared", "elsewhere"):
+        (project / name).mkdir()
     with state.opened("train", project / "shared", "a key"):
         log = call(project, *training("standard", "shared"), code=1)
         assert log == "advebm: shared: another process is writing it; wait for it, or stop it\n"

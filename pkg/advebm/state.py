@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from advebm import config, ranks
+from advebm import config, disk, ranks
 from advebm.evaluation.parts import Made
 
 SHARE = 20  # a state is written when so many times have passed what the last one took: 5% of the time at most
@@ -83,6 +83,7 @@ class State:
                 return content.tensors.get("", content.tensors)
         made = make()
         folder.mkdir(exist_ok=True)
+        disk.force(self.folder)
         _write(folder, prefix, Good({"": made} if isinstance(made, Tensor) else made, {"name": name}))
         return made
 
@@ -117,14 +118,13 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
             except Timeout:
                 continue
         folder.mkdir(exist_ok=True)
+        disk.force(root.parent, root)
         for torn in folder.rglob("*.part"):
             torn.unlink()
         stack.enter_context(_signals())
         yield State(ranks.leaders(folder))
         ranks.barrier()
-        for written in (out.parent, out, *out.rglob("*")):  # before what it can be made from goes
-            if written.exists():
-                force(written)
+        disk.force(out.parent, out, *out.rglob("*"))  # before what it can be made from goes
         shutil.rmtree(folder)
 
 
@@ -164,26 +164,7 @@ def _write(folder: Path, prefix: str, content: Good) -> None:
     """PREFIX-SHA256.safetensors, whole or not at all."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in content.tensors.items()}
     data = save(tensors, {"advebm": json.dumps(content.about)})
-    temporary = folder / f"{prefix}.part"
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.rename(folder / f"{prefix}-{hashlib.sha256(data).hexdigest()}.safetensors")
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    force(folder)
-
-
-def force(path: Path) -> None:
-    """Force a file, or what a folder lists, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    disk.write(folder / f"{prefix}-{hashlib.sha256(data).hexdigest()}.safetensors", data)
 
 
 def _read(file: Path) -> Good | None:

@@ -21,7 +21,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from advebm import config
+from advebm import config, disk
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -89,15 +89,17 @@ class Outbox:
     def __init__(self, folder: Path):
         self.folder = folder
         self.journal, self.mark = folder / "events.jsonl", folder / "sent.json"
-        text = self.journal.read_text() if self.journal.exists() else ""
-        self.events = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        text = self.journal.read_text() if self.journal.exists() else None
+        whole = text[: text.rfind("\n") + 1] if text else ""
+        if whole != text:  # it is new, or its last line is torn
+            disk.write(self.journal, whole.encode())
+        self.events = [json.loads(line) for line in whole.splitlines()]
         self.sent, self.run_id = json.loads(self.mark.read_text()) if self.mark.exists() else (0, None)
 
     def put(self, kind: str, *content: Any) -> None:
         with self.journal.open("a") as file:
             file.write(json.dumps([kind, *content]) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        disk.force(self.journal)
         self.events.append([kind, *content])
 
     def send(self) -> None:
@@ -106,9 +108,7 @@ class Outbox:
             store = client()
             while self.sent < len(self.events):
                 self.sent += self._send_next(store)
-                fresh = self.mark.with_suffix(".part")
-                fresh.write_text(json.dumps([self.sent, self.run_id]))
-                fresh.replace(self.mark)
+                disk.write(self.mark, json.dumps([self.sent, self.run_id]).encode())
         if self.events and self.events[-1][0] == "end":
             shutil.rmtree(self.folder)
 
@@ -130,9 +130,10 @@ class Outbox:
             for name, value in content[0].items():
                 store.set_tag(self.run_id, name, value)
         elif kind == "artifact":
-            copy, folder = content
-            store.log_artifact(self.run_id, str(self.folder / copy), folder)
-            (self.folder / copy).unlink()
+            copy, folder = self.folder / content[0], content[1]
+            if copy.exists():  # else it was sent, and then something ended before that was noted
+                store.log_artifact(self.run_id, str(copy), folder)
+                copy.unlink()
         else:  # status, end
             store.update_run(self.run_id, status=content[0])
         return 1
@@ -191,8 +192,7 @@ class Run:
         copy = Path(str(len(self.box.events)), path.name)
         (self.box.folder / copy).parent.mkdir()
         shutil.copyfile(path, self.box.folder / copy)
-        with (self.box.folder / copy).open("rb") as file:
-            os.fsync(file.fileno())
+        disk.force(self.box.folder, self.box.folder / copy.parent, self.box.folder / copy)
         self.box.put("artifact", str(copy), folder)
 
     def send(self) -> None:
@@ -244,6 +244,7 @@ def run(
     uid = uid or f"{time.time_ns():x}-{uuid.uuid4().hex[:8]}"  # in the order of time
     folder = outbox() / uid
     folder.mkdir(parents=True, exist_ok=True)
+    disk.force(outbox().parent, outbox())
     with FileLock(folder / "lock"):
         opened = Run(Outbox(folder), uid)
         digest = config.digest(spec)

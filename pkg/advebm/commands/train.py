@@ -36,19 +36,16 @@ class Course:
         self.run.metrics(values, step)
 
     def watch(self, step: int, pictures: dict[str, "Tensor"]) -> None:
-        from advebm import figures, ranks
+        from advebm import disk, figures, ranks
         from advebm.data import images
-        from advebm.state import force
 
         if ranks.rank():  # the leader draws
             return
         for name, x in pictures.items():
             path = self.grids / f"{name}_{step:06d}.png"
             figures.grid(images.to_bytes(x[:100]), path, f"{self.title}: {name.replace('_', ' ')}, step {step}")
-            force(path)
+            disk.force(path, self.grids)
             self.run.artifact(path, "grids")
-        if self.grids.exists():
-            force(self.grids)
 
     def keep(self, step: int, tensors: dict[str, "Tensor"]) -> None:
         about = {"step": step, "rows": list(self.rows), "recoveries": list(self.recoveries), "run": self.run.uid}
