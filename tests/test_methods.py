@@ -11,7 +11,7 @@ from advebm.energy import SCORES, given, marginal
 from advebm.methods import METHODS
 from advebm.methods.at_ebm import Progressive
 from advebm.methods.base import Context
-from advebm.networks.flow import Glow, ResidualFlow, estimates_from
+from advebm.networks.flow import LOG_DET_TERMS, Glow, ResidualFlow, estimates_from
 from advebm.samplers.buffer import Replay
 from advebm.samplers.pgd import Ascent, Attack
 from advebm.samplers.proximal import Proximal
@@ -339,6 +339,23 @@ def test_flows_have_the_density_of_their_jacobian(make, nets, batch, name):
         assert torch.allclose(net.eval()(x)[:, 0], exact, atol=0.5)  # one probe
     bits = method.bits_per_dim(-exact.mean())
     assert bits.item() == pytest.approx(-exact.mean().item() / math.log(2) / 16 + math.log2(256))
+
+
+def test_residual_blocks_log_det_in_evaluation_is_normflows(nets, make, batch):
+    from normflows.flows.residual import basic_logdet_estimator
+
+    net = nets("residual_flow")
+    for parameter in net.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    block = next(m for m in net.eval().modules() if hasattr(m, "iresblock"))
+    x = torch.randn(6, *net.latents[0], dtype=torch.float64).requires_grad_(True)
+    probe = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x).expand_as(x)
+    g = block.iresblock.nnet(x)
+    expected = basic_logdet_estimator(g, x, LOG_DET_TERMS, probe, lambda k: 1.0, True)
+    z, found = block.inverse(x)
+    assert torch.allclose(z, x + g) and torch.allclose(found, expected) and expected.std() > 0.01
+    slopes = [torch.autograd.grad(log_det.sum(), x)[0] for log_det in (found, expected)]
+    assert torch.allclose(*slopes) and slopes[0].abs().max() > 0.01
 
 
 @pytest.mark.parametrize("name", ["glow", "residual_flow"])
