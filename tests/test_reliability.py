@@ -17,50 +17,16 @@ import yaml
 from advebm import state
 from advebm.state import Good, State
 
-DIE = """
-import atexit, os, shutil, sys
-from pathlib import Path
-calls, fsync, rename, renamed, forced, listed = 0, os.fsync, Path.rename, [], {}, {}
-power, before = "POWER" in os.environ, set(Path.cwd().rglob("*"))
-
-def count(real, *arguments):
-    global calls
-    path = Path(arguments[0] if real is rename else os.readlink(f"/proc/self/fd/{arguments[0]}")).absolute()
-    counted = power or ".safetensors.part" in path.name or path.name == "parts" or path.name.startswith("train-")
-    calls += counted
-    if counted and calls == int(os.environ["AT"]):
-        os.kill(os.getpid(), 9) if not power else cut()
-    result = real(*arguments)
-    if real is rename:
-        renamed.append(arguments)
-    elif path.is_dir():
-        listed[path] = set(os.listdir(path))
-    else:
-        forced[path.stat().st_ino] = path.stat().st_mtime_ns
-    return result
-
-def cut():  # of the power: what was not forced to the disk is lost, the entries of folders and the content of files
-    for old, new in reversed(renamed):
-        if Path(new).exists() and Path(new).name not in listed.get(Path(new).absolute().parent, ()):
-            rename(new, old)
-    for path in sorted(set(Path.cwd().rglob("*")) - before):
-        if path.exists() and path.name not in listed.get(path.parent, ()):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for file in filter(Path.is_file, Path.cwd().rglob("*")):
-        about = file.stat()
-        if about.st_mtime_ns > begun and forced.get(about.st_ino) != about.st_mtime_ns:
-            os.truncate(file, 0)
-    os.kill(os.getpid(), 9)
-
-if power:
-    atexit.register(cut)
-    Path("clock").touch()
-    begun = Path("clock").stat().st_mtime_ns
-if "AT" in os.environ:  # die at the n-th forcing to the disk, or renaming; of states alone, where the power is not cut
-    os.fsync = lambda *arguments: count(fsync, *arguments)
-    Path.rename = lambda *arguments: count(rename, *arguments)
-    from advebm import state
-    state.SHARE = 0
+PYTHONPATH = f"{Path('pkg').resolve()}:{Path('tests').resolve()}"
+RUN = """
+import os
+if "AT" in os.environ:
+    import dying
+if "CUT" in os.environ:
+    import power
+from advebm import state
+if {"AT", "CUT"} & set(os.environ):
+    state.SHARE = 0  # a state is written at every record
 from advebm.cli import main
 main()
 """
@@ -83,12 +49,17 @@ def project(tmp_path_factory):
 def start(project, *arguments, **environment):
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "ADVEBM_"))}
     return subprocess.Popen(
-        [sys.executable, "-c", DIE, *map(str, arguments)],
+        [sys.executable, "-c", RUN, *map(str, arguments)],
         cwd=project,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path("pkg").resolve()), **environment},
+        env={
+            **kept,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": PYTHONPATH,
+            **environment,
+        },
     )
 
 
@@ -136,7 +107,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(project, whole, method):
 def test_a_power_cut_loses_only_what_was_not_forced_to_the_disk(project, whole, tmp_path):
     store = f"sqlite:///{tmp_path}/mlflow.db"
     for at in (35, 2, 7, 20, 45, 0):  # the last right after the end
-        call(project, *training("robust_jem", "cut"), code=-9, AT=str(at), POWER="1", MLFLOW_TRACKING_URI=store)
+        call(project, *training("robust_jem", "cut"), code=-9, CUT=str(at), MLFLOW_TRACKING_URI=store)
         assert at == 0 or states(project)
     assert files(project / "cut") == files(whole)
     assert "damaged" not in call(project, "sync", MLFLOW_TRACKING_URI=store)
@@ -292,7 +263,11 @@ print(json.dumps([[run.info.status, run.data.tags["method"], run.data.tags.get("
         cwd=project,
         capture_output=True,
         text=True,
-        env={**os.environ, "MLFLOW_TRACKING_URI": store, "PYTHONPATH": str(Path("pkg").resolve())},
+        env={
+            **os.environ,
+            "MLFLOW_TRACKING_URI": store,
+            "PYTHONPATH": PYTHONPATH,
+        },
     )
     return json.loads(done.stdout.splitlines()[-1])
 

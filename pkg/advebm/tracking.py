@@ -189,11 +189,11 @@ class Run:
         self.box.put("tags", {name.replace("__", "."): str(value) for name, value in values.items()})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        copy = Path(str(len(self.box.events)), path.name)
-        (self.box.folder / copy).parent.mkdir()
-        shutil.copyfile(path, self.box.folder / copy)
-        disk.force(self.box.folder, self.box.folder / copy.parent, self.box.folder / copy)
-        self.box.put("artifact", str(copy), folder)
+        copy = self.box.folder / str(len(self.box.events)) / path.name
+        copy.parent.mkdir()
+        shutil.copyfile(path, copy)
+        disk.force(self.box.folder, copy.parent, copy)
+        self.box.put("artifact", str(copy.relative_to(self.box.folder)), folder)
 
     def send(self) -> None:
         """Send what waits; where that fails, say so and try no more."""
