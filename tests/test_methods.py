@@ -424,7 +424,7 @@ def test_state_is_the_replay_buffer(make, small, batch, name):
 def test_progressive_k_advances_and_resumes(make, binary, batch):
     def run(method, aucs):
         for auc in aucs:
-            method.advance(auc)
+            method.advance(torch.tensor(auc, dtype=torch.float64))
         return method.k
 
     slow = make("at_ebm", progressive=Progressive(iterations=4, auc=None))  # Algorithm 2: so many iterations a K

@@ -142,7 +142,8 @@ def fit(
     total = max(1, round(training.epochs * batches.steps_per_epoch))
     method.begin(context)
     spec = vars(training.optimizer).copy()
-    optimizer = OPTIMIZERS[spec.pop("name")](net.parameters(), **spec)
+    fused = True if next(net.parameters()).is_cuda else None
+    optimizer = OPTIMIZERS[spec.pop("name")](net.parameters(), fused=fused, **spec)
     average = copy.deepcopy(net).requires_grad_(False) if training.ema else None
     kept = average if average is not None else net
     losses = ranks.parallel(Losses(method, in_bf16(net, training.precision == "bf16")))

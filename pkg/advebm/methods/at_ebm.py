@@ -85,15 +85,15 @@ class ATEBM(Method):
         near, far = ranks.gather(e.detach()), ranks.gather(e_star.detach())
         auc = ((near[:, None] < far).double() + 0.5 * (near[:, None] == far)).mean()
         logs = {"energy": e.mean(), "energy_gap": e.mean() - e_star.mean(), "auc": auc, "k": auc.new_tensor(self.k)}
-        self.advance(float(auc))
+        self.advance(auc)
         return Loss(value, logs, x_adv=x_adv, x_neg=x_star)
 
-    def advance(self, auc: float) -> None:
-        """The curriculum after a batch of this AUC: K + 1 where it is time, up to the last K."""
+    def advance(self, auc: Tensor) -> None:
+        """The curriculum after a batch of this AUC: K + 1 where it is time, up to the last K. Reads it until then only."""
         if self.progressive is None or self.k == self.ascent.steps:
             return
         rule = self.progressive
-        self.aucs.append(auc)
+        self.aucs.append(float(auc))
         last = self.aucs[-rule.window :]
         easy = rule.auc is not None and len(last) == rule.window and sum(last) / rule.window > rule.auc
         if easy or len(self.aucs) == rule.iterations:
