@@ -54,12 +54,7 @@ def start(project, *arguments, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={
-            **kept,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": PYTHONPATH,
-            **environment,
-        },
+        env={**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH, **environment},
     )
 
 
@@ -263,11 +258,7 @@ print(json.dumps([[run.info.status, run.data.tags["method"], run.data.tags.get("
         cwd=project,
         capture_output=True,
         text=True,
-        env={
-            **os.environ,
-            "MLFLOW_TRACKING_URI": store,
-            "PYTHONPATH": PYTHONPATH,
-        },
+        env={**os.environ, "MLFLOW_TRACKING_URI": store, "PYTHONPATH": PYTHONPATH},
     )
     return json.loads(done.stdout.splitlines()[-1])
 
