@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test soak install clean
+.PHONY: repro test soak startup install clean
 
 repro: install  ## the default study, from data to report
 	dvc repro
@@ -18,6 +18,10 @@ test: install  ## linters, layers, tests
 
 soak: install  ## what takes long: real CIFAR-10, found under ADVEBM_DATA
 	pytest -m soak -s
+
+startup: install  ## how long the stages take to begin
+	dvc repro --quiet
+	python tests/startup.py
 
 install: $(VENV)/installed
 

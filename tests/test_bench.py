@@ -36,7 +36,7 @@ def test_samplers_in_bfloat16_are_near_those_in_float32(monkeypatch, norm):
     monkeypatch.setattr(networks, "has_bf16", lambda device: True)
     torch.manual_seed(1)
     x = torch.rand(16, 1, 8, 8)
-    low, full = networks.in_bf16(net(norm), True), net(norm)
+    low, full = networks.accelerated(net(norm), True), net(norm)
     with networks.sampling(full):
         exact = grad(marginal(full), x)
     with networks.sampling(low):

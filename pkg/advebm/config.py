@@ -300,6 +300,12 @@ def stage_specs(study: dict[str, Any], method: str) -> dict[str, Any]:
     }
 
 
+def parts(study: dict[str, Any]) -> dict[str, Any]:
+    """A study that `read` has checked, in the parts that stages depend on: {"data": ..., "models/jem": ...}."""
+    split = {f"{key}/{name}": part for key in ("models", "sampling") for name, part in study[key].items()}
+    return {key: part for key, part in study.items() if key not in ("models", "sampling", "network", "training")} | split
+
+
 def flat(entry: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a.b": 1}."""
     result = {}

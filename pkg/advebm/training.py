@@ -16,7 +16,7 @@ from advebm.data.batches import Augmentation, Batch, Batches
 from advebm.data.images import Images
 from advebm.energy import conditional, given, marginal
 from advebm.methods.base import Context, Loss, Method
-from advebm.networks import frozen, in_bf16
+from advebm.networks import accelerated, frozen
 from advebm.ranges import Count, Fraction, NonNegative, Positive, Steps
 
 Log = Callable[[int, dict[str, float]], None]
@@ -53,6 +53,13 @@ class Adam:
 
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+
+
+def built(spec: SGD | Adam, net: nn.Module) -> torch.optim.Optimizer:
+    """torch's optimiser of that name, fused on a GPU."""
+    numbers = vars(spec).copy()
+    fused = True if next(net.parameters()).is_cuda else None
+    return OPTIMIZERS[numbers.pop("name")](net.parameters(), fused=fused, **numbers)
 
 
 @dataclass(kw_only=True)
@@ -141,12 +148,10 @@ def fit(
     batches = Batches(train, training.batch, training.augmentation, context.seed, context.device, outliers)
     total = max(1, round(training.epochs * batches.steps_per_epoch))
     method.begin(context)
-    spec = vars(training.optimizer).copy()
-    fused = True if next(net.parameters()).is_cuda else None
-    optimizer = OPTIMIZERS[spec.pop("name")](net.parameters(), fused=fused, **spec)
+    optimizer = built(training.optimizer, net)
     average = copy.deepcopy(net).requires_grad_(False) if training.ema else None
     kept = average if average is not None else net
-    losses = ranks.parallel(Losses(method, in_bf16(net, training.precision == "bf16")))
+    losses = ranks.parallel(Losses(method, accelerated(net, training.precision == "bf16")))
     sums: dict[str, Tensor] = {}
     since = 0
     if state:

@@ -81,6 +81,7 @@ def bench(
         "batch": batch,
         "steps": steps,
         "repeats": repeats,
+        "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32,
         "precision": "bf16" if model["training"].get("precision") == "bf16" and networks.has_bf16(device) else "fp32",
         "matrix_flops": rates,
         "rows": rows,
@@ -99,8 +100,9 @@ def measured(job: Job, repeats: int, rates: dict[str, float], device: "torch.dev
     ways = {"plain": job.plain, "fast": job.fast}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     memory = {}
-    for name, way in ways.items():  # once to warm up, counted and weighed
+    for name, way in ways.items():
         memory[name], flops = weighed(way)
+        way()  # to warm up: what is weighed is not recorded as a graph
     for _ in range(repeats):
         for name, way in ways.items():
             synchronise(device)
@@ -215,7 +217,8 @@ def markdown(study: str, result: dict[str, Any]) -> str:
     notes = (
         f"{result['device']}, {result['threads']} threads; network: {network}; batches of {result['batch']}; chains and "
         f"attacks of {result['steps']} steps; the package's gradients, chains and training steps sample in "
-        f"{result['precision']}, what is generated and measured is in fp32 both ways.",
+        f"{result['precision']}, what is generated and measured is in fp32 both ways"
+        f"{', whose convolutions are TF32, as torch has them' if result['tf32'] else ''}.",
         "A training step is loss, gradients and optimiser, without reading or augmenting the batch.",
         f"Median, least and most of {result['repeats']} turns. Operations of matrix products and convolutions, "
         f"counted. Matrix multiplication: {rates}; the part is of the faster.",

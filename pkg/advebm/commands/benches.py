@@ -19,13 +19,13 @@ from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
 from advebm.energy import grad, marginal, negative, posterior
 from advebm.methods.base import Context, Method
-from advebm.networks import in_bf16, sampling
+from advebm.networks import accelerated, sampling
 from advebm.samplers.buffer import Replay
 from advebm.samplers.pgd import Attack
 from advebm.samplers.proximal import Proximal
 from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
-from advebm.training import OPTIMIZERS
+from advebm.training import OPTIMIZERS, built
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}  # of data.source
 CLASSES = 10
@@ -47,7 +47,7 @@ def jobs(
 
     model = config.model(entry, methods[0])
     net = model.network.build(shape, model.method.outputs(CLASSES)).to(device)
-    fast = in_bf16(net, model.training.precision == "bf16").eval()
+    fast = accelerated(net, model.training.precision == "bf16").eval()
     slow = plain.network(net).eval()
     langevin = Langevin(steps=steps, step_size=0.1, noise=0.005, clamp_grad=1.0, clip=True)
     attack = Attack(eps=8 / 255, steps=steps)
@@ -118,7 +118,9 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
         method = plain.method(method) if kind == "plain" else copy.deepcopy(method)
         method.begin(context)
         fresh = plain.network(net) if kind == "plain" else copy.deepcopy(net)
-        in_bf16(fresh, kind == "fast" and model.training.precision == "bf16")
+        if kind == "fast":
+            accelerated(fresh, model.training.precision == "bf16")
+            return fresh.train(), method, built(model.training.optimizer, fresh)
         spec = vars(model.training.optimizer).copy()
         return fresh.train(), method, OPTIMIZERS[spec.pop("name")](fresh.parameters(), **spec)
 

@@ -1,5 +1,6 @@
 """What is here."""
 
+import json
 from typing import Annotated
 
 from typer import Argument
@@ -48,11 +49,12 @@ def check(
     method: o.Method,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    out: Annotated[o.Path | None, o.Option(help="file to write the study's name to")] = None,
+    out: Annotated[o.Path | None, o.Option(help="folder for what it says of the study, a file for each part")] = None,
 ) -> None:
     """Say whether the params file is right, before anything long begins."""
     config.check_top(params)
-    model = config.read(params, study, method)["models"][method]
+    entry = config.read(params, study, method)
+    model = entry["models"][method]
     shares = {"training.batch": model["training"]["batch"], "buffer.size": model.get("buffer", {}).get("size", 0)}
     processes = config.processes(params)
     for key, count in shares.items():
@@ -62,6 +64,8 @@ def check(
                 "take a multiple"
             )
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(f"{study}\n")
+        for name, part in config.parts(entry).items():
+            file = out / f"{name}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(part, indent=1) + "\n")
     print(f"{params}: {study} is right")

@@ -41,11 +41,13 @@ class Course:
 
         if ranks.rank():  # the leader draws
             return
-        for name, x in pictures.items():
-            path = self.grids / f"{name}_{step:06d}.png"
-            figures.grid(images.to_bytes(x[:100]), path, f"{self.title}: {name.replace('_', ' ')}, step {step}")
-            disk.force(path, self.grids)
+        paths = {name: self.grids / f"{name}_{step:06d}.png" for name in pictures}
+        for name, path in paths.items():
+            title = f"{self.title}: {name.replace('_', ' ')}, step {step}"
+            figures.grid(images.to_bytes(pictures[name][:100]), path, title)
             self.run.artifact(path, "grids")
+        if paths:
+            disk.force(*paths.values(), self.grids)
 
     def keep(self, step: int, tensors: dict[str, "Tensor"]) -> None:
         about = {"step": step, "rows": list(self.rows), "recoveries": list(self.recoveries), "run": self.run.uid}

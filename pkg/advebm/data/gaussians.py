@@ -36,11 +36,11 @@ class Gaussians:
         return cls(mean, factor, shape)
 
     def sample(self, y: Tensor, streams: Streams) -> Tensor:
-        """Images (B, C, H, W) of the classes y (B,), clamped to [0, 1]."""
-        z = streams.normal(self.mean.shape[1])
+        """Images (B, C, H, W) of the classes y (B,), clamped to [0, 1]; y and streams may be on another device."""
+        z = streams.normal(self.mean.shape[1]).to(self.mean.device, non_blocking=True)
         x = torch.empty_like(z)
-        for k in y.unique():
-            chosen = y == k
+        for k in y.unique().tolist():
+            chosen = (y == k).nonzero().squeeze(1).to(z.device, non_blocking=True)
             x[chosen] = self.mean[k] + z[chosen] @ self.factor[k].T
         return x.clamp(0, 1).view(-1, *self.shape)
 

@@ -12,7 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from advebm import ranks
 from advebm.networks.flow import Flow, Glow, ResidualFlow
+from advebm.networks.graphs import Recorded
 from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import Classifier, WideResNet
 
@@ -36,23 +38,30 @@ class frozen:
 
 
 class sampling(frozen):
-    """As `frozen`, and in bfloat16 where `in_bf16` said so: in it a method samples and attacks."""
+    """As `frozen`, and as `accelerated` said: in it a method samples and attacks."""
 
     def __enter__(self) -> nn.Module:
         place = next(self.net.parameters()).device.type
         self.cast = torch.autocast(place, torch.bfloat16, enabled=getattr(self.net, "bf16", False))
+        self.recorded = getattr(self.net, "recorded", None)
         self.cast.__enter__()
+        if self.recorded:
+            self.net.trunk.forward = self.recorded
         return super().__enter__()
 
     def __exit__(self, *error) -> None:
         super().__exit__(*error)
+        if self.recorded:
+            del self.net.trunk.forward
         self.cast.__exit__(*error)
 
 
-def in_bf16(net: nn.Module, wanted: bool) -> nn.Module:
-    """Samplers and attacks of a training go through this network in bfloat16, if that is wanted and the machine has it;
-    the weights, the images and all that is measured stay float32."""
-    net.bf16 = wanted and has_bf16(next(net.parameters()).device)
+def accelerated(net: nn.Module, bf16: bool) -> nn.Module:
+    """Samplers and attacks of a training go through this network in bfloat16, if that is wanted and the machine has it, and
+    by CUDA graphs on a GPU that works alone. The weights, the images and all that is measured stay float32."""
+    place = next(net.parameters()).device
+    net.bf16 = bf16 and has_bf16(place)
+    net.recorded = Recorded(net.trunk) if place.type == "cuda" and ranks.size() == 1 and hasattr(net, "trunk") else None
     return net
 
 

@@ -78,7 +78,7 @@ def residual_block(g: nn.Module) -> nn.Module:
 
 
 def linearised(layers: nn.Sequential, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """g(x) and v -> J(x)^T v, of a Lipschitz network in evaluation, J = dg/dx.
+    """g(x) and v -> J(x)^T v, of a Lipschitz network in evaluation, J = dg/dx; its Swish is x sigmoid(beta x) / 1.1.
 
     By the chain rule, written out: differentiating a series of autograd's own gradients costs several times as much.
     """

@@ -10,7 +10,7 @@ from advebm import ranks
 from advebm.ranges import Count, Fraction
 from advebm.samplers.streams import Streams
 
-Start = Callable[[Streams], Tensor]  # fresh images (B, C, H, W), one for each stream
+Start = Callable[[Streams], Tensor]  # fresh images (B, C, H, W), one for each stream, wherever those are
 
 
 @dataclass(kw_only=True)
@@ -46,10 +46,10 @@ class Buffer:
         if ranks.size() > 1:
             mine = places % ranks.size() == ranks.rank()
             x = ranks.share(ranks.total(torch.where(mine.view(-1, 1, 1, 1), x, 0)))
-        streams = Streams(self.seed, "fresh", step, ids=ranks.ids(count, self.device))
+        streams = Streams(self.seed, "fresh", step, ids=ranks.ids(count, "cpu"))  # how many, is known there at once
         fresh = (streams.uniform() < self.reinit).nonzero().squeeze(1)
         if len(fresh):
-            x[fresh] = self.start(streams[fresh]).to(x.dtype)
+            x[fresh.to(x.device, non_blocking=True)] = self.start(streams[fresh]).to(x, non_blocking=True)
         return x, places
 
     def store(self, places: Tensor, x: Tensor) -> None:
