@@ -1,6 +1,6 @@
 """Imported by a process whose power is cut at the CUT-th forcing to the disk, or renaming, or at its end.
 
-What it did not force to the disk in this folder is lost then: the entries of folders, renamings, and the content of files.
+What it did not force to the disk in this folder is lost then: entries of folders, renamings, and what was added to files.
 """
 
 import atexit
@@ -28,7 +28,8 @@ def counted(real, *arguments):
     if path.is_dir():
         listed[path] = set(os.listdir(path))
     else:
-        forced[path.stat().st_ino] = path.stat().st_mtime_ns
+        about = path.stat()
+        forced[about.st_ino] = about.st_mtime_ns, about.st_size
     return result
 
 
@@ -41,8 +42,9 @@ def cut():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for file in filter(Path.is_file, Path.cwd().rglob("*")):
         about = file.stat()
-        if about.st_mtime_ns > begun and forced.get(about.st_ino) != about.st_mtime_ns:
-            os.truncate(file, 0)
+        time, size = forced.get(about.st_ino, (begun, 0))
+        if about.st_mtime_ns > time:
+            os.truncate(file, size)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
