@@ -29,7 +29,7 @@ def counted(real, *arguments):
         listed[path] = set(os.listdir(path))
     else:
         about = path.stat()
-        forced[about.st_ino] = about.st_mtime_ns, about.st_size
+        forced[about.st_ino] = about.st_mtime_ns, about.st_size, os.dup(arguments[0])  # open, so that none gets its number
     return result
 
 
@@ -42,9 +42,9 @@ def cut():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for file in filter(Path.is_file, Path.cwd().rglob("*")):
         about = file.stat()
-        time, size = forced.get(about.st_ino, (begun, 0))
+        time, size, _ = forced.get(about.st_ino, (begun, 0, None))
         if about.st_mtime_ns > time:
-            os.truncate(file, size)
+            os.truncate(file, min(size, about.st_size))
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -46,6 +46,7 @@ def seconds(*command, **more):
 
 def main():
     subprocess.run(["dvc", "repro", "--quiet"], check=True)
+    root = os.environ.get("ADVEBM_DATA") or str(Path("data/raw").resolve())
     rows = dict(commands())
     found = {name: [] for name in ("import torch", *rows, "dvc repro, nothing to do")}
     for _ in range(TURNS):
@@ -53,7 +54,7 @@ def main():
         for name, command in rows.items():
             with tempfile.TemporaryDirectory() as folder:
                 there = re.sub(r"--out (\S+)", lambda match, at=folder: f"--out {at}/{Path(match[1]).name}", command)
-                found[name].append(seconds(*there.split(), ADVEBM_TRACKING="off", DVC_ROOT=folder))
+                found[name].append(seconds(*there.split(), ADVEBM_TRACKING="off", DVC_ROOT=folder, ADVEBM_DATA=root))
         found["dvc repro, nothing to do"].append(seconds("dvc", "repro", "--quiet"))
     torch = statistics.median(found["import torch"])
     print("| what | seconds | least, most | beyond torch |\n|---|---|---|---|")

@@ -43,7 +43,7 @@ def work():
         shared(ranks.share(x)).square().mean().backward()
     found["batch norm/gradients"] = torch.cat([p.grad.flatten() for p in net.parameters()])
     found |= {f"batch norm/{name}": value for name, value in net.named_buffers()}
-    buffer = Buffer(Replay(size=12, reinit=0.3), uniform_start(torch.Size((1, 2, 2))), 5, "cpu")
+    buffer = Buffer(Replay(size=12, reinit=0.3), uniform_start(torch.Size((1, 2, 2)), "cpu"), 5, "cpu")
     for step in range(4):
         x, places = buffer.draw(step, 6 // ranks.size())
         buffer.store(places, x + 1)
@@ -97,7 +97,7 @@ def test_a_batch_that_cannot_be_shared_is_told(monkeypatch):
     with pytest.raises(ValueError, match="3 processes cannot share 8 images evenly; take a multiple"):
         ranks.share(torch.zeros(8, 1))
     with pytest.raises(ValueError, match="cannot share a replay buffer of 20 evenly"):
-        Buffer(Replay(size=20), uniform_start(torch.Size((1, 2, 2))), 0, "cpu")
+        Buffer(Replay(size=20), uniform_start(torch.Size((1, 2, 2)), "cpu"), 0, "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,7 @@ def test_proximal_with_one_inner_step_is_clamped_descent(small):
 
 
 def test_buffer_keeps_chains_and_starts_some_afresh():
-    buffer = Buffer(Replay(size=50, reinit=0.5), uniform_start((1, 2, 2)), 0, "cpu")
+    buffer = Buffer(Replay(size=50, reinit=0.5), uniform_start((1, 2, 2), "cpu"), 0, "cpu")
     before = buffer.images.clone()
     x, places = buffer.draw(0, 20)
     assert len(places.unique()) == 20

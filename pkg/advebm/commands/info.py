@@ -49,7 +49,7 @@ def check(
     method: o.Method,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    out: Annotated[o.Path | None, o.Option(help="folder for what it says of the study, a file for each part")] = None,
+    out: Annotated[o.Path | None, o.Option(help="folder for what it says of the study, whole and in parts")] = None,
 ) -> None:
     """Say whether the params file is right, before anything long begins."""
     config.check_top(params)
@@ -64,8 +64,11 @@ def check(
                 "take a multiple"
             )
     if out is not None:
-        for name, part in config.parts(entry).items():
-            file = out / f"{name}.json"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(part, indent=1) + "\n")
+        import yaml
+
+        texts = {f"{name}.json": json.dumps(part, indent=1) + "\n" for name, part in config.parts(entry).items()}
+        texts["params.yaml"] = yaml.safe_dump({study: entry}, sort_keys=False)
+        for name, text in texts.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_text(text)
     print(f"{params}: {study} is right")

@@ -36,17 +36,20 @@ class Gaussians:
         return cls(mean, factor, shape)
 
     def sample(self, y: Tensor, streams: Streams) -> Tensor:
-        """Images (B, C, H, W) of the classes y (B,), clamped to [0, 1]; y and streams may be on another device."""
-        z = streams.normal(self.mean.shape[1]).to(self.mean.device, non_blocking=True)
+        """Images (B, C, H, W) of the classes y (B,), clamped to [0, 1], in float32 also where networks are cast. Waits for
+        y, unless that is on the CPU."""
+        z = streams.normal(self.mean.shape[1])
         x = torch.empty_like(z)
-        for k in y.unique().tolist():
-            chosen = (y == k).nonzero().squeeze(1).to(z.device, non_blocking=True)
-            x[chosen] = self.mean[k] + z[chosen] @ self.factor[k].T
+        with torch.autocast(z.device.type, enabled=False):
+            for k in y.unique().tolist():
+                chosen = (y == k).nonzero().squeeze(1).to(z.device, non_blocking=True)
+                x[chosen] = self.mean[k] + z[chosen] @ self.factor[k].T
         return x.clamp(0, 1).view(-1, *self.shape)
 
     def start(self, streams: Streams) -> Tensor:
-        """Images of classes drawn evenly: a start for chains on E(x)."""
-        return self.sample(streams.integers(len(self.mean)), streams)
+        """Images of classes drawn evenly: a start for chains on E(x). The streams may be on the CPU."""
+        y = streams.integers(len(self.mean))
+        return self.sample(y, streams.to(self.mean.device))
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

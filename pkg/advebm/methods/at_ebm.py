@@ -84,7 +84,7 @@ class ATEBM(Method):
             value = value + self.r1 / 2 * gradient.flatten(1).square().sum(1).mean()
         near, far = ranks.gather(e.detach()), ranks.gather(e_star.detach())
         auc = ((near[:, None] < far).double() + 0.5 * (near[:, None] == far)).mean()
-        logs = {"energy": e.mean(), "energy_gap": e.mean() - e_star.mean(), "auc": auc, "k": auc.new_tensor(self.k)}
+        logs = {"energy": e.mean(), "energy_gap": e.mean() - e_star.mean(), "auc": auc, "k": auc.new_full((), self.k)}
         self.advance(auc)
         return Loss(value, logs, x_adv=x_adv, x_neg=x_star)
 

@@ -24,7 +24,7 @@ class IGEBM(ReplayMethod):
     sampler: Langevin
 
     def start(self) -> Start:
-        return uniform_start(self.context.shape)
+        return uniform_start(self.context.shape, self.context.device)
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x, y, _ = batch

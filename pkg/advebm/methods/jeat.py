@@ -32,7 +32,7 @@ class JEAT(ReplayMethod):
     sampler: Langevin
 
     def start(self) -> Start:
-        return uniform_start(self.context.shape)
+        return uniform_start(self.context.shape, self.context.device)
 
     def attack(self, net: nn.Module, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
         """x_adv (B, C, H, W)."""

@@ -19,7 +19,7 @@ class JEM(ReplayMethod):
     sampler: Langevin
 
     def start(self) -> Start:
-        return uniform_start(self.context.shape)
+        return uniform_start(self.context.shape, self.context.device)
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x, y, _ = batch

@@ -1,6 +1,8 @@
 """Passes through a trunk as CUDA graphs, launched as a whole: a step of a chain or an attack is hundreds of kernels."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,22 +22,36 @@ class Recorded:
         self.graphs: dict[tuple, Callable[[Tensor], Tensor]] = {}
 
     def __call__(self, h: Tensor) -> Tensor:
-        if _get_current_dispatch_mode() is not None:
+        if not h.requires_grad or _get_current_dispatch_mode() is not None:
             return self.passes(h)
         low = torch.is_autocast_enabled("cuda")
         if (h.shape, h.dtype, low) not in self.graphs:
-            self.graphs[h.shape, h.dtype, low] = self._record(h, low)
+            with recording(self.weights), torch.autocast("cuda", torch.bfloat16, enabled=low, cache_enabled=False):
+                self.graphs[h.shape, h.dtype, low] = self._record(h.detach().clone().requires_grad_())
         return self.graphs[h.shape, h.dtype, low](h)
 
-    def _record(self, h: Tensor, low: bool) -> Callable[[Tensor], Tensor]:
-        trained = [weight for weight in self.weights if weight.requires_grad]
+    def _record(self, sample: Tensor) -> Callable[[Tensor], Tensor]:
         try:
-            for weight in trained:
-                weight.requires_grad_(False)
-            with torch.autocast("cuda", torch.bfloat16, enabled=low, cache_enabled=False):  # weights are cast in the graph
-                return torch.cuda.make_graphed_callables(self.passes, (h.detach().clone().requires_grad_(),))
+            return torch.cuda.make_graphed_callables(self.passes, (sample,))
         except RuntimeError:
             return self.passes
-        finally:
-            for weight in trained:
-                weight.requires_grad_(True)
+
+
+@contextmanager
+def recording(weights: list[nn.Parameter]) -> Iterator[None]:
+    """In this block the weights take no part in gradients, and no graph that went before is destroyed, which would spoil
+    the one that is recorded; afterwards the stream is that of before, also where recording failed."""
+    stream, collects = torch.cuda.current_stream(), gc.isenabled()
+    trained = [weight for weight in weights if weight.requires_grad]
+    gc.collect()
+    gc.disable()
+    for weight in trained:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in trained:
+            weight.requires_grad_(True)
+        if collects:
+            gc.enable()
+        torch.cuda.set_stream(stream)

@@ -10,7 +10,7 @@ from advebm import ranks
 from advebm.ranges import Count, Fraction
 from advebm.samplers.streams import Streams
 
-Start = Callable[[Streams], Tensor]  # fresh images (B, C, H, W), one for each stream, wherever those are
+Start = Callable[[Streams], Tensor]  # fresh images (B, C, H, W), one for each stream, which may be on the CPU
 
 
 @dataclass(kw_only=True)
@@ -49,7 +49,7 @@ class Buffer:
         streams = Streams(self.seed, "fresh", step, ids=ranks.ids(count, "cpu"))  # how many, is known there at once
         fresh = (streams.uniform() < self.reinit).nonzero().squeeze(1)
         if len(fresh):
-            x[fresh.to(x.device, non_blocking=True)] = self.start(streams[fresh]).to(x, non_blocking=True)
+            x[fresh.to(x.device, non_blocking=True)] = self.start(streams[fresh]).to(x.dtype)
         return x, places
 
     def store(self, places: Tensor, x: Tensor) -> None:
@@ -71,6 +71,6 @@ class Buffer:
         self.kept = state["images"][ranks.rank() :: ranks.size()].to(self.kept.device)
 
 
-def uniform_start(shape: torch.Size) -> Start:
+def uniform_start(shape: torch.Size, device: torch.device | str) -> Start:
     """Images of U(0, 1) noise, shape (C, H, W)."""
-    return lambda streams: streams.uniform(*shape)
+    return lambda streams: streams.to(device).uniform(*shape)

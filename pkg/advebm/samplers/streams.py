@@ -33,9 +33,16 @@ class Streams:
 
     def __getitem__(self, index: Tensor) -> "Streams":
         """The streams of some of the images, at the position reached."""
-        part = object.__new__(Streams)
-        part.state, part.position = self.state[index], self.position
-        return part
+        return self._of(self.state[index])
+
+    def to(self, device: torch.device | str) -> "Streams":
+        """The streams on that device, at the position reached."""
+        return self._of(self.state.to(device, non_blocking=True))
+
+    def _of(self, state: Tensor) -> "Streams":
+        streams = object.__new__(Streams)
+        streams.state, streams.position = state, self.position
+        return streams
 
     def _bits(self, shape: tuple[int, ...]) -> Tensor:
         count = torch.Size(shape).numel()
