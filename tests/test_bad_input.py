@@ -18,6 +18,7 @@ PARAMS = yaml.safe_load(Path("params.yaml").read_text())
 
 # a key of the study tiny, its value, what is told
 VALUES = [
+    ("models", {}, "must name at least one method"),
     ("network.wdith", 2, "unknown key 'wdith' (did you mean width?)"),
     ("network.depth", 11, "11 is not one of"),
     ("network.norm", "layer", "'layer' is not one of ['none', 'batch', 'group']"),

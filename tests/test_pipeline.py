@@ -202,6 +202,10 @@ def test_a_mistake_ends_with_our_line(copy):
     assert "advebm: params.yaml: no method 'robust_gem' in tiny (did you mean robust_jem?)" in log
     assert "Traceback" not in log and not stages_run(log)[1:]
     shell(copy, "git", "checkout", "params.yaml")
-    log = shell(copy, "dvc", "exp", "run", "-S", "tiny.training.batch=big", fails=True)
+    params = copy / "params.yaml"
+    content = yaml.safe_load(params.read_text())
+    content["tiny"]["training"]["batch"] = "big"
+    params.write_text(yaml.safe_dump(content, sort_keys=False))
+    log = shell(copy, "dvc", "repro", fails=True)
     assert "advebm: params.yaml: tiny.training.batch: 'big' is not of type 'integer'" in log
     shell(copy, "git", "checkout", "params.yaml")

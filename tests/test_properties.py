@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -33,6 +33,7 @@ values = st.recursive(
 
 @SHARED
 @given(path=st.sampled_from(list(paths(TINY))), value=values)
+@example(path=("models",), value={})
 def test_a_value_anywhere_is_taken_or_told(tmp_path, path, value):
     study = copy.deepcopy(TINY)
     target = study

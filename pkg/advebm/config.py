@@ -78,6 +78,8 @@ def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
                         own = model.get(part, {})
                         model[part] = own if _other_kind(entry[part], own) else entry[part] | own
     check(entry, f"{params}: {study}")
+    if not models:
+        raise ValueError(f"{params}: {study}.models: must name at least one method")
     for name in models:
         if name not in entry["sampling"]:
             raise ValueError(f"{params}: {study}.sampling has no recipes for {name}; {{}} says that there are none")
