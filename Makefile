@@ -20,7 +20,6 @@ soak: install  ## what takes long: real CIFAR-10, found under ADVEBM_DATA
 	pytest -m soak -s
 
 startup: install  ## how long the stages take to begin
-	dvc repro --quiet
 	python tests/startup.py
 
 install: $(VENV)/installed

@@ -55,10 +55,10 @@ class Adam:
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
 
-def built(spec: SGD | Adam, net: nn.Module) -> torch.optim.Optimizer:
-    """torch's optimiser of that name, fused on a GPU."""
+def built(spec: SGD | Adam, net: nn.Module, *, fused: bool = True) -> torch.optim.Optimizer:
+    """torch's optimiser of that name; `fused` where it is on a GPU."""
     numbers = vars(spec).copy()
-    fused = True if next(net.parameters()).is_cuda else None
+    fused = True if fused and next(net.parameters()).is_cuda else None
     return OPTIMIZERS[numbers.pop("name")](net.parameters(), fused=fused, **numbers)
 
 

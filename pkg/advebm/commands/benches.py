@@ -25,7 +25,7 @@ from advebm.samplers.pgd import Attack
 from advebm.samplers.proximal import Proximal
 from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
-from advebm.training import OPTIMIZERS, built
+from advebm.training import built
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}  # of data.source
 CLASSES = 10
@@ -120,9 +120,7 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
         fresh = plain.network(net) if kind == "plain" else copy.deepcopy(net)
         if kind == "fast":
             accelerated(fresh, model.training.precision == "bf16")
-            return fresh.train(), method, built(model.training.optimizer, fresh)
-        spec = vars(model.training.optimizer).copy()
-        return fresh.train(), method, OPTIMIZERS[spec.pop("name")](fresh.parameters(), **spec)
+        return fresh.train(), method, built(model.training.optimizer, fresh, fused=kind == "fast")
 
     def way(kind: str) -> Callable[[], Tensor]:
         net, method, optimizer = started(kind, own)

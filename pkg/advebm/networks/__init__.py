@@ -58,7 +58,7 @@ class sampling(frozen):
 
 def accelerated(net: nn.Module, bf16: bool) -> nn.Module:
     """Samplers and attacks of a training go through this network in bfloat16, if that is wanted and the machine has it, and
-    by CUDA graphs on a GPU that works alone. The weights, the images and all that is measured stay float32."""
+    by CUDA graphs where one process trains on a GPU. The weights, the images and all that is measured stay float32."""
     place = next(net.parameters()).device
     net.bf16 = bf16 and has_bf16(place)
     net.recorded = Recorded(net.trunk) if place.type == "cuda" and ranks.size() == 1 and hasattr(net, "trunk") else None
