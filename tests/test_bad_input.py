@@ -87,6 +87,9 @@ TOP = [
     ({"launch": {"processes": 3}}, "3 processes (launch) cannot share tiny.models.at.training.batch of 32 evenly"),
     ({"launch": {"proceses": 2}}, "launch must be {processes: N} with N an integer of at least 1"),
     ({"methods": "at"}, "methods must be a list of standard, at"),
+    ({"tiny": {"like": "digitz"}}, "tiny.like: must be a study that is not like another itself, not 'digitz'"),
+    ({"tiny": {"like": "tiny"}}, "tiny.like: must be a study that is not like another itself, not 'tiny'"),
+    ({"tiny": {"like": "digits", "fischer": {}}}, "tiny: unknown key 'fischer' (did you mean fisher?)"),
 ]
 
 DATA, MODEL, GAUSSIANS = "--data {work}/data", "--model {work}/judge/model.safetensors", "--gaussians {work}/g.safetensors"

@@ -63,9 +63,7 @@ def test_flat():
     assert config.flat({"a": {"b": 1, "c": {"d": 2}}, "e": [1]}) == {"a.b": 1, "a.c.d": 2, "e": [1]}
 
 
-def test_cifar100_is_cifar10_on_other_images():
-    ten, hundred = (config.read_yaml("params.yaml")[study] for study in ("cifar10", "cifar100"))
-    assert hundred["data"]["source"] == "cifar100" and hundred["data"]["out"]["cifar10"] == "cifar10"
-    assert {part: hundred[part] for part in hundred if part != "data"} == {
-        part: ten[part] for part in ten if part != "data"
-    }
+def test_a_study_like_another_takes_the_parts_it_does_not_hold():
+    ten, hundred = (config.read("params.yaml", study) for study in ("cifar10", "cifar100"))
+    assert hundred["data"] == PARAMS["cifar100"]["data"] and "cifar100" not in hundred["data"]["out"]
+    assert hundred | {"data": ten["data"]} == ten

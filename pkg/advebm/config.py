@@ -61,7 +61,8 @@ def root() -> Path:
 def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
     """The study's part of params.yaml, checked, each model with its network and training written out.
 
-    A model's `network` and `training` hold only what differs from the study's; a network of another kind stands alone.
+    A study that is `like` another takes from it every part that it does not hold itself. A model's `network` and
+    `training` hold only what differs from the study's; a network of another kind stands alone.
     Raises ValueError, in one line that says what is wrong and what would be right. Does not import torch.
     """
     content = read_yaml(params)
@@ -69,6 +70,11 @@ def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
     if study not in studies:
         raise ValueError(f"{params}: no study {study!r}{_nearest(study, studies)}; there are {', '.join(studies)}")
     entry = content[study]
+    if "like" in entry:
+        like = entry["like"]
+        if like not in studies or "like" in content[like]:
+            raise ValueError(f"{params}: {study}.like: must be a study that is not like another itself, not {like!r}")
+        entry = content[like] | {key: part for key, part in entry.items() if key != "like"}
     models = entry.get("models")
     if isinstance(models, dict):
         for model in [*models.values(), entry.get("judge")]:

@@ -38,9 +38,9 @@ def info(
     ]
     rows += [["data root", str(data_root(None))]]
     rows += [
-        [f"study {k}", ", ".join(v["models"])]
+        [f"study {k}", f"like {v['like']}" if "like" in v else ", ".join(v["models"])]
         for k, v in content.items()
-        if isinstance(v, dict) and isinstance(v.get("models"), dict)
+        if isinstance(v, dict) and ("like" in v or isinstance(v.get("models"), dict))
     ]
     print("\n".join(table(["", "advebm"], rows)))
 
