@@ -178,6 +178,11 @@ LINES = [
     ("stability --data x --gaussians x --out {out} --seeds 0", "should be greater than or equal to 1"),
     ("stability --data x --gaussians x --out {out} --method robust_gem", "no method 'robust_gem' in digits"),
     ("stability --data x --gaussians x --out {out} --set lr", "must be KEY=VALUE"),
+    ("stability --data x --gaussians x --out {out} --set training=[", "training=[: [ is not YAML"),
+    (
+        "stability --data x --gaussians x --out {out} --method jem --set energy_l2.x=1",
+        "energy_l2 of jem is 0.01, which holds no x",
+    ),
     ("stability --data x --gaussians x --out {out} --set study.x=1", "unknown key 'study'"),
 ]
 

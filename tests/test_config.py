@@ -47,18 +47,6 @@ def test_papers_numbers_are_converted():
     assert entry["robustness"]["attacks"]["pgd20"]["eps"] == 8 / 255
 
 
-def test_unknown_names_are_told(tmp_path):
-    with pytest.raises(ValueError, match=r"no study 'digitz' .did you mean digits"):
-        config.read("params.yaml", "digitz")
-    with pytest.raises(ValueError, match=r"no method 'robustjem' in tiny .did you mean robust_jem"):
-        config.read("params.yaml", "tiny", "robustjem")
-    with pytest.raises(ValueError, match="no such file"):
-        config.read(tmp_path / "params.yaml", "tiny")
-    (tmp_path / "bad.yaml").write_text("tiny: {a: [}")
-    with pytest.raises(ValueError, match="is not YAML"):
-        config.read(tmp_path / "bad.yaml", "tiny")
-
-
 def test_flat():
     assert config.flat({"a": {"b": 1, "c": {"d": 2}}, "e": [1]}) == {"a.b": 1, "a.c.d": 2, "e": [1]}
 

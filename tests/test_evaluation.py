@@ -278,7 +278,8 @@ def test_quality_is_the_formulas_on_the_judges_features(judge, images, tmp_path)
     spec.reference_images = 200
     fewer = quality.fidelity(made, reference, spec, using, name="made", key="r")
     assert fewer["fid"] == pytest.approx(frechet(a, b[:200]), rel=1e-3)
-    assert quality.protocol(spec, "ours", fewer).startswith("ours: 300 images from scratch against 200 train images")
+    assert quality.protocol(spec, "ours", fewer, 300).startswith("ours: 300 images from scratch against 200 train images")
+    assert quality.protocol(spec, "atebm", fewer, 30).startswith("atebm: 300 images (30 distinct) from out-")
 
 
 def test_quality_is_that_of_torch_fidelitys_command_line(tmp_path):
@@ -343,12 +344,13 @@ def test_the_standard_error_of_fid_is_its_deviation_over_draws():
 
 
 def test_the_replay_buffer_is_picked_by_confidence(judge, images):
-    picked = quality.confident(judge, images, 10, batch=7)
-    sure = judge(images.pixels()).softmax(1).amax(1)
-    assert (
-        np.array_equal(picked.x, images.x[np.sort(sure.argsort(descending=True, stable=True)[:10].numpy())])
-        and picked.y is None
-    )
+    picked = quality.confident(judge, images, 11, batch=7)
+    p, seen = judge(images.pixels()).softmax(1).max(1)
+    surest = [int(i) for i in p.argsort(descending=True, stable=True)]
+    chosen = [i for k in range(3) for i in [i for i in surest if seen[i] == k][: 11 // 3]]
+    chosen += [i for i in surest if i not in chosen][: 11 - len(chosen)]
+    assert np.array_equal(picked.x, images.x[sorted(chosen)]) and len(picked.x) == 11 and picked.y is None
+    assert quality.confident(judge, images, len(images.x)) is images
 
 
 def test_label_consistency(judge, images):

@@ -17,6 +17,7 @@ from advebm.commands.report import report
 from advebm.commands.tables import Beside, text
 from advebm.data import images
 
+DATA = {"out": {"a": "svhn", "b": "npz:f"}, "outliers": "uniform"}
 RECIPES = {"standard": [], "jem": ["sgld"], "robust_jem": ["combined", "sgld"], "at_ebm": ["ascent"]}
 
 
@@ -48,12 +49,12 @@ def files(method):
     if method == "jem":
         recipes |= {"sgld": quality("ours", is_mean=None, is_std=None), "replay_buffer": quality("jempp-buffer", fid=1.5)}
     worst = {
-        norm: {"eps": eps, **detection(a), "attack": "apgd"} for norm, eps, a in (("linf", 0.1, 0.3), ("l2", 1.5, 0.4))
+        norm: {"eps": eps, **detection(a), "attack": "apgd"} for norm, eps, a in (("linf", 0.1, 0.3), ("l2", 1.0, 0.4))
     }
     scores = {name: {**detection(0.9), "worst": worst} for name in ("energy", "max_softmax")}
     ood = detection(0.9) | {
         "auc_worst": 0.3, "auc_worst_ci": [0.2, 0.4], "fpr95_worst": 0.7, "n": 400, "score": "energy",
-        "scores": scores, "curves": {"l2": {"eps": [0, 1.5], "auc": [0.9, 0.4]}},
+        "scores": scores, "curves": {"l2": {"eps": [0, 1.0], "auc": [0.9, 0.4]}},
     }  # fmt: skip
     ball = {
         "eps": 0.1, "clean": share(0.99), "apgd-ce": share(0.8), "apgd-t": share(0.79), "fab-t": share(0.79),
@@ -188,7 +189,7 @@ def test_the_published_tables_fit_together():
 
 def test_ours_stands_beside_published(study):
     found = {method: measured(study / "results" / method, study / "models" / method) for method in RECIPES}
-    tables = {table.title: {row[0]: row for row in table.rows} for table in papers("tiny", found)}
+    tables = {table.title: {row[0]: row for row in table.rows} for table in papers("tiny", DATA, found)}
     assert tables["JT Table 1"]["Normal"][1:5] == [
         *("standard", Beside(99.0, 94.39), Beside(25.0, 0.12), Beside(35.0, 0.11))
     ]
@@ -197,6 +198,9 @@ def test_ours_stands_beside_published(study):
     assert tables["JT Table 3"]["Glow"][1:3] == [None, Beside(None, 67.6)], "not measured"
     assert tables["AE Table 4"]["AT-EBM"][-3:-1] == [Beside(90.0, 100), Beside(40.0, 100)], "the worst case of AE is L2"
     assert [text(Beside(*cell)) for cell in ((90.0, 100), (None, 3.69), (None, None))] == ["90 │ 100", "- │ 3.69", "-"]
+    for entry in found["at_ebm"]["ood"].values():
+        entry["scores"][entry["score"]]["worst"]["l2"]["eps"] = 1.5
+    assert ours(found["at_ebm"], None)["uniform worst"] is None, "of another radius"
     assert set(ours(found["jem"], "sgld")) >= {"clean", "robust", "ordinary", "energy", "is", "fid", "jfs", "mfs"}
 
 
@@ -205,11 +209,12 @@ def test_each_data_set_has_its_own_published_rows():
         return [row[2].published for row in next(table for table in tables if table.title == "JT Table 1").rows]
 
     for study in ("cifar10", "digits"):
-        assert normal(papers(study, {})) == [94.39] and len(papers(study, {})) == 7
-    known, table = papers("cifar100", {})
+        assert normal(papers(study, DATA, {})) == [94.39] and len(papers(study, DATA, {})) == 7
+    known, table = papers("cifar100", DATA, {})
+    assert known.notes[2] == "Out-distribution sets of cifar100: a, svhn; b, npz:f. Outliers of training: uniform."
     assert normal([table]) == [78.54] and "Study cifar100 is on the papers' data." in known.notes[1]
-    assert "are to be compared with the papers, not digits." in papers("digits", {})[0].notes[1]
-    assert papers("digits", {}, whole=False)[0].notes == ("The papers' tables do not have this method.",)
+    assert "are to be compared with the papers, not digits." in papers("digits", DATA, {})[0].notes[1]
+    assert papers("digits", DATA, {}, whole=False)[0].notes == ("The papers' tables do not have this method.",)
 
 
 def test_the_two_attacks_of_jt_share_a_radius():

@@ -35,7 +35,6 @@ class Data:
     test: Count | None = None  # images held out to report on; null where the source has a test split
     outliers: str  # out-distribution images for training
     out: Annotated[dict[str, str], MinLen(1)]  # out-distribution sets for testing, by name
-    root: str | None = None  # where its files lie, unless ADVEBM_DATA says; null: data/raw
     out_size: Count = 1024  # images of each, fewer where there are fewer
 
 
@@ -104,12 +103,18 @@ def change_models(entry: dict[str, Any], methods: list[str], changes: list[str])
         key, equals, value = change.partition("=")
         if not key or not equals:
             raise ValueError(f"--set {change}: must be KEY=VALUE, such as training.optimizer.lr=0.1")
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {change}: {value} is not YAML") from error
         *parents, last = key.split(".")
         for name in methods:
             target = entry["models"][name]
             for parent in parents:
                 target = target.setdefault(parent, {})
-            target[last] = yaml.safe_load(value)
+                if not isinstance(target, dict):
+                    raise ValueError(f"--set {change}: {parent} of {name} is {target}, which holds no {last}")
+            target[last] = read
 
 
 def _other_kind(general: dict[str, Any], own: dict[str, Any]) -> bool:
@@ -191,9 +196,10 @@ def check(entry: dict[str, Any], where: str, kind: str = "Study") -> None:
 
 def _is_number(text: str) -> bool:
     try:
-        return bool(str(float(text)))
+        float(text)
     except ValueError:
         return False
+    return True
 
 
 def _nearest(word: str, known) -> str:

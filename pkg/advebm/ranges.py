@@ -1,6 +1,6 @@
 """Types of parameters: what params.yaml may hold in a field of this type is checked when it is read."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -9,3 +9,4 @@ Steps = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
+Start = Literal["gaussians", "uniform", "outliers"]  # what generation and ascents begin with

@@ -165,8 +165,7 @@ def _open(store, about: dict[str, Any]) -> str:
         }
         run_id = store.create_run(experiment, run_name=f"{method} {name}" if name else method, tags=tags).info.run_id
     store.update_run(run_id, status="RUNNING")
-    for key, value in {"dvc.stage": stage, f"spec.{stage}": about["spec"]}.items():
-        store.set_tag(run_id, key, value)
+    store.set_tag(run_id, f"spec.{stage}", about["spec"])
     return run_id
 
 

@@ -237,6 +237,8 @@ def restore(
     method.load_state_dict(parts.get("method", {}))
     slots = {int(part.split()[1]): values for part, values in parts.items() if part.startswith("optimizer")}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+    for weight, own in optimizer.state.items():  # laid out in memory as the weight, which a fused optimiser asks for
+        own |= {name: torch.empty_like(weight).copy_(x) for name, x in own.items() if x.shape == weight.shape}
 
 
 @torch.no_grad()

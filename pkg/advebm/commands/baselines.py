@@ -36,7 +36,7 @@ def baselines(
     from advebm import networks
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
-    from advebm.evaluation.parts import BATCH
+    from advebm.evaluation.parts import BATCH, SEED
     from advebm.samplers.streams import Streams
     from advebm.state import opened
 
@@ -44,7 +44,7 @@ def baselines(
     n = entry["samples"]
     ids = torch.arange(n)
     y = ids % about(data)["classes"]
-    parts = [fitted.sample(y[i], Streams(o.EVALUATION_SEED, "baselines", ids=i)) for i in ids.split(BATCH)]
+    parts = [fitted.sample(y[i], Streams(SEED, "baselines", ids=i)) for i in ids.split(BATCH)]
     drawn = images.Images(images.to_bytes(torch.cat(parts)), y.numpy())
     held_out = "validation" if entry["quality"].get("reference") == "test" else "test"
     real = images.load(data / f"{held_out}.npz")[:n]
@@ -96,7 +96,7 @@ def score(
     def bar(name: str):
         return progress.bar(f"quality {name}", quiet)
 
-    using = q.network(spec, net, net.shape[0], data_root(root, entry), references=references, part=part, bar=bar)
+    using = q.network(spec, net, net.shape[0], data_root(root), references=references, part=part, bar=bar)
     wanted = spec.reference_images or max((len(s.x) for s in sets.values()), default=0)
     split = images.load(data / f"{spec.reference}.npz")
     if spec.reference == "train" and wanted > len(split.x):  # all published training images
@@ -105,12 +105,13 @@ def score(
     for name in sets:
         named, reference, m = (protocols or {}).get(name, "ours"), split, None
         if named == "jempp-buffer":
-            reference = joined(*(images.load(data / f"{part}.npz") for part in ("train", "validation", "test")))
+            reference = joined(*(images.load(data / f"{name}.npz") for name in ("train", "validation", "test")))
             m = spec.reference_images or len(reference.x)
             reference = reference[np.arange(m) * len(reference.x) // m]
         content = sets[name][: len(reference.x)]
         key = f"{named}-{spec.reference}-{described['sha256'][:16]}"
         numbers = q.fidelity(content, reference, spec, using, name=name, key=key, m=m)
         numbers["label_consistency"] = None if content.y is None else q.label_consistency(net, content)
-        result[name] = numbers | {"protocol": q.protocol(spec, named, numbers)}
+        distinct = len({x.tobytes() for x in content.x})
+        result[name] = numbers | {"protocol": q.protocol(spec, named, numbers, distinct)}
     return result

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     import torch
 
 WHAT = ("gradient", "chains", "step", "sample", "evaluate")
+ERROR = {"fp32": 0.05, "bf16": 0.5}  # most that the two ways may differ: steps by signs turn where a gradient is near 0
 
 
 class Job(NamedTuple):
     """The same work by two ways, on so many images; error: how far their results are from each other where both are
-    deterministic, relative to the plain one's length."""
+    deterministic, relative to the plain one's length; of a chain or an attack, the way that its images went."""
 
     name: str
     images: int
@@ -44,6 +45,7 @@ def bench(
     batch: Annotated[int, Option(min=1, help="images at a time")] = 64,
     steps: Annotated[int, Option(min=1, help="of a chain or an attack that is measured by itself")] = 5,
     repeats: Annotated[int, Option(min=1, help="times that each way is run, in turn")] = 5,
+    device: Annotated[str | None, Option(help="cpu or cuda [default: the GPU where there is one]")] = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Images a second of the package and of the plain way (plain.py), by turns in one run: medians and spread, memory,
@@ -66,23 +68,25 @@ def bench(
     from advebm import networks, progress
     from advebm.commands.benches import jobs
 
-    device = networks.device()
+    if device not in (None, "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"--device {device}: must be cpu, or cuda on a machine with a GPU")
+    place = networks.device() if device is None else torch.device(device)
     torch.manual_seed(0)
-    rates = matrix_rates(device)
+    rates = matrix_rates(place)
     rows = []
-    for make in progress.bar(f"bench {study}", quiet)(jobs(entry, methods, wanted, batch, steps, device)):
+    for make in progress.bar(f"bench {study}", quiet)(jobs(entry, methods, wanted, batch, steps, place)):
         job = make()
-        rows.append({"name": job.name, "images": job.images, "error": job.error(), **measured(job, repeats, rates, device)})
+        rows.append({"name": job.name, "images": job.images, "error": job.error(), **measured(job, repeats, rates, place)})
     model = entry["models"][methods[0]]
     result = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else torch.cpu.get_capabilities()["cpu_name"],
+        "device": torch.cuda.get_device_name() if place.type == "cuda" else torch.cpu.get_capabilities()["cpu_name"],
         "threads": torch.get_num_threads(),
         "network": model["network"],
         "batch": batch,
         "steps": steps,
         "repeats": repeats,
-        "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32,
-        "precision": "bf16" if model["training"].get("precision") == "bf16" and networks.has_bf16(device) else "fp32",
+        "tf32": place.type == "cuda" and torch.backends.cudnn.allow_tf32,
+        "precision": "bf16" if model["training"].get("precision") == "bf16" and networks.has_bf16(place) else "fp32",
         "matrix_flops": rates,
         "rows": rows,
     }
@@ -91,6 +95,10 @@ def bench(
     text = markdown(study, result)
     out.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
+    bound = ERROR[result["precision"]]
+    wrong = [f"{row['name']} {row['error']:.3g}" for row in rows if not row["error"] <= bound]
+    if wrong:
+        raise RuntimeError(f"{out}: the two ways differ by more than {bound} at {result['precision']}: {', '.join(wrong)}")
 
 
 def measured(job: Job, repeats: int, rates: dict[str, float], device: "torch.device") -> dict[str, Any]:
@@ -99,9 +107,9 @@ def measured(job: Job, repeats: int, rates: dict[str, float], device: "torch.dev
     that ran one after the other."""
     ways = {"plain": job.plain, "fast": job.fast}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    memory = {}
+    memory, flops = {}, {}
     for name, way in ways.items():
-        memory[name], flops = weighed(way)
+        memory[name], flops[name] = weighed(way)
         way()  # to warm up: what is weighed is not recorded as a graph
     for _ in range(repeats):
         for name, way in ways.items():
@@ -114,8 +122,9 @@ def measured(job: Job, repeats: int, rates: dict[str, float], device: "torch.dev
     for name, times in seconds.items():
         rate = [job.images / t for t in times]
         found[name] = {"images_per_s": statistics.median(rate), "least": min(rate), "most": max(rate)}
-        found[name] |= {"memory_mb": memory[name], "of_matrix_rate": flops / statistics.median(times) / max(rates.values())}
-    found["gflop_per_image"] = flops / job.images / 1e9
+        part = flops[name] / statistics.median(times) / max(rates.values())
+        found[name] |= {"memory_mb": memory[name], "of_matrix_rate": part}
+    found["gflop_per_image"] = flops["fast"] / job.images / 1e9
     pairs = [plain / fast for plain, fast in zip(seconds["plain"], seconds["fast"], strict=True)]
     found["ratio"] = found["fast"]["images_per_s"] / found["plain"]["images_per_s"]
     return found | {"ratio_least": min(pairs), "ratio_most": max(pairs)}
@@ -222,6 +231,7 @@ def markdown(study: str, result: dict[str, Any]) -> str:
         "A training step is loss, gradients and optimiser, without reading or augmenting the batch.",
         f"Median, least and most of {result['repeats']} turns. Operations of matrix products and convolutions, "
         f"counted. Matrix multiplication: {rates}; the part is of the faster.",
-        "Error: distance of the two results, without noise, over the length of the plain one.",
+        "Error: distance of the two results, without noise, over the length of the plain one; of a chain or an attack, the "
+        f"way that its images went. More than {ERROR[result['precision']]} is a fault.",
     )
     return document(f"{study}: speed beside the plain way", [Table("Both in one run", header, rows, notes)])

@@ -64,7 +64,7 @@ def jobs(
             with sampling(fast):
                 return run(fast, chosen)
 
-        error = lambda: distance(way("fast", exact), way("plain", exact))  # noqa: E731
+        error = lambda: distance(way("fast", exact) - x, way("plain", exact) - x)  # noqa: E731
         return Job(name, batch, lambda: way("plain", setting), lambda: way("fast", setting), error)
 
     if "gradient" in wanted:
@@ -177,7 +177,7 @@ def sample(both: dict[str, nn.Module], sampler: Langevin, gaussians: Gaussians, 
 
     def error() -> float:
         calm, x = replace(sampler, noise=0.0), gaussians.sample(y, streams())
-        return distance(calm(marginal(both["fast"]), x), plain.part(calm)(marginal(both["plain"]), x))
+        return distance(calm(marginal(both["fast"]), x) - x, plain.part(calm)(marginal(both["plain"]), x) - x)
 
     return Job("samples to the disk", batch, slow, fast, error)
 

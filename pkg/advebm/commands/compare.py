@@ -42,7 +42,7 @@ def compare(
         made = sampled(results / method / "samples", [recipe for recipe in scored(numbers) if recipe != BUFFER])
         sheets |= {f"{method}/{recipe}": content.x for recipe, content in made.items()}
     rows |= {name: {key: entry.get(key) for key in QUALITY} for name, entry in ends(found[methods[0]]).items()}
-    general = [*overview(found), *papers(study, found)]
+    general = [*overview(found), *papers(study, entry["data"], found)]
     text = document(f"{study}: every method", general)
     shown = {
         method: (sections(numbers), pictures(numbers, results / method, models / method))

@@ -2,9 +2,9 @@
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.measuring import keep, network
+from advebm.commands.measuring import keep
 from advebm.commands.prepare import about
-from advebm.commands.sample import start_images
+from advebm.commands.sample import check_logits, start_images
 
 
 def interpolation(
@@ -26,17 +26,21 @@ def interpolation(
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
     from advebm.evaluation import interpolation as evaluation
+    from advebm.evaluation.parts import SEED
 
     spec = config.build(evaluation.Interpolation, entry["interpolation"])
     recipes = config.recipes(entry, method)
+    described = about(data)
+    net, header = networks.load(model, networks.device(), shape=described["shape"])
+    check_logits(recipes, f"{study}.sampling.{method}", header["outputs"], described["classes"])
     outliers = images.load(data / "outliers.npz") if any(r.start == "outliers" for r in recipes.values()) else None
     numbers, pictures = evaluation.interpolation(
-        network(model, data),
+        net,
         recipes,
         start_images(Gaussians.load(gaussians, networks.device()), outliers),
-        about(data)["classes"],
+        described["classes"],
         spec,
-        seed=o.EVALUATION_SEED,
+        seed=SEED,
         progress=progress.bar(f"interpolation {study}/{method}", quiet),
     )
     with keep("interpolation", out / "interpolation.json", numbers, entry, study, method, model) as run:

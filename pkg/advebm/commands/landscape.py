@@ -22,6 +22,7 @@ def landscape(
     from advebm import figures, progress
     from advebm.data import images
     from advebm.evaluation import landscape as evaluation
+    from advebm.evaluation.parts import SEED
 
     spec = config.build(evaluation.Landscape, entry["landscape"])
     net = network(model, data)
@@ -30,7 +31,7 @@ def landscape(
         net,
         inside,
         spec,
-        seed=o.EVALUATION_SEED,
+        seed=SEED,
         progress=progress.bar(f"landscape {study}/{method}", quiet),
     )
     with keep("landscape", out / "landscape.json", numbers, entry, study, method, model) as run:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advebm import config
-from advebm.commands import options as o
 from advebm.commands.prepare import about
 
 if TYPE_CHECKING:
@@ -26,9 +25,10 @@ def network(model: Path, data: Path) -> "Network":
 def measure(evaluate: Callable[..., dict[str, Any]], spec: Any, model: Path, data: Path, **more: Any) -> dict[str, Any]:
     """What `evaluate` finds of the model on the images of the spec's split."""
     from advebm.data import images
+    from advebm.evaluation.parts import SEED
 
     inside = images.load(data / f"{spec.split}.npz")
-    return evaluate(network(model, data), inside, spec, seed=o.EVALUATION_SEED, **more)
+    return evaluate(network(model, data), inside, spec, seed=SEED, **more)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ def ood(
     from advebm import figures, networks, progress
     from advebm.data import images
     from advebm.evaluation import ood as evaluation
+    from advebm.evaluation.parts import SEED
 
     spec = config.build(evaluation.Ood, entry["ood"])
     for other in spec.n_of:
@@ -41,7 +42,7 @@ def ood(
             images.load(data / f"{spec.split}.npz"),
             outside,
             spec,
-            seed=o.EVALUATION_SEED,
+            seed=SEED,
             device=networks.device(),
             part=state.part,
             progress=progress.bar(f"ood {study}/{method}", quiet),

@@ -25,4 +25,3 @@ OutFile = Annotated[Path, Option(help="file to write", callback=_own)]
 Seed = Annotated[int, Option(min=0, help="seed of everything random")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="no progress bar")]
 PARAMS = Path("params.yaml")
-EVALUATION_SEED = 20220717  # measurements use one seed, whatever the training's

@@ -9,13 +9,14 @@ from advebm.commands.tables import Beside, Table, text
 
 PUBLISHED = Path(__file__).parents[1] / "published.yaml"
 DATA = "cifar10"  # of a row that names no study
+RADIUS = 1.0  # L2, of the worst cases of AE, Table 4
 
 
-def papers(study: str, found: dict[str, Found], whole: bool = True) -> list[Table]:
+def papers(study: str, used: dict[str, Any], found: dict[str, Found], whole: bool = True) -> list[Table]:
     """What is to be known, then the papers' tables beside what was found of each method.
 
-    whole: with the rows of methods that are not among those found. A study of data that a paper has numbers of gets the
-    rows of its data, any other those of CIFAR-10.
+    used: what params.yaml says of the study's data. whole: with the rows of methods that are not among those found. A
+    study of data that a paper has numbers of gets the rows of its data, any other those of CIFAR-10.
     """
     import yaml
 
@@ -36,6 +37,8 @@ def papers(study: str, found: dict[str, Found], whole: bool = True) -> list[Tabl
     notes = (
         "RJ: Korst and Asadulaev 2022; JT: Zhu et al. 2021; AE: Yin, Li and Rohde 2022.",
         f"Each cell: ours │ published. Accuracies and AUC are in percent. {same if study in studies else other}",
+        f"Out-distribution sets of {study}: {'; '.join(f'{name}, {source}' for name, source in used['out'].items())}. "
+        f"Outliers of training: {used['outliers']}.",
         "IS and FID as published are of up to 50,000 images by Inception, each paper by a protocol of its own.",
         *protocols(entry for content in found.values() for entry in scored(content).values()),
     )
@@ -70,8 +73,8 @@ def ours(found: Found, recipe: str | None) -> dict[str, float | str | None]:
         ranges = [fisher_score(found, kind, key) for key in ("score", "score_symmetric")]
         numbers[column] = None if ranges[0] is None else "; ".join(map(text, ranges))
     for name, entry in found["ood"].items():
-        worst = entry["scores"][entry["score"]]["worst"].get("l2", {})
-        numbers |= {name: percent(entry["auc"]), f"{name} worst": percent(worst.get("auc"))}
+        worst = entry["scores"][entry["score"]]["worst"].get("l2", {"eps": None})
+        numbers |= {name: percent(entry["auc"]), f"{name} worst": percent(worst["auc"]) if worst["eps"] == RADIUS else None}
     return numbers
 
 

@@ -13,11 +13,9 @@ from advebm.commands import options as o
 SPLIT_SEED = 0  # the split is fixed: seeds vary training, never the data
 
 
-def data_root(given: Path | None, entry: dict | None = None) -> Path:
-    """Where data sets lie: --root, ADVEBM_DATA, the study's data.root, or data/raw; relative to the project."""
-    named = (entry or {}).get("data", {}).get("root")
-    project = Path(os.environ.get("DVC_ROOT", "."))  # a queued experiment runs in a copy, without ignored files
-    return project / (given or os.environ.get("ADVEBM_DATA") or named or Path("data", "raw"))
+def data_root(given: Path | None) -> Path:
+    """Where data sets lie: --root, ADVEBM_DATA, or data/raw; relative to the project."""
+    return config.root() / (given or os.environ.get("ADVEBM_DATA") or Path("data", "raw"))
 
 
 def prepare(
@@ -36,7 +34,7 @@ def prepare(
     from advebm import progress
     from advebm.data import images, sources
 
-    root = data_root(root, entry)
+    root = data_root(root)
     splits = sources.labelled(spec.source, root)
 
     def halves(whole: images.Images, held_out: int, name: str) -> tuple[images.Images, images.Images]:

@@ -26,9 +26,9 @@ def report(
     params: o.Params = o.PARAMS,
 ) -> None:
     """Write a method's numbers beside the published ones, as JSON and Markdown, and print them."""
-    config.read(params, study, method)
+    entry = config.read(params, study, method)
     found = measured(results, model.parent)
-    text = markdown(study, method, found, results)
+    text = markdown(study, entry["data"], method, found, results)
     out.parent.mkdir(parents=True, exist_ok=True)
     numbers = {name: plain(scored(found) if name == "quality" else found[name]) for name in COUNTED}
     out.write_text(json.dumps(numbers, indent=1) + "\n")
@@ -43,8 +43,8 @@ def plain(content: Any) -> Any:
     return {key: plain(value) for key, value in content.items() if key not in LEFT_OUT and not isinstance(value, list)}
 
 
-def markdown(study: str, method: str, found: Found, results: Path) -> str:
-    """The report of a method."""
+def markdown(study: str, used: dict[str, Any], method: str, found: Found, results: Path) -> str:
+    """The report of a method; used: what params.yaml says of the study's data."""
     look = [
         f"- samples: {results}/samples/pictures/",
         *(f"- {picture.stem}: {picture}" for picture in sorted(results.glob("*.png"))),
@@ -52,7 +52,7 @@ def markdown(study: str, method: str, found: Found, results: Path) -> str:
         "- every method, tables and pictures on one page: comparison.html, by `dvc repro -P`",
         "- every run: MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db",
     ]
-    published = papers(study, {method: found}, whole=False)
+    published = papers(study, used, {method: found}, whole=False)
     return document(
         f"{study}: {method}", [*sections(found), *published, Table("Where to look", [], [], ("\n".join(look),))]
     )

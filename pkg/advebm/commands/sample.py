@@ -35,19 +35,14 @@ def sample(
     from advebm import figures, networks, progress, tracking
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
-    from advebm.evaluation.parts import BATCH, gathered
+    from advebm.evaluation.parts import BATCH, SEED, gathered
     from advebm.samplers.streams import Streams
 
     recipes = config.recipes(entry, method)
     device = networks.device()
     classes = described["classes"]
     net, header = networks.load(model, device, shape=described["shape"])
-    for name, recipe in recipes.items():
-        if recipe.guided and header["outputs"] != classes:
-            raise ValueError(
-                f"{study}.sampling.{method}.{name}: follows the logits of {classes} classes, but the network has "
-                f"{header['outputs']}; use sgld (conditional: false), ascent or draw"
-            )
+    check_logits(recipes, f"{study}.sampling.{method}", header["outputs"], classes)
     outliers = images.load(data / "outliers.npz") if any(r.start == "outliers" for r in recipes.values()) else None
     starts = start_images(Gaussians.load(gaussians, device), outliers)
     pictures = out / "pictures"
@@ -57,7 +52,7 @@ def sample(
     def generated(name: str, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """The bytes of images `ids` (B, H, W, C); of the first ones also, as "0 start", "1 attack", ..., each stage."""
         recipe = recipes[name]
-        stages = recipe(net, ids % classes, starts, Streams(o.EVALUATION_SEED, "sample", name, ids=ids))
+        stages = recipe(net, ids % classes, starts, Streams(SEED, "sample", name, ids=ids))
         x = list(stages.values())[-1]
         if not x.isfinite().all():
             raise ValueError(f"{study}.sampling.{method}.{name}: images are not finite; take smaller steps or noise")
@@ -84,12 +79,26 @@ def sample(
     print(f"wrote {out}: {entry['samples']} images by each of {', '.join(recipes) or 'no recipes'}")
 
 
+def check_logits(recipes: dict, where: str, outputs: int, classes: int) -> None:
+    """Raises ValueError where a recipe follows logits of classes that the network does not have."""
+    for name, recipe in recipes.items():
+        if recipe.guided and outputs != classes:
+            raise ValueError(
+                f"{where}.{name}: follows the logits of {classes} classes, but the network has {outputs}; "
+                "use sgld (conditional: false), ascent or draw"
+            )
+
+
 def start_images(gaussians, outliers=None) -> dict:
-    """What a recipe may start from, by name; outliers are drawn from the study's, with repeats."""
+    """What a recipe may start from, by name; outliers are the study's in an order of chance, again from the first where
+    there are too few: what no noise moves makes the same image of the same start."""
+    import numpy as np
+
+    from advebm.evaluation.parts import SEED
 
     def drawn(y, streams):
-        chosen = streams.integers(len(outliers.x)).cpu().numpy()
-        return outliers[chosen].pixels(y.device)
+        order = np.random.default_rng(SEED).permutation(len(outliers.x))
+        return outliers[order[streams.ids.cpu().numpy() % len(order)]].pixels(y.device)
 
     return {
         "gaussians": gaussians.sample,

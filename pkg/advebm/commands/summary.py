@@ -13,14 +13,10 @@ def summary(
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
     metric: Annotated[list[str] | None, Option(help="part of a metric's name; may be given several times")] = None,
-    any_params: Annotated[
-        bool, Option("--any-params", help="also runs made with other numbers than today's params file")
-    ] = False,
 ) -> None:
     """Gather the tracked runs of a study: mean and standard deviation of each metric over seeds, for each method.
 
-    Of runs of the same method and seed the newest counts. By default only runs whose parameters are those of the params
-    file count.
+    Only runs whose parameters are those of the params file count; of runs of the same method and seed the newest.
     """
     entry = config.read(params, study)
     import statistics
@@ -34,10 +30,10 @@ def summary(
         tags = run["tags"]
         params = dict(trained.get(tags.get("checkpoint.sha256"), {}))  # a run may hold measurements alone
         method, seed = tags.get("method"), params.pop("seed", None)
-        if method not in entry["models"] or (not any_params and params != trained_with(entry, study, method)):
+        if method not in entry["models"] or params != trained_with(entry, study, method):
             continue
         for stage, spec in config.stage_specs(entry, method).items():
-            if any_params or tags.get(f"spec.{stage}") == config.digest(spec):
+            if tags.get(f"spec.{stage}") == config.digest(spec):
                 for name, value in run["metrics"].items():
                     if name.startswith(f"{stage}/") and any(part in name for part in metric or [""]):
                         found.setdefault((method, name), {}).setdefault(seed, value)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from advebm import ranks
 
+SEED = 20220717  # of every measurement and of samples, whatever the training's
 BATCH = 500  # images at a time, where a measurement has no number of its own; the last digits hang on it
 
 Made = TypeVar("Made", Tensor, dict[str, Tensor])

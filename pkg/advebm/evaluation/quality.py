@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from advebm.data.images import Images
-from advebm.energy import unconfident
+from advebm.energy import given, unconfident
 from advebm.evaluation.parts import BATCH, Part, anew, gathered
 from advebm.ranges import Count
 
@@ -238,12 +238,18 @@ def per_class(a: Tensor, y: np.ndarray, b: Tensor, y_b: np.ndarray, least: int =
 
 @torch.no_grad()
 def confident(net: nn.Module, images: Images, n: int, batch: int = BATCH) -> Images:
-    """The n images that the network is surest of, in the order that they are in: how JEM++ picks samples from its replay
-    buffer (Yang and Ji 2021)."""
+    """All images where they are n at most; else of each class that the network sees the n / K that it is surest of, and the
+    surest of the rest where a class has fewer, in the order that they are in: how JEM++ picks samples from its replay
+    buffer (Yang and Ji 2021, as released, where such a class has fewer)."""
+    if len(images.x) <= n:
+        return images
     device = next(net.parameters()).device
-    parts = [images[i : i + batch].pixels(device) for i in range(0, len(images.x), batch)]
-    unsure = torch.cat([unconfident(net)(x) for x in parts]).cpu()
-    return Images(images.x[unsure.sort(stable=True).indices[:n].sort().values.numpy()])
+    logits = torch.cat([net(images[i : i + batch].pixels(device)) for i in range(0, len(images.x), batch)])
+    seen, classes = logits.argmax(1), logits.shape[1]
+    surest = unconfident(given(logits))(logits).sort(stable=True).indices
+    chosen = torch.cat([surest[seen[surest] == k][: n // classes] for k in range(classes)])
+    rest = surest[~torch.isin(surest, chosen)][: n - len(chosen)]
+    return Images(images.x[torch.cat([chosen, rest]).sort().values.cpu().numpy()])
 
 
 @torch.no_grad()
@@ -255,18 +261,20 @@ def label_consistency(judge: nn.Module, images: Images, batch: int = BATCH) -> f
     return right / len(images.x)
 
 
-def protocol(spec: Quality, name: str, numbers: dict[str, Any]) -> str:
-    """What a number was made from, in words, after the protocol's name.
+def protocol(spec: Quality, name: str, numbers: dict[str, Any], distinct: int) -> str:
+    """What a number was made from, in words, after the protocol's name; distinct: how many of the images differ.
 
     ours: from scratch, against the reference split; atebm: as ours, but from out-distribution images (AE); jempp-buffer:
-    images of the replay buffer, those that the model is surest of where it has more, against training and test images
-    (JEM++).
+    images of the replay buffer, where it has more those of each class that the model is surest of, against training and
+    test images (JEM++).
     """
     features = "the study's judge" if spec.features == "judge" else "torch-fidelity's Inception"
     made = {
         "ours": "from scratch",
         "atebm": "from out-distribution images",
-        "jempp-buffer": "of the training's replay buffer, chosen by confidence,",
+        "jempp-buffer": "of the training's replay buffer, where it has more the surest of each class,",
     }[name]
     against = "train and test" if name == "jempp-buffer" else spec.reference
-    return f"{name}: {numbers['n']} images {made} against {numbers['reference_n']} {against} images, features of {features}"
+    repeats = f" ({distinct} distinct)" if distinct < numbers["n"] else ""
+    ours, theirs = f"{numbers['n']} images{repeats} {made}", f"{numbers['reference_n']} {against} images"
+    return f"{name}: {ours} against {theirs}, features of {features}"

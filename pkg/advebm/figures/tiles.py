@@ -20,7 +20,7 @@ def grid(x: np.ndarray, path: Path, title: str, columns: int = 10) -> Path:
 def class_grid(images: Images, path: Path, title: str, columns: int = 12) -> Path:
     """A row for each class, of its first `columns` images."""
     x, y = images
-    classes = [k for k in np.unique(y) if (y == k).sum() >= 1]
+    classes = np.unique(y)
     columns = min(columns, min((y == k).sum() for k in classes))
     chosen = np.concatenate([np.flatnonzero(y == k)[:columns] for k in classes])
     sheet = tiled(x[chosen], columns)

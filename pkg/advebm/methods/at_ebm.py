@@ -12,9 +12,8 @@ from advebm.data.batches import Batch
 from advebm.energy import binary, given, marginal, negative
 from advebm.methods.base import Context, Loss, Method
 from advebm.networks import sampling
-from advebm.ranges import Count, Fraction, NonNegative
+from advebm.ranges import Count, Fraction, NonNegative, Start
 from advebm.samplers.pgd import Ascent
-from advebm.samplers.recipes import Start
 
 
 @dataclass(kw_only=True)

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import nn
 
 from advebm.data.batches import Batch
-from advebm.energy import posterior, undecided
+from advebm.energy import given, posterior, undecided
 from advebm.methods.base import Loss, Method
 from advebm.ranges import NonNegative
 
@@ -21,6 +22,6 @@ class OE(Method):
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x, y, x_out = batch
-        ce_out = undecided(net)(x_out).mean()  # before the data, so that batch norm's statistics end on the data
-        ce = posterior(net, y)(x).mean()
+        f, f_out = net(torch.cat([x, x_out])).chunk(2)  # one pass: batch norm has the statistics of both, as at testing
+        ce, ce_out = posterior(given(f), y)(x).mean(), undecided(given(f_out))(x_out).mean()
         return Loss(ce + self.weight * ce_out, {"ce": ce, "ce_out": ce_out})

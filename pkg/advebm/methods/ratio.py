@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from math import log
 from typing import ClassVar
 
+import torch
 from torch import nn
 
 from advebm.data.batches import Batch
-from advebm.energy import negative, posterior, undecided
+from advebm.energy import given, negative, posterior, undecided
 from advebm.methods.base import Loss, Method
 from advebm.networks import sampling
 from advebm.ranges import Fraction
@@ -33,6 +34,7 @@ class Ratio(Method):
             x_adv = self.attack(negative(posterior(net, y)), x, self.streams("attack", step, count=len(x)))
             streams = self.streams("attack_out", step, count=len(x))
             x_out_adv = self.attack_out(negative(undecided(net)), x_out, streams)
-        kl = undecided(net)(x_out_adv).mean() - log(self.context.classes)  # before the data: see methods/oe.py
-        ce = posterior(net, y)(x_adv).mean()
+        f, f_out = net(torch.cat([x_adv, x_out_adv])).chunk(2)  # one pass, see methods/oe.py
+        ce = posterior(given(f), y)(x_adv).mean()
+        kl = undecided(given(f_out))(x_out_adv).mean() - log(self.context.classes)
         return Loss((1 - self.weight) * ce + self.weight * kl, {"ce": ce, "kl_out": kl}, x_adv=x_adv, x_neg=x_out_adv)

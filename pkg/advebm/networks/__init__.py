@@ -89,7 +89,8 @@ def save(path: Path, net: Network, **about: Any) -> None:
 def load(
     path: Path, device: torch.device | str = "cpu", *, shape: Sequence[int] | None = None
 ) -> tuple[Network, dict[str, Any]]:
-    """The network, in evaluation mode, and the header that it was saved with.
+    """The network, in evaluation mode, and the header that it was saved with. What is generated and measured by it is in
+    float32: from here on the convolutions of this process are not TF32.
 
     Raises FileNotFoundError where there is none, ValueError where the file is damaged, its weights do not fit, or it is
     not for images of the shape (C, H, W).
@@ -109,6 +110,7 @@ def load(
         net.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path}: weights do not fit the network it names ({' '.join(str(error).split())})") from error
+    torch.backends.cudnn.allow_tf32 = False
     return net.to(device).eval().requires_grad_(False), header
 
 

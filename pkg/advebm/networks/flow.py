@@ -109,7 +109,7 @@ def estimates_from(seed: int, step: int) -> Iterator[None]:
     """In this block the estimates of log determinants, drawn from torch's and NumPy's global generators, are a function of
     (seed, step); the generators are as they were afterwards."""
     before = np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
         torch.manual_seed(seed * 1_000_003 + step)
         np.random.seed((seed * 1_000_003 + step) % 2**32)  # noqa: NPY002
         try:

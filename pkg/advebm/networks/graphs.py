@@ -1,4 +1,4 @@
-"""Passes through a trunk as CUDA graphs, launched as a whole: a step of a chain or an attack is hundreds of kernels."""
+"""Passes through a trunk as CUDA graphs, each launched as a whole: most of what a step of a chain or an attack launches."""
 
 import gc
 from collections.abc import Callable, Iterator

@@ -40,13 +40,15 @@ def pgd(
 
 @dataclass(kw_only=True)
 class Ascent:
-    """AT-EBM's sampler: steps of one L2 length up -E(x), in [0, 1] but in no ball (Yin, Li and Rohde 2022, Algorithm 1)."""
+    """AT-EBM's sampler: steps of one L2 length up -E(x), in [0, 1] (Yin, Li and Rohde 2022, Algorithm 1)."""
 
     steps: Steps  # K
     step_size: Positive  # L2 length, images in [0, 1]
+    eps: Positive | None = None  # L2 radius around the start, as for detection (Table 4); null: no ball
 
     def __call__(self, energy: Energy, x: Tensor, steps: int | None = None) -> Tensor:
-        return pgd(energy, x, steps=self.steps if steps is None else steps, step_size=self.step_size)
+        eps = inf if self.eps is None else self.eps
+        return pgd(energy, x, steps=self.steps if steps is None else steps, step_size=self.step_size, eps=eps)
 
 
 @dataclass(kw_only=True)

@@ -8,13 +8,12 @@ from pydantic import Discriminator
 from torch import Tensor, nn
 
 from advebm.energy import conditional, marginal, posterior
-from advebm.ranges import Fraction, Positive
+from advebm.ranges import Fraction, Positive, Start
 from advebm.samplers.pgd import Ascent, Attack
 from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
 Starts = dict[str, Callable[[Tensor, Streams], Tensor]]  # name: (classes (B,), streams) -> images (B, C, H, W)
-Start = Literal["gaussians", "uniform", "outliers"]
 Stages = dict[str, Tensor]  # name of the stage: images; the last is the result
 
 

@@ -8,6 +8,8 @@ from advebm.energy import Energy, grad
 from advebm.ranges import NonNegative, Positive, Steps
 from advebm.samplers.streams import Streams
 
+DRAWN = 8  # steps whose noise is drawn at once: few kernels, the same numbers
+
 
 def sgld(
     energy: Energy,
@@ -26,13 +28,15 @@ def sgld(
     with both set freely. x (B, C, H, W) in [0, 1] or leaving it, unless `clip`; `clamp_grad` bounds each entry of the
     gradient; `streams` may be None where noise is 0.
     """
-    for _ in range(steps):
+    for step in range(steps):
         g = grad(energy, x)
         if clamp_grad is not None:
             g = g.clamp(-clamp_grad, clamp_grad)
         x = x - step_size * g
         if noise:
-            x = x + noise * streams.normal(*x.shape[1:])
+            if step % DRAWN == 0:
+                drawn = streams.normal(min(DRAWN, steps - step), *x.shape[1:])
+            x = x + noise * drawn[:, step % DRAWN]
         if clip:
             x = x.clamp(0, 1)
     return x

@@ -28,20 +28,21 @@ class Streams:
 
     def __init__(self, *key: int | str, ids: Tensor):
         digest = hashlib.sha256(repr(key).encode()).digest()
-        self.state = _mix(ids.long() * GAMMA + int.from_bytes(digest[:8], "little", signed=True))
+        self.ids = ids.long()
+        self.state = _mix(self.ids * GAMMA + int.from_bytes(digest[:8], "little", signed=True))
         self.position = 0
 
     def __getitem__(self, index: Tensor) -> "Streams":
         """The streams of some of the images, at the position reached."""
-        return self._of(self.state[index])
+        return self._of(self.ids[index], self.state[index])
 
     def to(self, device: torch.device | str) -> "Streams":
         """The streams on that device, at the position reached."""
-        return self._of(self.state.to(device, non_blocking=True))
+        return self._of(*(part.to(device, non_blocking=True) for part in (self.ids, self.state)))
 
-    def _of(self, state: Tensor) -> "Streams":
+    def _of(self, ids: Tensor, state: Tensor) -> "Streams":
         streams = object.__new__(Streams)
-        streams.state, streams.position = state, self.position
+        streams.ids, streams.state, streams.position = ids, state, self.position
         return streams
 
     def _bits(self, shape: tuple[int, ...]) -> Tensor:
