@@ -16,7 +16,7 @@ test: install  ## linters, layers, tests
 	lint-imports
 	pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12
 
-soak: install  ## what takes long: real CIFAR-10, found under ADVEBM_DATA
+soak: install  ## what takes long: real CIFAR-10, found under ADVEBM_DATA, and trainings killed on and on
 	pytest -m soak -s
 
 startup: install  ## how long the stages take to begin
@@ -32,5 +32,5 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
 
-clean:  ## everything that can be made again, but the cache of results
+clean:  ## the environment and the caches of the tools
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from advebm import cli
+from advebm import cli, networks
+from advebm.networks.wrn import WideResNet
 
 PARAMS = yaml.safe_load(Path("params.yaml").read_text())
 
@@ -141,6 +142,10 @@ STAGES = [
     (f"train jempp {DATA} --gaussians {{out}}/none", {}, "none"),
     (f"sample at {MODEL} {DATA} {GAUSSIANS}", {"sampling.at.targeted.start": "outliars"}, "'outliars' is not one of"),
     (f"sample at --model {{bad}}/cut.safetensors {DATA} {GAUSSIANS}", {}, "is not a readable advebm model"),
+    *(
+        (f"{command} at --model {{bad}}/one.safetensors {DATA} {GAUSSIANS}", {}, "of 10 classes, but the network has 1;")
+        for command in ("sample", "interpolation")
+    ),
     (f"sample at --model {{out}}/none {DATA} {GAUSSIANS}", {}, "no model there; `advebm train` makes one"),
     (f"ood at --model {{work}}/g.safetensors {DATA}", {}, "is not a readable advebm model"),
     (f"ood at {MODEL} {DATA}", {"ood.radii": {"l2": [1.0, 0.5]}}, "must rise: each radius starts from the one before"),
@@ -213,6 +218,7 @@ def places(tmp_path_factory):
     (bad / "cut.safetensors").write_bytes((work / "judge/model.safetensors").read_bytes()[:-100])
     for name in ("cut", "about", "lacks", "no_out", "one_class", "shape"):
         shutil.copytree(work / "data", bad / name)
+    networks.save(bad / "one.safetensors", WideResNet(depth=10, width=1).build((1, 8, 8), 1))
     train = np.load(work / "data/train.npz")
     (bad / "cut/train.npz").write_bytes((bad / "cut/train.npz").read_bytes()[:-300])
     (bad / "about/about.json").write_text("{")

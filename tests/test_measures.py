@@ -8,6 +8,7 @@ from scipy.spatial.distance import cdist
 from skimage.metrics import structural_similarity
 
 from advebm import config, figures
+from advebm.commands.sample import start_images
 from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images
 from advebm.energy import conditional, marginal
@@ -297,3 +298,14 @@ def test_smoothness_of_a_line_and_of_a_jump():
     line = torch.stack([torch.lerp(a, b, t) for t in torch.linspace(0, 1, 5)], 1)
     assert interpolation.smoothness(line) == pytest.approx(1 / 4)
     assert interpolation.smoothness(torch.stack([a, a, b, b], 1)) == 1
+
+
+def test_no_two_images_start_from_the_same_outlier_while_there_are_others(images):
+    gaussians = Gaussians.fit(images, ridge=0.01)
+    few = Images(images.x[:7], None)
+    draw = start_images(gaussians, few)["outliers"]
+    ids = torch.arange(14)
+    starts = draw(ids % 3, Streams(0, "a", ids=ids))
+    assert {x.numpy().tobytes() for x in starts[:7]} == {x.numpy().tobytes() for x in few.pixels()}
+    assert torch.equal(starts[7:], starts[:7]), "there are no others"
+    assert torch.equal(draw(ids[3:5] % 3, Streams(0, "a", ids=ids[3:5])), starts[3:5]), "whatever the batch"

@@ -18,7 +18,20 @@ from advebm.networks.flow import Glow, ResidualFlow
 from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import WideResNet
 from advebm.samplers.pgd import Ascent, Attack
-from advebm.training import SGD, Adam, Diverged, Schedule, Training, fit, score, update_average
+from advebm.state import Good, State
+from advebm.training import (
+    SGD,
+    Adam,
+    Diverged,
+    Schedule,
+    Training,
+    built,
+    captured,
+    fit,
+    restore,
+    score,
+    update_average,
+)
 
 SPEC = WideResNet(depth=10, width=1)
 
@@ -162,6 +175,26 @@ def test_a_training_goes_on_from_what_it_kept(name):
         assert torch.equal(weights(resumed), weights(whole))
         assert rest == {key: value for key, value in records.items() if key > step}
     assert all(torch.equal(before[key], value) for key, value in kept[step].items()), "it is left as it was"
+
+
+@pytest.mark.parametrize("spec", [SGD(name="sgd", lr=0.1), Adam(name="adam", lr=0.1)])
+def test_what_an_optimiser_recalls_lies_in_memory_as_its_weights(tmp_path, spec):
+    """Also after the disk; fused optimisers refuse it otherwise."""
+    made = []
+    for _ in range(2):
+        net = SPEC.build((1, 8, 8), 3)
+        optimizer = built(spec, net)
+        net(torch.rand(4, 1, 8, 8)).sum().backward()
+        optimizer.step()
+        made.append((net, optimizer))
+    (net, optimizer), (other, restored) = made
+    method = Standard()
+    State(tmp_path).save(Good(captured(net, None, optimizer, method), {}))
+    restore(State(tmp_path).load().tensors, other, None, restored, method)
+    for weight, twin in zip(net.parameters(), other.parameters(), strict=True):
+        for name, x in restored.state[twin].items():
+            assert torch.equal(torch.as_tensor(optimizer.state[weight][name]), torch.as_tensor(x))
+            assert name == "step" or x.stride() == twin.stride() == weight.stride()
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
