@@ -180,6 +180,7 @@ LINES = [
     ("train at --data x --out {out} --params none.yaml", "none.yaml: no such file"),
     ("info {out}/none", "no model there"),
     ("summary --study digitz", "digitz"),
+    ("bench --out {out} --device gpu", "--device gpu: must be cpu, or cuda on a machine with a GPU"),
     ("stability --data x --gaussians x --out {out} --seeds 0", "should be greater than or equal to 1"),
     ("stability --data x --gaussians x --out {out} --method robust_gem", "no method 'robust_gem' in digits"),
     ("stability --data x --gaussians x --out {out} --set lr", "must be KEY=VALUE"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from advebm import cli, networks
+from advebm.commands import bench
 from advebm.energy import grad, marginal
 from advebm.networks.wrn import WideResNet
 from test_training import tiny, weights
@@ -23,6 +24,13 @@ def test_bench_runs_both_ways_and_checks_one_by_the_other(tmp_path, capsys):
         assert row["fast"]["memory_mb"] > 0 and row["fast"]["of_matrix_rate"] > 0, name
     text = capsys.readouterr().out
     assert text == (tmp_path / "bench.md").read_text() + "\n" and "| training step of robust_jem" in text
+
+
+def test_bench_tells_when_the_two_ways_differ(tmp_path, monkeypatch):
+    monkeypatch.setitem(bench.ERROR, "fp32", 0.0)
+    with pytest.raises(RuntimeError, match=r"the two ways differ by more than 0.0 at fp32: one input gradient"):
+        cli.bench(out=tmp_path / "b.json", study="tiny", method=["at"], what=["gradient"], batch=4, repeats=1, quiet=True)
+    assert (tmp_path / "b.json").is_file()
 
 
 def net(norm="batch"):

@@ -115,6 +115,14 @@ def test_pgd_is_foolboxs(wrn, streams, norm, kind):
     assert (raised > 0).all()
 
 
+@pytest.mark.parametrize("side", [8, 256])
+def test_a_chain_has_a_draw_of_noise_a_step_however_many_are_drawn_at_once(streams, side):
+    flat = lambda x: 0 * x.flatten(1).sum(1)  # noqa: E731
+    moved = sgld(flat, torch.zeros(5, 1, side, side), steps=11, step_size=1.0, noise=0.5, streams=streams(5))
+    again = streams(5)
+    assert torch.allclose(moved, 0.5 * sum(again.normal(1, side, side) for _ in range(11)), atol=1e-5)
+
+
 def test_an_ascent_goes_as_far_as_its_ball_lets_it(streams):
     x = 0.4 + 0.1 * streams(4).uniform(1, 8, 8)
     for eps, far in ((None, 0.5), (0.2, 0.2)):

@@ -43,3 +43,10 @@ def test_a_stage_depends_on_its_script_and_on_what_makes_its_numbers(name):
     if name not in ("check", "report", "compare"):  # which make no numbers
         needed = {path for path in reached(f"advebm.commands.{Path(script).stem}") if path.startswith(MADE_OF)}
         assert needed <= set(STAGES[name]["deps"])
+
+
+def test_training_depends_on_every_sampler_that_a_method_has():
+    methods = [path.stem for path in Path("pkg/advebm/methods").glob("*.py")]
+    needed = {file(name).as_posix() for method in methods for name in imported(f"advebm.methods.{method}")}
+    samplers = {path for path in needed if path.startswith("pkg/advebm/samplers/")}
+    assert samplers and samplers <= set(STAGES["train"]["deps"])

@@ -219,11 +219,13 @@ def test_frozen_restores_the_mode():
 
 @pytest.mark.parametrize("norm", ["none", "batch", "group"])
 @pytest.mark.parametrize("activation", ["leaky_relu", "silu"])
-def test_networks_are_saved_and_loaded(tmp_path, norm, activation):
+def test_networks_are_saved_and_loaded(tmp_path, monkeypatch, norm, activation):
     net = WideResNet(depth=16, width=2, norm=norm, activation=activation).build((3, 8, 8), 5)
     x = torch.rand(2, 3, 8, 8)
     networks.save(tmp_path / "m.safetensors", net, study="s", method="m")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     read, header = networks.load(tmp_path / "m.safetensors")
+    assert not torch.backends.cudnn.allow_tf32, "what is generated and measured is in float32"
     assert torch.equal(net.eval()(x), read(x)) and header["study"] == "s" and header["outputs"] == 5
     assert torch.equal(net.body(net.stem(x)), net(x)) and net.features(x).shape == (2, 128)
     networks.save(tmp_path / "again.safetensors", read, study="s", method="m")

@@ -104,7 +104,7 @@ def change_models(entry: dict[str, Any], methods: list[str], changes: list[str])
         if not key or not equals:
             raise ValueError(f"--set {change}: must be KEY=VALUE, such as training.optimizer.lr=0.1")
         try:
-            read = yaml.safe_load(value)
+            parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ValueError(f"--set {change}: {value} is not YAML") from error
         *parents, last = key.split(".")
@@ -114,7 +114,7 @@ def change_models(entry: dict[str, Any], methods: list[str], changes: list[str])
                 target = target.setdefault(parent, {})
                 if not isinstance(target, dict):
                     raise ValueError(f"--set {change}: {parent} of {name} is {target}, which holds no {last}")
-            target[last] = read
+            target[last] = parsed
 
 
 def _other_kind(general: dict[str, Any], own: dict[str, Any]) -> bool:

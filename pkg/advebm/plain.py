@@ -71,10 +71,11 @@ class PlainAscent(Ascent):
         origin = x
         for _ in range(self.steps if steps is None else steps):
             g = gradient(energy, x)
-            x = (x - self.step_size * g / g.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).clamp(0, 1)
+            x = x - self.step_size * g / g.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
             if self.eps is not None:
                 d = x - origin
                 x = origin + d * (self.eps / d.flatten(1).norm(dim=1)).clamp(max=1).view(-1, 1, 1, 1)
+            x = x.clamp(0, 1)
         return x.detach()
 
 

@@ -105,7 +105,7 @@ def score(
     for name in sets:
         named, reference, m = (protocols or {}).get(name, "ours"), split, None
         if named == "jempp-buffer":
-            reference = joined(*(images.load(data / f"{name}.npz") for name in ("train", "validation", "test")))
+            reference = joined(*(images.load(data / f"{which}.npz") for which in ("train", "validation", "test")))
             m = spec.reference_images or len(reference.x)
             reference = reference[np.arange(m) * len(reference.x) // m]
         content = sets[name][: len(reference.x)]

@@ -2,7 +2,8 @@
 
 import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -158,23 +159,37 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
     return Job(f"training step of {name}", len(data.x), way("plain"), way("fast"), error)
 
 
+@contextmanager
+def exact() -> Iterator[None]:
+    """In this block convolutions are float32 on a GPU too, as `networks.load` has it for what is generated and measured."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def sample(both: dict[str, nn.Module], sampler: Langevin, gaussians: Gaussians, streams: Callable, batch: int) -> Job:
     """Images from class Gaussians by a chain, float32 both ways, to the disk: one file; the plain way, a PNG for each."""
     from PIL import Image
 
     y = torch.arange(batch, device=gaussians.mean.device) % len(gaussians.mean)
 
+    @exact()
     def fast() -> None:
         with tempfile.TemporaryDirectory() as folder:
             x = sampler(marginal(both["fast"]), gaussians.sample(y, streams()), streams())
             images.save(Path(folder, "samples.npz"), images.Images(images.to_bytes(x)))
 
+    @exact()
     def slow() -> None:
         with tempfile.TemporaryDirectory() as folder:
             x = plain.part(sampler)(marginal(both["plain"]), gaussians.sample(y, streams()))
             for i in range(batch):
                 Image.fromarray(images.to_bytes(x[i : i + 1])[0].squeeze()).save(Path(folder, f"{i}.png"))
 
+    @exact()
     def error() -> float:
         calm, x = replace(sampler, noise=0.0), gaussians.sample(y, streams())
         return distance(calm(marginal(both["fast"]), x) - x, plain.part(calm)(marginal(both["plain"]), x) - x)
@@ -185,6 +200,7 @@ def sample(both: dict[str, nn.Module], sampler: Langevin, gaussians: Gaussians, 
 def evaluate(both: dict[str, nn.Module], data: Batch, attack: Attack, streams: Callable) -> Job:
     """Right after an attack, and the energy of each image: in float32 both ways, as what is reported."""
 
+    @exact()
     def way(net: nn.Module, chosen: Attack) -> Tensor:
         moved = chosen(negative(posterior(net, data.y)), data.x, streams())
         with torch.no_grad():

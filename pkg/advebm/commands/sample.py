@@ -91,7 +91,7 @@ def check_logits(recipes: dict, where: str, outputs: int, classes: int) -> None:
 
 def start_images(gaussians, outliers=None) -> dict:
     """What a recipe may start from, by name; outliers are the study's in an order of chance, again from the first where
-    there are too few: what no noise moves makes the same image of the same start."""
+    there are too few: without noise, equal starts would give equal images."""
     import numpy as np
 
     from advebm.evaluation.parts import SEED

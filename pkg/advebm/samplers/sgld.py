@@ -8,7 +8,7 @@ from advebm.energy import Energy, grad
 from advebm.ranges import NonNegative, Positive, Steps
 from advebm.samplers.streams import Streams
 
-DRAWN = 8  # steps whose noise is drawn at once: few kernels, the same numbers
+DRAWN = 8  # steps whose noise is drawn at once, the same numbers by fewer kernels; on a CPU of few images only
 
 
 def sgld(
@@ -28,15 +28,16 @@ def sgld(
     with both set freely. x (B, C, H, W) in [0, 1] or leaving it, unless `clip`; `clamp_grad` bounds each entry of the
     gradient; `streams` may be None where noise is 0.
     """
+    at_once = DRAWN if x.is_cuda else max(1, min(DRAWN, 2**18 // x.numel()))
     for step in range(steps):
         g = grad(energy, x)
         if clamp_grad is not None:
             g = g.clamp(-clamp_grad, clamp_grad)
         x = x - step_size * g
         if noise:
-            if step % DRAWN == 0:
-                drawn = streams.normal(min(DRAWN, steps - step), *x.shape[1:])
-            x = x + noise * drawn[:, step % DRAWN]
+            if step % at_once == 0:
+                drawn = streams.normal(min(at_once, steps - step), *x.shape[1:])
+            x = x + noise * drawn[:, step % at_once]
         if clip:
             x = x.clamp(0, 1)
     return x
