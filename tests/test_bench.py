@@ -20,7 +20,8 @@ def test_bench_runs_both_ways_and_checks_one_by_the_other(tmp_path, capsys):
     rows = {row["name"]: row for row in result["rows"]}
     assert {f"training step of {name}" for name in methods} < rows.keys() and len(rows) == len(methods) + 6
     for name, row in rows.items():
-        assert row["error"] < 1e-3, name
+        small_steps = name.startswith(("SGLD", "m x n", "samples"))  # the error is of these, in images of float32
+        assert row["error"] < (1e-3 if small_steps else 1e-5), name
         assert row["fast"]["memory_mb"] > 0 and row["fast"]["of_matrix_rate"] > 0, name
     text = capsys.readouterr().out
     assert text == (tmp_path / "bench.md").read_text() + "\n" and "| training step of robust_jem" in text

@@ -80,13 +80,19 @@ def unrecorded():
     torch.testing.assert_close(found, slope(own, x))
 
 
-@pytest.mark.parametrize("name", sorted(METHODS.keys() - FLOWS))
-def test_a_step_never_waits_for_the_device(name):
-    model = config.model(config.read(config.Path("params.yaml"), "tiny"), name)
+def setting(name, count):
+    """The method as the study tiny has it, so many images of noise and as many outliers, and its context on the GPU."""
     rng = np.random.default_rng(0)
-    x, out = (Images(rng.integers(0, 256, (160, 8, 8, 1), dtype=np.uint8), np.arange(160) % 10) for _ in range(2))
+    x, out = (Images(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count) % 10) for _ in range(2))
     fitted = Gaussians.fit(x, ridge=0.01)
     gaussians = Gaussians(fitted.mean.cuda(), fitted.factor.cuda(), fitted.shape)
+    context = Context(0, (1, 8, 8), 10, gaussians, torch.device("cuda"))
+    return config.model(config.read(config.Path("params.yaml"), "tiny"), name), x, out, context
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - FLOWS))
+def test_a_step_never_waits_for_the_device(name):
+    model, x, out, context = setting(name, 160)
     batches = Batches(x, 16, model.training.augmentation, 0, "cuda", out)
     method, own = model.method, model.network.build((1, 8, 8), model.method.outputs(10)).cuda().train()
     if name == "at_ebm":
@@ -94,7 +100,7 @@ def test_a_step_never_waits_for_the_device(name):
         method = replace(method, start=tuple(start for start in method.start if start != "gaussians") or ("uniform",))
     if hasattr(method, "buffer"):
         method = replace(method, buffer=Replay(size=100, reinit=0.5))
-    method.begin(Context(0, (1, 8, 8), 10, gaussians, torch.device("cuda")))
+    method.begin(context)
     networks.accelerated(own, True)
     optimizer = built(model.training.optimizer, own)
 
@@ -118,12 +124,7 @@ def test_a_step_never_waits_for_the_device(name):
 @pytest.mark.parametrize("name", ["standard", "robust_jem", "at_ebm", "glow"])
 @pytest.mark.parametrize("optimizer", [SGD(name="sgd", lr=0.01), Adam(name="adam", lr=0.001)])
 def test_a_training_goes_on_from_the_disk(tmp_path, name, optimizer):
-    model = config.model(config.read(config.Path("params.yaml"), "tiny"), name)
-    rng = np.random.default_rng(0)
-    x, out = (Images(rng.integers(0, 256, (64, 8, 8, 1), dtype=np.uint8), np.arange(64) % 10) for _ in range(2))
-    fitted = Gaussians.fit(x, ridge=0.01)
-    gaussians = Gaussians(fitted.mean.cuda(), fitted.factor.cuda(), fitted.shape)
-    context = Context(0, (1, 8, 8), 10, gaussians, torch.device("cuda"))
+    model, x, out, context = setting(name, 64)
     training = replace(model.training, epochs=3, record_every=2, optimizer=optimizer)
     state, records = State(tmp_path), {}
 

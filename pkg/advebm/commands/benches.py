@@ -160,7 +160,7 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
 
 
 @contextmanager
-def exact() -> Iterator[None]:
+def in_float32() -> Iterator[None]:
     """In this block convolutions are float32 on a GPU too, as `networks.load` has it for what is generated and measured."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
@@ -176,20 +176,20 @@ def sample(both: dict[str, nn.Module], sampler: Langevin, gaussians: Gaussians, 
 
     y = torch.arange(batch, device=gaussians.mean.device) % len(gaussians.mean)
 
-    @exact()
+    @in_float32()
     def fast() -> None:
         with tempfile.TemporaryDirectory() as folder:
             x = sampler(marginal(both["fast"]), gaussians.sample(y, streams()), streams())
             images.save(Path(folder, "samples.npz"), images.Images(images.to_bytes(x)))
 
-    @exact()
+    @in_float32()
     def slow() -> None:
         with tempfile.TemporaryDirectory() as folder:
             x = plain.part(sampler)(marginal(both["plain"]), gaussians.sample(y, streams()))
             for i in range(batch):
                 Image.fromarray(images.to_bytes(x[i : i + 1])[0].squeeze()).save(Path(folder, f"{i}.png"))
 
-    @exact()
+    @in_float32()
     def error() -> float:
         calm, x = replace(sampler, noise=0.0), gaussians.sample(y, streams())
         return distance(calm(marginal(both["fast"]), x) - x, plain.part(calm)(marginal(both["plain"]), x) - x)
@@ -200,7 +200,7 @@ def sample(both: dict[str, nn.Module], sampler: Langevin, gaussians: Gaussians, 
 def evaluate(both: dict[str, nn.Module], data: Batch, attack: Attack, streams: Callable) -> Job:
     """Right after an attack, and the energy of each image: in float32 both ways, as what is reported."""
 
-    @exact()
+    @in_float32()
     def way(net: nn.Module, chosen: Attack) -> Tensor:
         moved = chosen(negative(posterior(net, data.y)), data.x, streams())
         with torch.no_grad():

@@ -4,7 +4,7 @@ from advebm import config
 from advebm.commands import options as o
 from advebm.commands.measuring import keep
 from advebm.commands.prepare import about
-from advebm.commands.sample import check_logits, start_images
+from advebm.commands.sample import generator
 
 
 def interpolation(
@@ -22,23 +22,18 @@ def interpolation(
     Writes interpolation.json and interpolation.png.
     """
     entry = config.read(params, study, method)
-    from advebm import figures, networks, progress
-    from advebm.data import images
-    from advebm.data.gaussians import Gaussians
+    from advebm import figures, progress
     from advebm.evaluation import interpolation as evaluation
     from advebm.evaluation.parts import SEED
 
     spec = config.build(evaluation.Interpolation, entry["interpolation"])
     recipes = config.recipes(entry, method)
-    described = about(data)
-    net, header = networks.load(model, networks.device(), shape=described["shape"])
-    check_logits(recipes, f"{study}.sampling.{method}", header["outputs"], described["classes"])
-    outliers = images.load(data / "outliers.npz") if any(r.start == "outliers" for r in recipes.values()) else None
+    net, starts = generator(recipes, f"{study}.sampling.{method}", model, data, gaussians)
     numbers, pictures = evaluation.interpolation(
         net,
         recipes,
-        start_images(Gaussians.load(gaussians, networks.device()), outliers),
-        described["classes"],
+        starts,
+        about(data)["classes"],
         spec,
         seed=SEED,
         progress=progress.bar(f"interpolation {study}/{method}", quiet),

@@ -73,8 +73,9 @@ def ours(found: Found, recipe: str | None) -> dict[str, float | str | None]:
         ranges = [fisher_score(found, kind, key) for key in ("score", "score_symmetric")]
         numbers[column] = None if ranges[0] is None else "; ".join(map(text, ranges))
     for name, entry in found["ood"].items():
-        worst = entry["scores"][entry["score"]]["worst"].get("l2", {"eps": None})
-        numbers |= {name: percent(entry["auc"]), f"{name} worst": percent(worst["auc"]) if worst["eps"] == RADIUS else None}
+        worst = entry["scores"][entry["score"]]["worst"].get("l2", {})
+        same = worst.get("eps") == RADIUS
+        numbers |= {name: percent(entry["auc"]), f"{name} worst": percent(worst["auc"] if same else None)}
     return numbers
 
 

@@ -27,24 +27,18 @@ def sample(
     Image i is of class i mod K and has a random stream of its own, so it is the same in any order and company.
     """
     entry = config.read(params, study, method)
-    described = about(data)
     from functools import partial
 
     import torch
 
     from advebm import figures, networks, progress, tracking
     from advebm.data import images
-    from advebm.data.gaussians import Gaussians
     from advebm.evaluation.parts import BATCH, SEED, gathered
     from advebm.samplers.streams import Streams
 
     recipes = config.recipes(entry, method)
-    device = networks.device()
-    classes = described["classes"]
-    net, header = networks.load(model, device, shape=described["shape"])
-    check_logits(recipes, f"{study}.sampling.{method}", header["outputs"], classes)
-    outliers = images.load(data / "outliers.npz") if any(r.start == "outliers" for r in recipes.values()) else None
-    starts = start_images(Gaussians.load(gaussians, device), outliers)
+    device, classes = networks.device(), about(data)["classes"]
+    net, starts = generator(recipes, f"{study}.sampling.{method}", model, data, gaussians)
     pictures = out / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     spec = config.stage_specs(entry, method)["sample"]
@@ -79,14 +73,23 @@ def sample(
     print(f"wrote {out}: {entry['samples']} images by each of {', '.join(recipes) or 'no recipes'}")
 
 
-def check_logits(recipes: dict, where: str, outputs: int, classes: int) -> None:
-    """Raises ValueError where a recipe follows logits of classes that the network does not have."""
+def generator(recipes: dict, where: str, model: Path, data: Path, gaussians: Path) -> tuple:
+    """(network, starts): what the recipes generate by, and what they may start from. Raises ValueError where a recipe
+    follows logits of classes that the network does not have."""
+    from advebm import networks
+    from advebm.data import images
+    from advebm.data.gaussians import Gaussians
+
+    described, device = about(data), networks.device()
+    net, header = networks.load(model, device, shape=described["shape"])
     for name, recipe in recipes.items():
-        if recipe.guided and outputs != classes:
+        if recipe.guided and header["outputs"] != described["classes"]:
             raise ValueError(
-                f"{where}.{name}: follows the logits of {classes} classes, but the network has {outputs}; "
-                "use sgld (conditional: false), ascent or draw"
+                f"{where}.{name}: follows the logits of {described['classes']} classes, but the network has "
+                f"{header['outputs']}; use sgld (conditional: false), ascent or draw"
             )
+    outliers = images.load(data / "outliers.npz") if any(r.start == "outliers" for r in recipes.values()) else None
+    return net, start_images(Gaussians.load(gaussians, device), outliers)
 
 
 def start_images(gaussians, outliers=None) -> dict:
@@ -96,8 +99,9 @@ def start_images(gaussians, outliers=None) -> dict:
 
     from advebm.evaluation.parts import SEED
 
+    order = None if outliers is None else np.random.default_rng(SEED).permutation(len(outliers.x))
+
     def drawn(y, streams):
-        order = np.random.default_rng(SEED).permutation(len(outliers.x))
         return outliers[order[streams.ids.cpu().numpy() % len(order)]].pixels(y.device)
 
     return {
