@@ -18,9 +18,11 @@ from advebm.commands.bench import Job
 from advebm.data import images
 from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
-from advebm.energy import grad, marginal, negative, posterior
+from advebm.energy import conditional, grad, marginal, negative, posterior, unsaturated
+from advebm.evaluation import fisher, quality
 from advebm.methods.base import Context, Method
 from advebm.networks import accelerated, sampling
+from advebm.samplers.apgd import apgd
 from advebm.samplers.buffer import Replay
 from advebm.samplers.pgd import Attack
 from advebm.samplers.proximal import Proximal
@@ -33,9 +35,10 @@ CLASSES = 10
 
 
 def jobs(
-    entry: dict[str, Any], methods: list[str], wanted: list[str], batch: int, steps: int, device: torch.device
+    entry: dict[str, Any], methods: list[str], wanted: list[str], batch: int, steps: int, device: torch.device, root: Path
 ) -> list[Callable[[], Job]]:
-    """What makes the jobs, one at a time: of a study's first method's network, and a training step of each method."""
+    """What makes the jobs, one at a time: of a study's first method's network, and a training step of each method; root:
+    where Inception's weights lie, without which features by it are left out."""
     if entry["data"]["source"] not in SHAPES:
         raise ValueError(f"bench knows the images of {', '.join(SHAPES)}, not of {entry['data']['source']}")
     shape = SHAPES[entry["data"]["source"]]
@@ -49,10 +52,12 @@ def jobs(
     model = config.model(entry, methods[0])
     net = model.network.build(shape, model.method.outputs(CLASSES)).to(device)
     fast = accelerated(net, model.training.precision == "bf16").eval()
+    with torch.no_grad():
+        net(x)  # a flow normalises by the first images that it sees
     slow = plain.network(net).eval()
     langevin = Langevin(steps=steps, step_size=0.1, noise=0.005, clamp_grad=1.0, clip=True)
     attack = Attack(eps=8 / 255, steps=steps)
-    streams = lambda: Streams(0, "bench", ids=torch.arange(batch, device=device))  # noqa: E731
+    streams = lambda of=slice(None): Streams(0, "bench", ids=torch.arange(batch, device=device)[of])  # noqa: E731
     both = {"plain": slow, "fast": fast}
     found: list[Callable[[], Job]] = []
 
@@ -92,8 +97,15 @@ def jobs(
             found.append(partial(step, entry, name, data, context))
     if "sample" in wanted:
         found.append(partial(sample, both, langevin, gaussians, streams, batch))
-    if "evaluate" in wanted and model.method.outputs(CLASSES) > 1:
-        found.append(partial(evaluate, both, data, attack, streams))
+    if "evaluate" in wanted:
+        if model.method.outputs(CLASSES) > 1:
+            found.append(partial(robustness, both, data, attack, streams))
+            found.append(partial(auto_pgd, both, data, attack))
+        found.append(partial(fisher_scores, both, data, streams))
+        spec = config.build(quality.Quality, entry["quality"])
+        if spec.features == "judge" or (root / spec.inception).is_file():
+            judge = config.model(entry, "judge").network.build(shape, CLASSES).to(device).eval()
+            found.append(partial(features, quality.network(spec, judge, shape[0], root), x))
     return found
 
 
@@ -170,10 +182,16 @@ def in_float32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def sample(both: dict[str, nn.Module], sampler: Langevin, gaussians: Gaussians, streams: Callable, batch: int) -> Job:
-    """Images from class Gaussians by a chain, float32 both ways, to the disk: one file; the plain way, a PNG for each."""
+def pngs(x: Tensor, folder: str) -> None:
+    """A file of each image, as published samples are kept and scored."""
     from PIL import Image
 
+    for i, image in enumerate(images.to_bytes(x)):
+        Image.fromarray(image.squeeze()).save(Path(folder, f"{i:06}.png"))
+
+
+def sample(both: dict[str, nn.Module], sampler: Langevin, gaussians: Gaussians, streams: Callable, batch: int) -> Job:
+    """Images from class Gaussians by a chain, float32 both ways, to the disk: one file; the plain way, a PNG for each."""
     y = torch.arange(batch, device=gaussians.mean.device) % len(gaussians.mean)
 
     @in_float32()
@@ -186,18 +204,17 @@ def sample(both: dict[str, nn.Module], sampler: Langevin, gaussians: Gaussians, 
     def slow() -> None:
         with tempfile.TemporaryDirectory() as folder:
             x = plain.part(sampler)(marginal(both["plain"]), gaussians.sample(y, streams()))
-            for i in range(batch):
-                Image.fromarray(images.to_bytes(x[i : i + 1])[0].squeeze()).save(Path(folder, f"{i}.png"))
+            pngs(x, folder)
 
     @in_float32()
     def error() -> float:
         calm, x = replace(sampler, noise=0.0), gaussians.sample(y, streams())
         return distance(calm(marginal(both["fast"]), x) - x, plain.part(calm)(marginal(both["plain"]), x) - x)
 
-    return Job("samples to the disk", batch, slow, fast, error)
+    return Job("samples to the disk", batch, slow, fast, error, float32=True)
 
 
-def evaluate(both: dict[str, nn.Module], data: Batch, attack: Attack, streams: Callable) -> Job:
+def robustness(both: dict[str, nn.Module], data: Batch, attack: Attack, streams: Callable) -> Job:
     """Right after an attack, and the energy of each image: in float32 both ways, as what is reported."""
 
     @in_float32()
@@ -214,4 +231,79 @@ def evaluate(both: dict[str, nn.Module], data: Batch, attack: Attack, streams: C
         lambda: way(both["plain"], plain.part(attack)),
         lambda: way(both["fast"], attack),
         lambda: distance(way(both["fast"], calm)[1], way(both["plain"], plain.part(calm))[1]),
+        float32=True,
     )
+
+
+def auto_pgd(both: dict[str, nn.Module], data: Batch, attack: Attack) -> Job:
+    """The worst case of the cross-entropy, float32 both ways; the plain way is its authors' release. Error: of the losses
+    found."""
+    from pyautoattack.autopgd_base import APGDAttack
+
+    x, numbers = data.x, {"eps": attack.eps, "steps": attack.steps}
+    device = str(x.device)
+    released = APGDAttack(both["plain"], n_iter=attack.steps, norm="Linf", eps=attack.eps, loss="ce", device=device)
+    released.init_hyperparam(x)
+    energy = negative(unsaturated(both["fast"], data.y))
+
+    @in_float32()
+    def fast() -> Tensor:
+        return apgd(energy, x, x, **numbers, norm="linf")
+
+    @in_float32()
+    def slow() -> Tensor:
+        return released.attack_single_run(x, data.y, x_init=x)[0].detach()
+
+    def error() -> float:
+        found = fast(), slow()
+        with torch.no_grad():
+            return distance(*map(energy, found))
+
+    return Job(f"Auto-PGD, {attack.steps} steps", len(x), slow, fast, error, float32=True)
+
+
+def fisher_scores(both: dict[str, nn.Module], data: Batch, streams: Callable) -> Job:
+    """Of E(x) and E(x, y), float32 both ways; the plain way goes image by image."""
+    linear = fisher.piecewise_linear(both["fast"])
+
+    def scores(net: nn.Module, of: slice) -> Tensor:
+        x, y = data.x[of], data.y[of]
+        if linear:
+            return torch.stack(list(fisher.exact(net, x, y).values()))
+        energies = [marginal(net)] + ([conditional(net, y)] if net.outputs > 1 else [])
+        return torch.stack([fisher.hutchinson(energy, x, fisher.Fisher.probes, streams(of)) for energy in energies])
+
+    @in_float32()
+    def fast() -> Tensor:
+        return scores(both["fast"], slice(None))
+
+    @in_float32()
+    def slow() -> Tensor:
+        return torch.cat([scores(both["plain"], slice(i, i + 1)) for i in range(len(data.x))], 1)
+
+    name = f"Fisher scores, {'exact' if linear else 'hutchinson'}"
+    return Job(name, len(data.x), slow, fast, lambda: distance(fast(), slow()), float32=True)
+
+
+def features(using: quality.Network, x: Tensor) -> Job:
+    """Of the network that FID, KID and Inception Score go by, of images in memory; the plain way, torch-fidelity's own of a
+    folder of PNGs."""
+    from advebm.vision import torch_fidelity
+
+    using.options["cuda"] = x.is_cuda
+    options = using.options | {"feature_extractor": "inception-v3-compat" if using.weights else using.name}
+    own = torch_fidelity.utils.create_feature_extractor(options["feature_extractor"], list(using.layers), **options)
+    layer = using.layers[0]
+
+    @in_float32()
+    def fast() -> Tensor:
+        return using.features(images.to_bytes(x), "bench")[layer]
+
+    @in_float32()
+    def slow() -> Tensor:
+        with tempfile.TemporaryDirectory() as folder:
+            pngs(x, folder)
+            return torch_fidelity.utils.extract_featuresdict_from_input_id(1, own, input1=folder, **options)[layer]
+
+    name = "inception" if using.weights else "judge"
+    return Job(f"features of {name}", len(x), slow, fast, lambda: distance(fast(), slow()), float32=True)
