@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from advebm import networks
 from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
 from advebm.energy import SCORES, marginal
@@ -410,6 +411,30 @@ def test_batch_norm_has_the_statistics_of_data_and_outliers_together(make, batch
     other(torch.cat([batch.x, batch.x_out]))
     for ours, theirs in zip(net.buffers(), other.buffers(), strict=True):
         assert torch.allclose(ours.double(), theirs.double())
+
+
+@pytest.mark.parametrize("norm", ["none", "group", "batch"])
+@pytest.mark.parametrize("name", ["jem", "jempp", "robust_jem", "jeat", "igebm"])
+def test_joint_passes_are_the_passes_one_after_another(make, batch, name, norm):
+    """Where batch norm is trained they stay apart, to the byte, and its statistics end on the data."""
+    joint, apart = (networks.accelerated(WideResNet(depth=10, width=1, norm=norm).build((1, 4, 4), 3), False) for _ in "ab")
+    apart.load_state_dict(joint.state_dict())
+    joint.double().joint, apart.double().joint = True, False
+    counts, slopes = [], []
+    for net in (joint, apart):
+        method, passed = make(name), []
+        method.replay.kept = batch.x.repeat(4, 1, 1, 1)[:20].clone()
+        handle = net.head.register_forward_hook(lambda *given, own=passed: own.append(len(given[2])))
+        slopes.append(gradients(net, method.loss(net, batch, 3)))
+        counts.append(passed)
+        handle.remove()
+    if norm == "batch":
+        assert torch.equal(*slopes) and counts[0] == counts[1]
+        assert all(map(torch.equal, joint.buffers(), apart.buffers()))
+    else:
+        passes = 3 if name == "robust_jem" else 2
+        assert counts[0][-1] == passes * 6 and counts[1][-passes:] == [6] * passes
+        assert torch.allclose(*slopes, rtol=1e-9, atol=1e-12)
 
 
 def test_detectors_by_confidence_rank_as_the_maximal_probability(make, small, batch):

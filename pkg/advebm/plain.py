@@ -19,7 +19,7 @@ from advebm.samplers.streams import Streams
 def network(net: nn.Module) -> nn.Module:
     """A copy that keeps its weights and activations as NCHW, and samples in float32, pass by pass."""
     net = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
-    net.bf16, net.recorded = False, None
+    net.bf16, net.recorded, net.joint = False, None, False
     return net
 
 

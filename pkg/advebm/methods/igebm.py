@@ -6,9 +6,9 @@ from torch import nn
 
 from advebm import ranks
 from advebm.data.batches import Batch
-from advebm.energy import conditional
+from advebm.energy import conditional, given
 from advebm.methods.base import Loss, ReplayMethod
-from advebm.networks import sampling
+from advebm.networks import passes, sampling
 from advebm.samplers.buffer import Start, uniform_start
 from advebm.samplers.sgld import Langevin
 
@@ -33,6 +33,6 @@ class IGEBM(ReplayMethod):
         with sampling(net):
             x_neg = self.sampler(conditional(net, y_neg), x_neg, self.streams("negatives", step, count=len(x)))
         self.replay.store(places, x_neg)
-        e_neg = conditional(net, y_neg)(x_neg)  # before the data, so that batch norm's statistics end on the data
-        term, logs = self.contrast(conditional(net, y)(x), e_neg)
+        f_neg, f = map(given, passes(net, x_neg, x))  # the data last: batch norm's statistics end on them
+        term, logs = self.contrast(conditional(f, y)(x), conditional(f_neg, y_neg)(x_neg))
         return Loss(term, logs, x_neg=x_neg)

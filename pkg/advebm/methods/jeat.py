@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from advebm.data.batches import Batch
 from advebm.energy import conditional, given, grad, marginal, posterior
 from advebm.methods.base import Loss, ReplayMethod
-from advebm.networks import sampling
+from advebm.networks import passes, sampling
 from advebm.ranges import Count, NonNegative, Positive
 from advebm.samplers.buffer import Start, uniform_start
 from advebm.samplers.norms import Linf
@@ -49,8 +49,7 @@ class JEAT(ReplayMethod):
         with sampling(net):
             x_adv = self.attack(net, x, y, self.streams("attack", step, count=len(x)))
             x_neg = self.negatives(lambda v, streams: self.sampler(marginal(net), v, streams), len(x), step)
-        e_neg = marginal(net)(x_neg)  # before the data, so that batch norm's statistics end on the data
-        f = given(net(x_adv))
+        f_neg, f = map(given, passes(net, x_neg, x_adv))  # the data last: batch norm's statistics end on them
         ce = posterior(f, y)(x_adv).mean()
-        term, logs = self.contrast(marginal(f)(x_adv), e_neg)
+        term, logs = self.contrast(marginal(f)(x_adv), marginal(f_neg)(x_neg))
         return Loss(ce + term, {"ce": ce, **logs}, x_adv=x_adv, x_neg=x_neg)

@@ -7,7 +7,7 @@ from torch import nn
 from advebm.data.batches import Batch
 from advebm.energy import given, marginal, posterior
 from advebm.methods.base import Loss, ReplayMethod
-from advebm.networks import sampling
+from advebm.networks import passes, sampling
 from advebm.samplers.proximal import Proximal
 
 
@@ -25,8 +25,7 @@ class JEMPP(ReplayMethod):
         x, y, _ = batch
         with sampling(net):
             x_neg = self.negatives(lambda v, _: self.sampler(net.stem, marginal(net.body), v), len(x), step)
-        e_neg = marginal(net)(x_neg)  # before the data, so that batch norm's statistics end on the data
-        f = given(net(x))
+        f_neg, f = map(given, passes(net, x_neg, x))  # the data last: batch norm's statistics end on them
         ce = posterior(f, y)(x).mean()
-        term, logs = self.contrast(marginal(f)(x), e_neg)
+        term, logs = self.contrast(marginal(f)(x), marginal(f_neg)(x_neg))
         return Loss(ce + term, {"ce": ce, **logs}, x_neg=x_neg)

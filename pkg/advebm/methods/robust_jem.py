@@ -8,7 +8,7 @@ from torch import nn
 from advebm.data.batches import Batch
 from advebm.energy import given, marginal, negative, posterior
 from advebm.methods.base import Loss, ReplayMethod
-from advebm.networks import sampling
+from advebm.networks import passes, sampling
 from advebm.samplers.pgd import Attack
 from advebm.samplers.proximal import Proximal
 
@@ -33,9 +33,8 @@ class RobustJEM(ReplayMethod):
         with sampling(net):
             x_adv = self.attack(negative(posterior(net, y)), x, self.streams("attack", step, count=len(x)))
             x_neg = self.negatives(lambda v, _: self.sampler(net.stem, marginal(net.body), v), len(x), step)
-        e_neg = marginal(net)(x_neg)  # before the data, so that batch norm's statistics end on the data
-        f_adv = given(net(x_adv))
-        ce = posterior(f_adv, y)(x_adv).mean()
-        e_pos = marginal(f_adv)(x_adv) if self.positives == "adversarial" else marginal(net)(x)
-        term, logs = self.contrast(e_pos, e_neg)
+        data = [x_adv, x] if self.positives == "clean" else [x_adv]
+        f_neg, *f = map(given, passes(net, x_neg, *data))  # the data last: batch norm's statistics end on them
+        ce = posterior(f[0], y)(x_adv).mean()
+        term, logs = self.contrast(marginal(f[-1])(data[-1]), marginal(f_neg)(x_neg))
         return Loss(ce + term, {"ce": ce, **logs}, x_adv=x_adv, x_neg=x_neg)

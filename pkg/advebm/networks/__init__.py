@@ -10,7 +10,7 @@ import torch
 from pydantic import Discriminator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from advebm import ranks
 from advebm.networks.flow import Flow, Glow, ResidualFlow
@@ -58,11 +58,22 @@ class sampling(frozen):
 
 def accelerated(net: nn.Module, bf16: bool) -> nn.Module:
     """Samplers and attacks of a training go through this network in bfloat16, if that is wanted and the machine has it, and
-    by CUDA graphs where one process trains on a GPU. The weights, the images and all that is measured stay float32."""
+    by CUDA graphs where one process trains on a GPU, where `passes` are joint too. The weights, the images and all that is
+    measured stay float32."""
     place = next(net.parameters()).device
-    net.bf16 = bf16 and has_bf16(place)
+    net.bf16, net.joint = bf16 and has_bf16(place), place.type == "cuda"
     net.recorded = Recorded(net.trunk) if place.type == "cuda" and ranks.size() == 1 and hasattr(net, "trunk") else None
     return net
+
+
+def passes(net: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
+    """f(x) (B, K) of each batch, to train the weights by: one after another, so that batch norm has the statistics of each
+    and ends on those of the last. By one pass on a GPU, which few images keep waiting, where no batch norm is trained; the
+    caches of a CPU prefer the smaller batches."""
+    mixes = any(isinstance(layer, nn.BatchNorm2d) and layer.training for layer in net.modules())
+    if mixes or not getattr(net, "joint", False):
+        return tuple(map(net, batches))
+    return net(torch.cat(batches)).split([len(x) for x in batches])
 
 
 def has_bf16(device: torch.device) -> bool:
