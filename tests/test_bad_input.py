@@ -91,6 +91,7 @@ TOP = [
     ({"tiny": {"like": "digitz"}}, "tiny.like: must be a study that is not like another itself, not 'digitz'"),
     ({"tiny": {"like": "tiny"}}, "tiny.like: must be a study that is not like another itself, not 'tiny'"),
     ({"tiny": {"like": "digits", "fischer": {}}}, "tiny: unknown key 'fischer' (did you mean fisher?)"),
+    ({"tiny": {"like": "mine"}, "mine": {"samples": 5}}, "mine: lacks data, gaussians"),
 ]
 
 DATA, MODEL, GAUSSIANS = "--data {work}/data", "--model {work}/judge/model.safetensors", "--gaussians {work}/g.safetensors"

@@ -73,6 +73,7 @@ def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
         like = entry["like"]
         if like not in studies or "like" in content[like]:
             raise ValueError(f"{params}: {study}.like: must be a study that is not like another itself, not {like!r}")
+        read(params, like)  # so that what is wrong there is told under its name
         entry = content[like] | {key: part for key, part in entry.items() if key != "like"}
     models = entry.get("models")
     if isinstance(models, dict):
