@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
-from advebm import cli, networks
-from advebm.commands import bench
+from advebm import cli, networks, plain
+from advebm.commands import bench, benches
 from advebm.energy import grad, marginal
 from advebm.networks.wrn import WideResNet
+from advebm.samplers import pgd
 from test_training import tiny, weights
 
 
@@ -32,6 +33,21 @@ def test_bench_tells_when_the_two_ways_differ(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match=r"the two ways differ by more than is right: one input gradient"):
         cli.bench(out=tmp_path / "b.json", study="tiny", method=["at"], what=["gradient"], batch=4, repeats=1, quiet=True)
     assert (tmp_path / "b.json").is_file()
+
+
+def test_the_plain_way_is_float32_where_torch_by_itself_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen = {"plain": set(), "fast": set()}
+
+    def watched(way, real):
+        return lambda energy, x: seen[way].add(torch.backends.cudnn.allow_tf32) or real(energy, x)
+
+    monkeypatch.setattr(plain, "gradient", watched("plain", plain.gradient))
+    for module in (benches, pgd):
+        monkeypatch.setattr(module, "grad", watched("fast", grad))
+    what = ["gradient", "chains", "step"]
+    cli.bench(out=tmp_path / "b.json", study="tiny", method=["robust_jem"], what=what, batch=4, repeats=1, quiet=True)
+    assert seen == {"plain": {False}, "fast": {True}} and torch.backends.cudnn.allow_tf32
 
 
 def net(norm="batch"):

@@ -239,8 +239,8 @@ def markdown(study: str, result: dict[str, Any]) -> str:
     notes = (
         f"{result['device']}, {result['threads']} threads; network: {network}; batches of {result['batch']}; chains and "
         f"attacks of {result['steps']} steps; the package's gradients, chains and training steps sample in "
-        f"{result['precision']}{', convolutions of float32 being TF32' if result['tf32'] else ''}; what is generated "
-        "and measured is in fp32 both ways.",
+        f"{result['precision']}{', convolutions of float32 being TF32' if result['tf32'] else ''}; the plain way "
+        "is in fp32, and what is generated and measured both ways.",
         "A training step is loss, gradients and optimiser, without reading or augmenting the batch.",
         f"Median, least and most of {result['repeats']} turns. Operations of matrix products and convolutions, "
         f"counted. Matrix multiplication: {rates}; the part is of the faster.",

@@ -3,7 +3,7 @@
 import copy
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -66,7 +66,8 @@ def jobs(
 
         def way(kind: str, chosen: Any) -> Tensor:
             if kind == "plain":
-                return run(slow, plain.part(chosen))
+                with in_float32():
+                    return run(slow, plain.part(chosen))
             with sampling(fast):
                 return run(fast, chosen)
 
@@ -77,7 +78,7 @@ def jobs(
         ways = {"plain": plain.gradient, "fast": grad}
 
         def slope(kind: str) -> Tensor:
-            with sampling(both[kind]) as own:
+            with sampling(both[kind]) as own, in_float32() if kind == "plain" else nullcontext():
                 return ways[kind](marginal(own), x)
 
         error = lambda: distance(slope("fast"), slope("plain"))  # noqa: E731
@@ -135,21 +136,20 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
             accelerated(fresh, model.training.precision == "bf16")
         return fresh.train(), method, built(model.training.optimizer, fresh, fused=kind == "fast")
 
-    def way(kind: str) -> Callable[[], Tensor]:
+    def way(kind: str) -> Callable[[], None]:
         net, method, optimizer = started(kind, own)
         if kind == "plain":
             plain.buffer(method)
 
-        def run() -> Tensor:
+        def run() -> None:
             loss = method.loss(net, data, 0)
             optimizer.zero_grad()
             loss.value.backward()
             optimizer.step()
             if kind == "plain":
                 loss.value.item()  # shown at each step, so waited for
-            return loss.value
 
-        return run
+        return in_float32()(run) if kind == "plain" else run
 
     def error() -> float:
         """Of the gradient of the weights, without noise and random starts, from equal replay buffers."""
@@ -164,7 +164,8 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
         for kind in ("fast", "plain"):
             fresh, method, _ = started(kind, replace(own, **calm))
             torch.manual_seed(0)
-            method.loss(fresh, data, 0).value.backward()
+            with in_float32() if kind == "plain" else nullcontext():
+                method.loss(fresh, data, 0).value.backward()
             gradients.append(torch.cat([p.grad.flatten() for p in fresh.parameters() if p.grad is not None]))
         return distance(*gradients)
 
@@ -173,7 +174,8 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
 
 @contextmanager
 def in_float32() -> Iterator[None]:
-    """In this block convolutions are float32 on a GPU too, as `networks.load` has it for what is generated and measured."""
+    """In this block convolutions are float32 on a GPU too, where torch by itself has TF32: in the plain way, and in what is
+    generated and measured, for which `networks.load` has it so."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
