@@ -124,6 +124,11 @@ STAGES = [
     ("prepare", {"data.test": None}, "tiny.data.test: digits has no test split; say how many images to hold out"),
     ("prepare", {"data.out": {"a": "noise"}}, "no data source 'noise'"),
     ("prepare", {"data.outliers": "photographs:nobody"}, "nobody"),
+    (
+        "prepare",
+        {"data.outliers": "digits", "data.out": {"a": "digits"}},
+        "of its images are among the outliers of training",
+    ),
     ("prepare --root {bad}", {"data.source": "npz:float.npz"}, "x must be uint8"),
     ("prepare --root {bad}", {"data.source": "npz:empty.npz"}, "holds no images"),
     ("prepare --root {bad}", {"data.source": "npz:nox.npz"}, "has no array x, only z"),

@@ -40,13 +40,26 @@ def test_prepare_splits_by_class_and_always_alike(tmp_path):
 
 
 def test_outside_sets(images, tmp_path):
-    a, b = (sources.outside("photographs:china", tmp_path, images, 9, seed) for seed in (0, 0))
+    own = {"train": images[:20], "test": images[20:]}
+
+    def outside(name, count, split="test", seed=0):
+        return sources.outside(name, tmp_path, own, split, count, seed)
+
+    a, b = (outside("photographs:china", 9) for _ in "ab")
     assert a.x.shape == (9, 4, 4, 1) and np.array_equal(a.x, b.x)
-    assert not np.array_equal(a.x, sources.outside("photographs:flower", tmp_path, images, 9, 0).x)
-    inverted = sources.outside("inverted", tmp_path, images, 60, 0).x
-    assert {(255 - x).tobytes() for x in inverted} == {x.tobytes() for x in images.x}
-    uniform = sources.outside("uniform", tmp_path, images, 500, 0).x
+    assert not np.array_equal(a.x, outside("photographs:flower", 9).x)
+    for split in own:  # outliers of training are never of the test images
+        inverted = outside("inverted", 60, split).x
+        assert {(255 - x).tobytes() for x in inverted} == {x.tobytes() for x in own[split].x}
+    uniform = outside("uniform", 500).x
     assert abs(uniform.mean() - 127.5) < 3
+
+
+def test_outliers_are_of_the_sources_train_split(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "labelled", lambda name, root: {"train": images[:20], "test": images[20:]})
+    for split, there in (("train", images[:20]), ("test", images[20:])):
+        drawn = sources.outside("cifar100", tmp_path, {split: images}, split, 60, 0)
+        assert {x.tobytes() for x in drawn.x} == {x.tobytes() for x in there.x}
 
 
 def test_pixels_and_bytes_are_inverse(images):

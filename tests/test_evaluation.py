@@ -89,9 +89,9 @@ def test_scores_are_what_the_papers_define(judge, images):
 
 def test_where_a_score_has_no_slope_the_attack_asks_queries():
     torch.manual_seed(1)
-    net = WideResNet(depth=10, width=1).build((1, 8, 8), 1).eval().requires_grad_(False)
+    net = WideResNet(depth=10, width=1).build((3, 8, 8), 1).eval().requires_grad_(False)
     rng = np.random.default_rng(4)
-    inside, outside = (Images(rng.integers(0, high, (30, 8, 8, 1), dtype=np.uint8)) for high in (80, 256))
+    inside, outside = (Images(rng.integers(0, high, (30, 8, 8, 3), dtype=np.uint8)) for high in (80, 256))
     spec = ood.Ood(n=30, radii={"l2": [1.0], "linf": [0.2]}, attack=AutoPGD(steps=5, restarts=1), queries=40)
     numbers, _ = ood.ood(net, "energy", inside, {"noise": outside}, spec, seed=0)
     found = numbers["noise"]["scores"]
@@ -108,7 +108,7 @@ def test_where_a_score_has_no_slope_the_attack_asks_queries():
         with torch.no_grad():
             assert (marginal(net)(moved) < marginal(net)(x)).double().mean() > 0.9
         assert torch.equal(moved, square(marginal(net), x, **numbers, batch=7))
-    net = WideResNet(depth=10, width=1, activation="silu").build((1, 8, 8), 3).eval().requires_grad_(False)
+    net = WideResNet(depth=10, width=1, activation="silu").build((3, 8, 8), 3).eval().requires_grad_(False)
     found = ood.ood(net, "energy", inside, {"noise": outside}, spec, seed=0)[0]["noise"]["scores"]
     assert {entry["worst"]["l2"]["attack"] for entry in found.values()} == {"apgd, 5 steps, 1 restarts"}
 
@@ -211,14 +211,14 @@ def test_accuracy_against_the_radius_cannot_rise_and_masked_gradients_are_told(j
 
 @torch.no_grad()
 def test_autoattack_is_the_released_one_and_goes_on_where_it_was(monkeypatch):
-    torch.manual_seed(2)
-    net = WideResNet(depth=10, width=1).build((1, 8, 8), 4).eval().requires_grad_(False)
-    net.head.bias.copy_(-net.features(torch.rand(200, 1, 8, 8)).mean(0) @ net.head.weight.T)  # not one class alone
-    x = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), dtype=np.uint8)
+    torch.manual_seed(3)
+    net = WideResNet(depth=10, width=1).build((3, 8, 8), 4).eval().requires_grad_(False)
+    net.head.bias.copy_(-net.features(torch.rand(200, 3, 8, 8)).mean(0) @ net.head.weight.T)  # not one class alone
+    x = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
     images = Images(x, net(Images(x).pixels()).argmax(1).numpy())
-    spec = autoattack.AutoAttack(n=6, eps={"linf": 0.02, "l2": 0.5})
+    spec = autoattack.AutoAttack(n=6, eps={"linf": 0.015, "l2": 0.5})
     monkeypatch.setattr(autoattack, "ATTACKS", ("apgd-ce", "apgd-t"))  # Square's 5,000 queries are not for a test
-    released = pyautoattack.AutoAttack(net, norm="Linf", eps=0.02, seed=0, version="custom", attacks=["apgd-ce", "apgd-t"])
+    released = pyautoattack.AutoAttack(net, norm="Linf", eps=0.015, seed=0, version="custom", attacks=["apgd-ce", "apgd-t"])
     released.apgd.n_restarts, released.apgd_targeted.n_target_classes = 1, 3
     _, seen = released.run_standard_evaluation(images.pixels(), images.labels(), batch_size=6)
     whole = autoattack.autoattack(net, images, spec, seed=0)

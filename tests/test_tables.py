@@ -17,7 +17,7 @@ from advebm.commands.report import report
 from advebm.commands.tables import Beside, text
 from advebm.data import images
 
-DATA = {"out": {"a": "svhn", "b": "npz:f"}, "outliers": "uniform"}
+DATA = {"source": "digits", "out": {"a": "svhn", "b": "npz:f/val.npz"}, "outliers": "uniform"}
 RECIPES = {"standard": [], "jem": ["sgld"], "robust_jem": ["combined", "sgld"], "at_ebm": ["ascent"]}
 
 
@@ -177,7 +177,7 @@ def test_the_published_tables_fit_together():
         assert set(table["columns"]) <= known
         for row in table["rows"]:
             assert row["method"] in METHODS and len(row["cells"]) == len(table["columns"])
-            key = (row["model"], row.get("study"))
+            key = (row["model"], row.get("data"))
             for column, cell in zip(table["columns"], row["cells"], strict=True):
                 cells.setdefault((*key, column), set()).add(cell)
     assert [table["name"] for table in published] == [
@@ -198,6 +198,12 @@ def test_ours_stands_beside_published(study):
     assert tables["JT Table 3"]["Glow"][1:3] == [None, Beside(None, 67.6)], "not measured"
     assert tables["AE Table 4"]["AT-EBM"][-3:-1] == [Beside(90.0, 100), Beside(40.0, 100)], "the worst case of AE is L2"
     assert [text(Beside(*cell)) for cell in ((90.0, 100), (None, 3.69), (None, None))] == ["90 │ 100", "- │ 3.69", "-"]
+    scores = found["jem"]["ood"]["uniform"]["scores"]
+    scores["max_softmax"] = {"auc": 0.7, "worst": {"l2": {"eps": 1.0, "auc": 0.2}}}
+    (jem,) = [
+        row for table in papers("tiny", DATA, found) if table.title == "AE Table 4" for row in table.rows if row[0] == "JEM"
+    ]
+    assert jem[-3:-1] == [Beside(70.0, 11.8), Beside(20.0, 2.5)], "by the score of JEM's published numbers"
     for entry in found["at_ebm"]["ood"].values():
         entry["scores"][entry["score"]]["worst"]["l2"]["eps"] = 1.5
     assert ours(found["at_ebm"], None)["uniform worst"] is None, "of another radius"
@@ -208,12 +214,15 @@ def test_each_data_set_has_its_own_published_rows():
     def normal(tables):
         return [row[2].published for row in next(table for table in tables if table.title == "JT Table 1").rows]
 
-    for study in ("cifar10", "digits"):
-        assert normal(papers(study, DATA, {})) == [94.39] and len(papers(study, DATA, {})) == 7
-    known, table = papers("cifar100", DATA, {})
-    assert known.notes[2] == "Out-distribution sets of cifar100: a, svhn; b, npz:f. Outliers of training: uniform."
+    for source in ("cifar10", "digits"):
+        tables = papers("mine", {**DATA, "source": source}, {})
+        assert normal(tables) == [94.39] and len(tables) == 7
+    known, table = papers("cifar100", {**DATA, "source": "cifar100"}, {})
+    assert known.notes[2] == "Out-distribution sets of cifar100: a, svhn; b, npz:f/val.npz. Outliers of training: uniform."
     assert normal([table]) == [78.54] and "Study cifar100 is on the papers' data." in known.notes[1]
     assert "are to be compared with the papers, not digits." in papers("digits", DATA, {})[0].notes[1]
+    seen = papers("digits", {**DATA, "outliers": "npz:f/train.npz"}, {})[0].notes[2]
+    assert seen.endswith("Outliers of training: npz:f/train.npz. What is trained with outliers has seen the like of b.")
     assert papers("digits", DATA, {}, whole=False)[0].notes == ("The papers' tables do not have this method.",)
 
 

@@ -109,7 +109,7 @@ def score(
             m = spec.reference_images or len(reference.x)
             reference = reference[np.arange(m) * len(reference.x) // m]
         content = sets[name][: len(reference.x)]
-        key = f"{named}-{spec.reference}-{described['sha256'][:16]}"
+        key = f"{'all' if named == 'jempp-buffer' else spec.reference}-{described['sha256'][:16]}"
         numbers = q.fidelity(content, reference, spec, using, name=name, key=key, m=m)
         numbers["label_consistency"] = None if content.y is None else q.label_consistency(net, content)
         distinct = len({x.tobytes() for x in content.x})

@@ -8,7 +8,7 @@ from advebm.commands.sections import protocols
 from advebm.commands.tables import Beside, Table, text
 
 PUBLISHED = Path(__file__).parents[1] / "published.yaml"
-DATA = "cifar10"  # of a row that names no study
+DATA = "cifar10"  # of a row that names none
 RADIUS = 1.0  # L2, of the worst cases of AE, Table 4
 
 
@@ -16,16 +16,16 @@ def papers(study: str, used: dict[str, Any], found: dict[str, Found], whole: boo
     """What is to be known, then the papers' tables beside what was found of each method.
 
     used: what params.yaml says of the study's data. whole: with the rows of methods that are not among those found. A
-    study of data that a paper has numbers of gets the rows of its data, any other those of CIFAR-10.
+    study of data that a paper has numbers of gets the rows of those, any other those of CIFAR-10.
     """
     import yaml
 
     published = yaml.safe_load(PUBLISHED.read_text())
-    studies = list(dict.fromkeys(row.get("study", DATA) for entry in published for row in entry["rows"]))
-    data = study if study in studies else DATA
+    known = list(dict.fromkeys(row.get("data", DATA) for entry in published for row in entry["rows"]))
+    data = used["source"] if used["source"] in known else DATA
     tables = []
     for entry in published:
-        rows = [row for row in entry["rows"] if row.get("study", DATA) == data and (whole or row["method"] in found)]
+        rows = [row for row in entry["rows"] if row.get("data", DATA) == data and (whole or row["method"] in found)]
         lines = [line(row, list(entry["columns"]), found.get(row["method"])) for row in rows]
         if lines:
             header = ["model", "ours", *entry["columns"].values(), "note"]
@@ -33,16 +33,23 @@ def papers(study: str, used: dict[str, Any], found: dict[str, Found], whole: boo
     if not tables:
         return [Table("Published", [], [], ("The papers' tables do not have this method.",))]
     same = f"Study {study} is on the papers' data."
-    other = f"Only studies {' and '.join(studies)} are to be compared with the papers, not {study}."
+    other = f"Only studies of {' and '.join(known)} are to be compared with the papers, not {study}."
+    alike = [name for name, source in used["out"].items() if origin(source) == origin(used["outliers"])]
+    seen = f" What is trained with outliers has seen the like of {', '.join(alike)}." if alike else ""
     notes = (
         "RJ: Korst and Asadulaev 2022; JT: Zhu et al. 2021; AE: Yin, Li and Rohde 2022.",
-        f"Each cell: ours │ published. Accuracies and AUC are in percent. {same if study in studies else other}",
+        f"Each cell: ours │ published. Accuracies and AUC are in percent. {same if used['source'] in known else other}",
         f"Out-distribution sets of {study}: {'; '.join(f'{name}, {source}' for name, source in used['out'].items())}. "
-        f"Outliers of training: {used['outliers']}.",
+        f"Outliers of training: {used['outliers']}.{seen}",
         "IS and FID as published are of up to 50,000 images by Inception, each paper by a protocol of its own.",
         *protocols(entry for content in found.values() for entry in scored(content).values()),
     )
     return [Table("Published, beside ours", [], [], notes), *tables]
+
+
+def origin(source: str) -> str:
+    """A data source without the file's name, if it has one."""
+    return source.rpartition("/")[0] or source
 
 
 def line(row: dict[str, Any], columns: list[str], found: Found | None) -> list[Any]:
@@ -51,13 +58,14 @@ def line(row: dict[str, Any], columns: list[str], found: Found | None) -> list[A
     if found is not None:
         recipe = next((recipe for recipe in row["recipes"] if recipe in scored(found)), None)
         name = row["method"] if recipe is None else f"{row['method']}/{recipe}"
-        numbers = ours(found, recipe)
+        numbers = ours(found, recipe, row.get("score"))
     cells = [Beside(numbers.get(column), cell) for column, cell in zip(columns, row["cells"], strict=True)]
     return [row["model"], name, *cells, row.get("note", "")]
 
 
-def ours(found: Found, recipe: str | None) -> dict[str, float | str | None]:
-    """What was measured of a method and the samples of a recipe, by the columns of published.yaml."""
+def ours(found: Found, recipe: str | None, score: str | None = None) -> dict[str, float | str | None]:
+    """What was measured of a method and the samples of a recipe, by the columns of published.yaml; score: by which
+    out-distribution images are told, the detector's own where none is named."""
     quality, attacks = scored(found).get(recipe, {}), list(found["robustness"]["attacks"].values())
     robust = next((a for a in attacks if a["norm"] == "linf" and a["ascends"] == "ce"), {})
     ordinary, energy = both_attacks(attacks)
@@ -73,9 +81,10 @@ def ours(found: Found, recipe: str | None) -> dict[str, float | str | None]:
         ranges = [fisher_score(found, kind, key) for key in ("score", "score_symmetric")]
         numbers[column] = None if ranges[0] is None else "; ".join(map(text, ranges))
     for name, entry in found["ood"].items():
-        worst = entry["scores"][entry["score"]]["worst"].get("l2", {})
+        told = entry["scores"].get(score or entry["score"], {"auc": None, "worst": {}})
+        worst = told["worst"].get("l2", {})
         same = worst.get("eps") == RADIUS
-        numbers |= {name: percent(entry["auc"]), f"{name} worst": percent(worst["auc"] if same else None)}
+        numbers |= {name: percent(told["auc"]), f"{name} worst": percent(worst["auc"] if same else None)}
     return numbers
 
 

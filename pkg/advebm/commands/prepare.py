@@ -59,9 +59,15 @@ def prepare(
     train, validation = halves(splits["train"], spec.validation, "validation")
 
     sets = {"train": train, "validation": validation, "test": splits["test"]}
-    sets["outliers"] = sources.outside(spec.outliers, root, splits["test"], len(train.x), SPLIT_SEED)
+    sets["outliers"] = sources.outside(spec.outliers, root, sets, "train", len(train.x), SPLIT_SEED)
     for i, (name, source) in enumerate(spec.out.items()):
-        sets[f"out/{name}"] = sources.outside(source, root, splits["test"], spec.out_size, SPLIT_SEED + 1 + i)
+        sets[f"out/{name}"] = sources.outside(source, root, sets, "test", spec.out_size, SPLIT_SEED + 1 + i)
+        shared = {x.tobytes() for x in sets["outliers"].x} & {x.tobytes() for x in sets[f"out/{name}"].x}
+        if shared:
+            raise ValueError(
+                f"{study}.data.out.{name}: {len(shared)} of its images are among the outliers of training, "
+                f"{spec.outliers}; take another source for one of them"
+            )
     for name in progress.bar(f"prepare {study}", quiet)(sets):
         images.save(out / f"{name}.npz", sets[name])
     about = {

@@ -21,8 +21,8 @@ class Images(NamedTuple):
         return Images(self.x[index], None if self.y is None else self.y[index])
 
     def pixels(self, device: torch.device | str = "cpu") -> Tensor:
-        """float32 (N, C, H, W) in [0, 1]."""
-        return to_pixels(torch.from_numpy(self.x).permute(0, 3, 1, 2).to(device))
+        """float32 (N, C, H, W) in [0, 1], NCHW in memory, as pyautoattack needs it."""
+        return to_pixels(torch.from_numpy(self.x).to(device).permute(0, 3, 1, 2).contiguous())
 
     def labels(self, device: torch.device | str = "cpu") -> Tensor:
         if self.y is None:

@@ -164,20 +164,21 @@ def _photograph(name: str):
     return Image.fromarray(getattr(skimage.data, name)())
 
 
-def outside(name: str, root: Path, test: Images, count: int, seed: int) -> Images:
-    """`count` (fewer where the source has fewer) out-distribution images, shaped like `test`; a function of the seed."""
+def outside(name: str, root: Path, own: Splits, split: str, count: int, seed: int) -> Images:
+    """`count` (fewer where the source has fewer) out-distribution images, of the source's split, train or test, if it has
+    that, shaped like the study's `own`; a function of the seed."""
     rng = np.random.default_rng(seed)
     kind, _, argument = name.partition(":")
-    shape = test.x.shape[1:]
+    shape = own[split].x.shape[1:]
     match kind:
         case "uniform":
             return Images(rng.integers(0, 256, (count, *shape), dtype=np.uint8))
         case "inverted":
-            return Images(255 - test.x[rng.permutation(len(test.x))[:count]])
+            return Images(255 - own[split].x[rng.permutation(len(own[split].x))[:count]])
         case "photographs":
             return Images(photographs(argument, shape, count, rng))
     splits = labelled(name, root)
-    images = splits.get("test") or splits["all"]
+    images = splits.get(split) or next(iter(splits.values()))
     if images.x.shape[1:] != shape:
         raise ValueError(f"{name}: images are {images.x.shape[1:]}, those of the study {shape}; sizes must agree")
     return images[rng.permutation(len(images.x))[:count]]

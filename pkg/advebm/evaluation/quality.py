@@ -175,11 +175,21 @@ def frechet(a: Tensor, b: Tensor) -> float:
     """Frechet distance of Gaussians fitted to features a (N, D), b (M, D): |mean difference|^2 + tr A + tr B - 2 tr
     (A B)^(1/2) (Heusel et al. 2017, Eq. 6). The last is the sum of the singular values of R_a R_b', with A = R_a' R_a, so
     that few images are quick."""
-    a, b = a.double(), b.double()
-    centred = [(z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (a, b)]
-    r_a, r_b = (torch.linalg.qr(z, mode="r").R if len(z) > z.shape[1] else z for z in centred)
+    return distance(fitted(a), fitted(b))
+
+
+def fitted(z: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean m (D,) of features z (N, D), and R with R' R their covariance."""
+    z = z.double()
+    centred = (z - z.mean(0)) / (len(z) - 1) ** 0.5
+    return z.mean(0), torch.linalg.qr(centred, mode="r").R if len(z) > z.shape[1] else centred
+
+
+def distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
+    """Frechet distance of Gaussians that are `fitted`."""
+    (m_a, r_a), (m_b, r_b) = a, b
     shared = torch.linalg.svdvals(r_a @ r_b.T).sum()
-    means = (a.mean(0) - b.mean(0)).square().sum()
+    means = (m_a - m_b).square().sum()
     return (means + r_a.square().sum() + r_b.square().sum() - 2 * shared).item()
 
 
@@ -188,7 +198,8 @@ def jackknife(a: Tensor, b: Tensor, groups: int = 10) -> float:
     (Efron 1982, Section 3). A group is a run of images: where their classes go round, as those of samples do, it has as
     many of each."""
     group = torch.arange(len(a)) * groups // len(a)
-    values = torch.tensor([frechet(a[group != g], b) for g in range(groups)])
+    whole = fitted(b)
+    values = torch.tensor([distance(fitted(a[group != g]), whole) for g in range(groups)])
     return ((groups - 1) * values.var(correction=0)).sqrt().item()
 
 
@@ -209,13 +220,20 @@ def fidelity(
     layer, logits = using.layers
     ours, theirs = using.features(images.x, name), using.reference(reference.x[:m], key)
     a, b = ours[layer], theirs[layer]
-    fid = t.metric_fid.fid_statistics_to_metric(*map(t.metric_fid.fid_features_to_statistics, (a, b)), verbose=False)
+
+    def kept(what: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Numbers that take long, as a part."""
+        part = using.part(f"{what} of {name}", lambda: {key: torch.tensor(v).double() for key, v in make().items()})
+        return {key: value.item() for key, value in part.items()}
+
+    statistics = t.metric_fid.fid_features_to_statistics
+    fid = kept("fid", lambda: t.metric_fid.fid_statistics_to_metric(statistics(a), statistics(b), verbose=False))
     kid = t.metric_kid.kid_features_to_metric(a, b, kid_subset_size=min(spec.kid_subset, n, m), **using.options)
-    prc = t.metric_prc.prc_features_to_metric(a, b, **using.options)
+    prc = kept("precision and recall", lambda: t.metric_prc.prc_features_to_metric(a, b, **using.options))
     score = t.metric_isc.isc_features_to_metric(ours[logits], splits=min(spec.splits, n)) if using.classifies else {}
     return {
         "fid": fid["frechet_inception_distance"],
-        "fid_se": jackknife(a, b),
+        **kept("standard error", lambda: {"fid_se": jackknife(a, b)}),
         "fid_per_class": per_class(a, images.y, b, reference.y[:m]) if images.y is not None else None,
         "kid_mean": kid["kernel_inception_distance_mean"],
         "kid_std": kid["kernel_inception_distance_std"],

@@ -25,10 +25,11 @@ class Recorded:
         if not h.requires_grad or _get_current_dispatch_mode() is not None:
             return self.passes(h)
         low = torch.is_autocast_enabled("cuda")
-        if (h.shape, h.dtype, low) not in self.graphs:
+        key = h.shape, h.dtype, low, torch.backends.cudnn.allow_tf32
+        if key not in self.graphs:
             with recording(self.weights), torch.autocast("cuda", torch.bfloat16, enabled=low, cache_enabled=False):
-                self.graphs[h.shape, h.dtype, low] = self._record(h.detach().clone().requires_grad_())
-        return self.graphs[h.shape, h.dtype, low](h)
+                self.graphs[key] = self._record(h.detach().clone().requires_grad_())
+        return self.graphs[key](h)
 
     def _record(self, sample: Tensor) -> Callable[[Tensor], Tensor]:
         try:

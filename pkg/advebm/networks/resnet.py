@@ -31,7 +31,7 @@ class ResNet:
         first = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's
         stem = Stem(Normalise(self.mean, self.std), first)
-        body = [net.bn1, net.relu, net.layer1, net.layer2, net.layer3, net.layer4, net.avgpool, nn.Flatten()]
+        body = [net.bn1, nn.ReLU(), net.layer1, net.layer2, net.layer3, net.layer4, net.avgpool, nn.Flatten()]
         return Classifier(self, shape, outputs, stem, nn.Sequential(*body), net.fc)
 
 
