@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -276,16 +277,18 @@ def test_without_mlflow_nothing_stops_and_sync_sends_what_waited(project, tmp_pa
     store = f"sqlite:///{tmp_path}/mlflow.db"
     call(project, "sync", MLFLOW_TRACKING_URI=store)  # makes it
     tracked(project, store)
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "read_only.db")
+    read_only = f"sqlite:///file:{tmp_path}/read_only.db?mode=ro&uri=true"
     locked = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
     locked.execute("BEGIN EXCLUSIVE")
-    for count, uri in enumerate(("http://127.0.0.1:9", store), 1):
+    for count, uri in enumerate(("http://127.0.0.1:9", store, read_only), 1):
         log = call(project, *training("standard", "untracked"), MLFLOW_TRACKING_URI=uri)
         assert log.count("advebm: MLflow: ") == 1 and "`advebm sync` sends it" in log and "Traceback" not in log
         assert len(list((project / "state/outbox").iterdir())) == count
     locked.close()
     assert "Traceback" not in call(project, "sync", code=1, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert "sent what waited of 2 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
-    assert [run[:4] for run in tracked(project, store)] == 2 * [["FINISHED", "standard", "done", [4, 8, 12, 16, 20]]]
+    assert "sent what waited of 3 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
+    assert [run[:4] for run in tracked(project, store)] == 3 * [["FINISHED", "standard", "done", [4, 8, 12, 16, 20]]]
     assert "sent what waited of 0 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
     assert not list((project / "state/outbox").iterdir())
 

@@ -52,10 +52,10 @@ def client():
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised too
     if not uri().startswith("sqlite:///"):
         return MlflowClient(uri())
-    file = Path(uri().removeprefix("sqlite:///"))
+    file = Path(uri().removeprefix("sqlite:///").removeprefix("file:").partition("?")[0])
     with FileLock(file.with_suffix(".lock"), timeout=PATIENCE):
         result = MlflowClient(uri())
         result.search_experiments(max_results=1)
@@ -71,8 +71,10 @@ def _experiment(client, study: str) -> str:
         place = (config.root() / "mlartifacts" / study).as_uri() if uri().startswith("sqlite:") else None
         try:
             return client.create_experiment(name, artifact_location=place)
-        except MlflowException:  # another process was first
+        except MlflowException:
             found = client.get_experiment_by_name(name)
+            if found is None:  # else another process was first
+                raise
     return found.experiment_id
 
 
