@@ -275,6 +275,7 @@ def test_quality_is_the_formulas_on_the_judges_features(judge, images, tmp_path)
     assert abs(same["fid"]) < 1e-3 and same["kid_mean"] < found["kid_mean"] and same["precision"] == same["recall"] == 1
     with pytest.raises(ValueError, match="300 images are wanted of a reference of 100"):
         quality.fidelity(made, reference[:100], spec, using, name="made", key="r")
+    assert found["fid"] != float(np.float32(found["fid"])), "kept as a part in full"
     spec.reference_images = 200
     fewer = quality.fidelity(made, reference, spec, using, name="made", key="r")
     assert fewer["fid"] == pytest.approx(frechet(a, b[:200]), rel=1e-3)

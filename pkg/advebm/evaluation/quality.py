@@ -19,7 +19,7 @@ from advebm.energy import given, unconfident
 from advebm.evaluation.parts import BATCH, Part, anew, gathered
 from advebm.ranges import Count
 
-PART = 1024  # images whose features are a part: sixteen of torch-fidelity's batches
+PART = 256  # images whose features are a part: four of torch-fidelity's batches
 
 
 @dataclass(kw_only=True)
@@ -223,7 +223,9 @@ def fidelity(
 
     def kept(what: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Numbers that take long, as a part."""
-        part = using.part(f"{what} of {name}", lambda: {key: torch.tensor(v).double() for key, v in make().items()})
+        part = using.part(
+            f"{what} of {name}", lambda: {key: torch.tensor(v, dtype=torch.float64) for key, v in make().items()}
+        )
         return {key: value.item() for key, value in part.items()}
 
     statistics = t.metric_fid.fid_features_to_statistics
