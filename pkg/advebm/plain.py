@@ -87,7 +87,8 @@ class PlainBuffer(Buffer):
         places = torch.randint(self.size, (count,))
         ids = torch.arange(count, device=self.device)
         groups = ids.split(1 if hasattr(self.start, "__self__") else count)  # a method of class Gaussians
-        fresh = torch.cat([self.start(Streams(self.seed, "fresh", step, ids=group)).cpu() for group in groups])
+        streams = (Streams(self.seed, "fresh", step, ids=group) for group in groups)
+        fresh = torch.cat([self.start(own, places[own.ids]).cpu() for own in streams])
         chosen = (torch.rand(count) < self.reinit).float()[:, None, None, None]
         x = chosen * fresh + (1 - chosen) * self.kept[places]
         return x.to(self.device), places.to(self.device)
