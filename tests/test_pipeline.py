@@ -83,7 +83,7 @@ def test_the_pipeline(copy):
     log = shell(copy, "dvc", "repro")
     ran = stages_run(log)
     assert set(ran) == {
-        "check", "prepare", "gaussians", "judge", "baselines", "report",
+        "check", "prepare", "gaussians", "judge", "warm", "baselines", "report",
         *(f"{stage}@robust_jem" for stage in STAGES),
     }  # fmt: skip
     assert f"the copy's own code {copy}/pkg" in log
@@ -96,7 +96,7 @@ def test_the_pipeline(copy):
     assert "up to date" in shell(copy, "dvc", "repro")
 
     by_method = {run["tags"]["method"]: run for run in mlflow_runs(copy)}
-    assert set(by_method) == {"judge", "robust_jem"}
+    assert set(by_method) == {"judge", "warm", "robust_jem"}
     run = by_method["robust_jem"]
     assert run["status"] == "FINISHED" and run["name"] == "robust_jem"
     commit = shell(copy, "git", "rev-parse", "HEAD").strip()
