@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from advebm import ranks
 from advebm.networks.flow import Flow, Glow, ResidualFlow
 from advebm.networks.graphs import Recorded
 from advebm.networks.norms import live
@@ -68,7 +67,7 @@ def accelerated(net: nn.Module, precision: Precision) -> nn.Module:
     too. The weights and the images stay float32."""
     device = next(net.parameters()).device
     net.precision, net.joint = precision, device.type == "cuda"
-    net.recorded = Recorded(net.trunk) if device.type == "cuda" and ranks.size() == 1 and hasattr(net, "trunk") else None
+    net.recorded = Recorded(net.trunk) if device.type == "cuda" and hasattr(net, "trunk") else None
     return net
 
 
@@ -129,7 +128,7 @@ def load(
         raise ValueError(f"{path}: is for images {header['shape']}, but these are {list(shape)}; it is of another study")
     _fill(net, state, path)
     torch.backends.cudnn.allow_tf32 = False
-    return net.to(device).eval().requires_grad_(False), header
+    return accelerated(net.to(device).eval().requires_grad_(False), "fp32"), header
 
 
 def initialise(net: Network, path: Path) -> None:
