@@ -5,15 +5,19 @@ import copy
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from advebm import networks, ranks
+from advebm.data.images import Images
 from advebm.energy import grad, marginal, steepness
+from advebm.evaluation import ood, robustness
 from advebm.networks import graphs
 from advebm.networks.wrn import WideResNet
+from advebm.samplers.apgd import AutoPGD
 
 
 class Tape(TorchDispatchMode):
@@ -158,6 +162,33 @@ def test_hooks_of_the_weights_outlive_a_recording(taped):
     slope(own, images(4))
     own(images(4)).sum().backward()
     assert all(own.recorded.graphs.values()) and len(called) == len(nodes)
+
+
+def test_what_is_measured_by_replays_is_what_is_measured_without(taped):
+    """Attacks on batches and a smaller last one; that on grad_norm, which takes second derivatives, is not recorded."""
+    own = net().eval().requires_grad_(False)
+    rng = np.random.default_rng(0)
+    inside, outside = (Images(rng.integers(0, 256, (10, 8, 8, 1), dtype=np.uint8), np.arange(10) % 3) for _ in range(2))
+    attacks = {on: robustness.Against(ascends=on, eps=0.1, steps=3) for on in ("ce", "energy", "target")}
+    curve = robustness.Curve(radii=[0.05, 0.1], attack=AutoPGD(steps=4, restarts=2))
+    detection = ood.Ood(radii={"l2": [1.0]}, attack=AutoPGD(steps=4, restarts=2), queries=10)
+
+    def measured():
+        spec = robustness.Robustness(attacks=attacks, curve=curve)
+        found = robustness.robustness(own, inside, spec, seed=0, batch=4)
+        numbers, values = ood.ood(own, "energy", inside, {"noise": outside}, detection, seed=0, batch=4)
+        losses = [
+            torch.tensor(found["curve"]["loss"]),
+            *(torch.tensor(values["noise"][key]) for key in ("in", "out", "worst")),
+        ]
+        return torch.cat(losses), {name: attack["accuracy"] for name, attack in found["attacks"].items()}, numbers
+
+    by_replays, accuracies, numbers = measured()
+    assert all(own.recorded.graphs.values()) and sorted(key[0][0] for key in own.recorded.graphs) == [2, 4]
+    own.recorded = None
+    without, same, others = measured()
+    torch.testing.assert_close(by_replays, without)
+    assert accuracies == same and numbers == others
 
 
 def test_what_waits_for_other_processes_is_not_recorded(taped, monkeypatch):
