@@ -16,10 +16,10 @@ from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
 
-def network(net: nn.Module) -> nn.Module:
-    """A copy that keeps its weights and activations as NCHW, and samples in float32, pass by pass."""
+def network(net: nn.Module, precision: str = "fp32") -> nn.Module:
+    """A copy that keeps its weights and activations as NCHW, and samples pass by pass, in fp32 or tf32."""
     net = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
-    net.bf16, net.recorded, net.joint = False, None, False
+    net.bf16, net.recorded, net.joint, net.precision = False, None, False, precision
     return net
 
 
