@@ -42,17 +42,17 @@ def slope(own, x):
         return grad(marginal(own), x)
 
 
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 @pytest.mark.parametrize("kind", SPECS)
-def test_replays_give_the_gradient_of_the_weights_as_they_are(kind, bf16):
+def test_replays_give_the_gradient_of_the_weights_as_they_are(kind, precision):
     own = net(kind)
-    plain = networks.accelerated(copy.deepcopy(own), bf16)
+    plain = networks.accelerated(copy.deepcopy(own), precision)
     plain.recorded = None
-    networks.accelerated(own, bf16)
+    networks.accelerated(own, precision)
     for count in (8, 16, 8, 8):
         x = torch.rand(count, 3, 32, 32, device="cuda")
         exact = slope(plain, x)
-        assert (slope(own, x) - exact).norm() < (1e-2 if bf16 else 1e-3) * exact.norm()
+        assert (slope(own, x) - exact).norm() < (1e-2 if precision == "bf16" else 1e-3) * exact.norm()
         with torch.no_grad():
             for a, b in zip(own.parameters(), plain.parameters(), strict=True):
                 b.copy_(a.mul_(1.1))
@@ -73,7 +73,7 @@ def unrecorded():
 
     own, stream = net(), torch.cuda.current_stream()
     own.trunk.insert(0, Waits())
-    networks.accelerated(own, False)
+    networks.accelerated(own, "fp32")
     x = torch.rand(4, 3, 32, 32, device="cuda")
     found = slope(own, x)
     assert list(own.recorded.graphs.values()) == [None] and torch.cuda.current_stream() == stream
@@ -102,7 +102,7 @@ def test_a_step_never_waits_for_the_device(name):
     if hasattr(method, "buffer"):
         method = replace(method, buffer=Replay(size=100, reinit=0.5))
     method.begin(context)
-    networks.accelerated(own, True)
+    networks.accelerated(own, "bf16")
     optimizer = built(model.training.optimizer, own)
 
     def step(number):
@@ -138,7 +138,7 @@ def test_a_training_warns_of_nothing():
 
 
 def test_recordings_share_their_memory():
-    own = networks.accelerated(net("none"), False)
+    own = networks.accelerated(net("none"), "fp32")
     held = []
     for count in (None, 256, 255, 128):
         if count:

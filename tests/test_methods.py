@@ -1,6 +1,5 @@
 """Each method's loss: identities between methods, and a slow, literal transcription of its equation."""
 
-import copy
 import math
 
 import pytest
@@ -9,16 +8,18 @@ import torch
 from advebm import networks
 from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
-from advebm.energy import SCORES, marginal
+from advebm.energy import SCORES, conditional, marginal, posterior
 from advebm.methods import METHODS
 from advebm.methods.at_ebm import Progressive
 from advebm.methods.base import Context
 from advebm.networks.flow import LOG_DET_TERMS, Glow, ResidualFlow, estimates_from
+from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import WideResNet
 from advebm.samplers.buffer import Replay
 from advebm.samplers.pgd import Ascent, Attack
 from advebm.samplers.proximal import Proximal
 from advebm.samplers.sgld import Langevin
+from advebm.samplers.streams import Streams
 
 ATTACK = Attack(eps=0.1, steps=3)
 NONE = Attack(eps=0.0, steps=1)
@@ -206,7 +207,7 @@ def sign_start(twin):
 
 @pytest.mark.parametrize("name", ["standard", "noise", "at", "prejeat", "jem", "jempp", "robust_jem", "jeat"])
 def test_loss_is_the_papers_equation(make, small, batch, name):
-    x, y, _ = batch
+    x, y = batch.x, batch.y
     chains = name in ("jem", "jempp", "robust_jem", "jeat")
     method, twin = make(name, **({"energy_l2": 0.07, "p_x": 0.6} if chains else {})), make(name)
     loss = method.loss(small, batch, 2)
@@ -237,7 +238,7 @@ def test_loss_is_the_papers_equation(make, small, batch, name):
 
 
 def test_igebm_is_the_papers_equation(make, small, batch):
-    x, y, _ = batch
+    x, y = batch.x, batch.y
     method, twin = make("igebm"), make("igebm")
     loss = method.loss(small, batch, 2)
     start, places = twin.replay.draw(2, 6)
@@ -250,7 +251,7 @@ def test_igebm_is_the_papers_equation(make, small, batch):
 
 
 def test_outlier_methods_are_the_papers_equations(make, small, batch):
-    x, y, x_out = batch
+    x, y, x_out = batch.x, batch.y, batch.x_out
     expected = slow_ce(small, x, y) + 0.5 * slow_to_uniform(small, x_out)
     assert torch.isclose(make("oe").loss(small, batch, 2).value, expected, atol=1e-12)
 
@@ -267,7 +268,7 @@ def test_outlier_methods_are_the_papers_equations(make, small, batch):
 
 
 def test_at_ebm_is_the_papers_equation(make, binary, batch):
-    x, _, x_star = batch
+    x, x_star = batch.x, batch.x_out
     f = lambda v: binary(v)[:, 0]  # noqa: E731
     for _ in range(3):  # AE, Algorithm 1: unconstrained, L2-normalised ascent of f
         gradient = slow_gradient(lambda v, i: f(v), x_star)
@@ -403,21 +404,119 @@ def test_jeat_may_take_more_steps(make, small, batch):
     assert energy(x_adv) > energy(batch.x) and energy(one) > energy(batch.x)
 
 
-@pytest.mark.parametrize("name", ["oe", "ratio"])
-def test_batch_norm_has_the_statistics_of_data_and_outliers_together(make, batch, name):
-    net = WideResNet(depth=10, width=1, norm="batch", bn_momentum=1.0).build(batch.x.shape[1:], 3).double()
-    other = copy.deepcopy(net)
-    make(name, **({"attack": NONE, "attack_out": NONE} if name == "ratio" else {})).loss(net, batch, 0)
-    other(torch.cat([batch.x, batch.x_out]))
-    for ours, theirs in zip(net.buffers(), other.buffers(), strict=True):
-        assert torch.allclose(ours.double(), theirs.double())
+WRNS = {norm: WideResNet(depth=10, width=1, norm=norm) for norm in ("none", "group", "batch", "frozen", "fixed")}
+WRNS |= {"spectral": WideResNet(depth=10, width=1, spectral=True)}
+RESNETS = {f"resnet {norm}": ResNet(kind="resnet", depth=18, norm=norm) for norm in ("none", "batch", "frozen")}
+CLASSIFIERS = sorted(name for name, kind in METHODS.items() if "wrn" in kind.networks)
+
+
+def lived(spec, outputs):
+    """A network in training mode, in float64, whose statistics, scales and shifts are not those that it began with."""
+    torch.manual_seed(5)
+    net = spec.build((1, 4, 4), outputs).double()
+    for layer in net.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.3)
+            layer.running_var.uniform_(0.5, 2)
+            layer.weight.data.uniform_(0.5, 2)
+            layer.bias.data.normal_(0, 0.3)
+    return net
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("spec", [*WRNS.values(), *RESNETS.values()], ids=[*WRNS, *RESNETS])
+def test_chains_attacks_and_loss_see_one_function(make, batch, name, spec):
+    """Every pass of a chain, an attack or a term gives what a pass of the same images by themselves gives in training mode:
+    E(x~) where a chain ends is E(x~) in the loss, and E(x) does not depend on which other term is computed."""
+    method = make(name)
+    net, passed = lived(spec, method.outputs(3)), []
+    handle = net.trunk.register_forward_hook(lambda trunk, given, result: passed.append((given[0], result)))
+    batch = batch._replace(x_plain=batch.x.flip(3))
+    loss = method.loss(net, batch, 2)
+    handle.remove()
+    assert net.training and len(passed) > (name not in ("standard", "noise"))
+    with torch.no_grad(), networks.sampling(net):
+        for h, result in passed:
+            assert torch.allclose(result, net.trunk(h), rtol=1e-6, atol=1e-8)
+        logs = {key: value.item() for key, value in loss.logs.items()}
+        if "ce" in logs:
+            x = batch.x if loss.x_adv is None else loss.x_adv
+            assert logs["ce"] == pytest.approx(posterior(net, batch.y)(x).mean().item(), rel=1e-6)
+        if "energy_gap" in logs:
+            y_neg = make(name).replay.draw(2, 6)[1] % 3 if name == "igebm" else None
+            e_neg = marginal(net) if y_neg is None else conditional(net, y_neg)
+            assert logs["energy"] - logs["energy_gap"] == pytest.approx(e_neg(loss.x_neg).mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["jempp", "robust_jem", "at", "ratio"])
+def test_running_statistics_are_of_the_losss_passes_the_data_last(make, batch, name):
+    net = lived(WideResNet(depth=10, width=1, norm="batch", bn_momentum=0.9), 3)
+    layer = next(layer for layer in net.modules() if isinstance(layer, torch.nn.BatchNorm2d))
+    expected = layer.running_mean.clone()
+    loss = make(name).loss(net, batch, 2)
+    data = {"jempp": [loss.x_neg, batch.x], "robust_jem": [loss.x_neg, loss.x_adv, batch.x], "at": [loss.x_adv]}
+    with torch.no_grad():
+        for x in data.get(name, [loss.x_neg, loss.x_adv]):
+            expected.lerp_(net.stem(x).mean((0, 2, 3)), 0.9)
+    assert torch.allclose(layer.running_mean, expected)
+    assert layer.momentum == 0.9
+
+
+def test_a_frozen_norm_keeps_statistics_and_a_fixed_one_scale_and_shift(make, batch):
+    for norm, trained in (("frozen", True), ("fixed", False)):
+        net = lived(WRNS[norm], 3)
+        before = {key: value.clone() for key, value in net.state_dict().items()}
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        make("robust_jem").loss(net, batch, 2).value.backward()
+        optimizer.step()
+        changed = {key for key, value in net.state_dict().items() if not torch.equal(value, before[key])}
+        assert not any("running" in key for key in changed)
+        assert ("trunk.0.residual.0.weight" in changed) is trained and "trunk.0.residual.2.weight" in changed
+
+
+def test_positives_without_augmentation(make, small, batch):
+    """SADA-JEM: E(x+) of the images themselves, CE of the augmented ones."""
+    plain = batch._replace(x_plain=batch.x.flip(3))
+    for name in ("jem", "jempp", "robust_jem", "jeat"):
+        method = make(name, positives="plain")
+        assert method.plain and not make(name).plain
+        ours, theirs = method.loss(small, plain, 2), make(name).loss(small, batch, 2)
+        assert torch.equal(ours.logs["ce"], theirs.logs["ce"])
+        assert ours.logs["energy"].item() == pytest.approx(slow_energy(small, plain.x_plain).mean().item())
+        assert torch.equal(ours.x_neg, theirs.x_neg)
+
+
+@pytest.mark.parametrize("name", ["jempp", "robust_jem"])
+def test_chains_of_the_class_of_their_gaussian(make, small, batch, name):
+    """A fresh chain at a place of the buffer is of the class of that place, and descends its E(x, y)."""
+    method, twin = (make(name, chain_energy="conditional", buffer=Replay(size=20, reinit=1.0)) for _ in "ab")
+    loss = method.loss(small, batch, 2)
+    start, places = twin.replay.draw(2, 6)
+    streams = Streams(3, "fresh", 2, ids=torch.arange(6))
+    streams.uniform()  # which decides whether a chain starts afresh
+    assert torch.allclose(start, twin.gaussians().sample(places % 3, streams).double())
+    x_neg = slow_descent(small, start, PROXIMAL_STEPS, None, places % 3)
+    assert torch.allclose(loss.x_neg, x_neg, atol=1e-9)
+    assert torch.equal(method.replay.images[places], loss.x_neg)
+
+
+def test_chains_grow_over_a_part_of_the_training(make):
+    for name, key, full in (("jem", "steps", 3), ("robust_jem", "outer", 2)):
+        method = make(name, growth=0.5)
+        method.context = method.context._replace(steps=24)
+        lengths = [getattr(method.grown(step), key) for step in range(24)]
+        assert lengths[0] == 1 and lengths[12:] == [full] * 12 and lengths == sorted(lengths)
+        assert set(lengths) == set(range(1, full + 1))
+        assert make(name).grown(0) is not None and getattr(make(name).grown(0), key) == full
 
 
 @pytest.mark.parametrize("norm", ["none", "group", "batch"])
 @pytest.mark.parametrize("name", ["jem", "jempp", "robust_jem", "jeat", "igebm"])
 def test_joint_passes_are_the_passes_one_after_another(make, batch, name, norm):
     """Where batch norm is trained they stay apart, to the byte, and its statistics end on the data."""
-    joint, apart = (networks.accelerated(WideResNet(depth=10, width=1, norm=norm).build((1, 4, 4), 3), False) for _ in "ab")
+    joint, apart = (
+        networks.accelerated(WideResNet(depth=10, width=1, norm=norm).build((1, 4, 4), 3), "fp32") for _ in "ab"
+    )
     apart.load_state_dict(joint.state_dict())
     joint.double().joint, apart.double().joint = True, False
     counts, slopes = [], []

@@ -81,7 +81,7 @@ def test_first_step_is_torchs_sgd_on_the_loss(images):
     net = SPEC.build((1, 8, 8), 3)
     start = copy.deepcopy(net)
     kept, _ = train(images, net=net, epochs=1 / 3, optimizer=SGD(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01))
-    x, y, _ = Batches(images, 20, Augmentation(), 0, "cpu")(0)
+    x, y, *_ = Batches(images, 20, Augmentation(), 0, "cpu")(0)
     torch.nn.functional.cross_entropy(start(x), y).backward()
     for old, new in zip(start.parameters(), kept.parameters(), strict=True):
         assert torch.allclose(new, old - 0.1 * (old.grad + 0.01 * old), atol=1e-6)
@@ -138,7 +138,7 @@ def test_changes_of_energy_by_attack_and_step(images):
     start = copy.deepcopy(net)
     method = METHODS["prejeat"](attack=Attack(eps=0.1, steps=1, random_start=False))
     kept, [(_, record)] = train(images, method, net, epochs=1 / 3)
-    x, y, _ = Batches(images, 20, Augmentation(), 0, "cpu")(0)
+    x, y, *_ = Batches(images, 20, Augmentation(), 0, "cpu")(0)
     method.begin(Context(0, (1, 4, 4), 3, None, "cpu"))
     x_adv = method.loss(start, Batch(x, y), 0).x_adv
     joint = lambda net, x: -net(x)[torch.arange(20), y].mean().item()  # noqa: E731

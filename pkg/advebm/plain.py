@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advebm.energy import Energy
 from advebm.methods.base import Method
+from advebm.ranges import Precision
 from advebm.samplers.buffer import Buffer
 from advebm.samplers.pgd import Ascent, Attack
 from advebm.samplers.proximal import Proximal
@@ -16,10 +17,10 @@ from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
 
-def network(net: nn.Module, precision: str = "fp32") -> nn.Module:
+def network(net: nn.Module, precision: Precision = "fp32") -> nn.Module:
     """A copy that keeps its weights and activations as NCHW, and samples pass by pass, in fp32 or tf32."""
     net = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
-    net.bf16, net.recorded, net.joint, net.precision = False, None, False, precision
+    net.recorded, net.joint, net.precision = None, False, precision
     return net
 
 
@@ -87,7 +88,8 @@ class PlainBuffer(Buffer):
         places = torch.randint(self.size, (count,))
         ids = torch.arange(count, device=self.device)
         groups = ids.split(1 if hasattr(self.start, "__self__") else count)  # a method of class Gaussians
-        fresh = torch.cat([self.start(Streams(self.seed, "fresh", step, ids=group)).cpu() for group in groups])
+        streams = (Streams(self.seed, "fresh", step, ids=group) for group in groups)
+        fresh = torch.cat([self.start(own, places[own.ids]).cpu() for own in streams])
         chosen = (torch.rand(count) < self.reinit).float()[:, None, None, None]
         x = chosen * fresh + (1 - chosen) * self.kept[places]
         return x.to(self.device), places.to(self.device)

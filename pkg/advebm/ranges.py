@@ -10,3 +10,4 @@ Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 Start = Literal["gaussians", "uniform", "outliers"]  # what generation and ascents begin with
+Precision = Literal["fp32", "tf32", "bf16"]  # of passes; tf32, torch's default on a GPU, is float32 on a CPU

@@ -16,8 +16,8 @@ from advebm.data.batches import Augmentation, Batch, Batches
 from advebm.data.images import Images
 from advebm.energy import conditional, given, marginal
 from advebm.methods.base import Context, Loss, Method
-from advebm.networks import accelerated, frozen
-from advebm.ranges import Count, Fraction, NonNegative, Positive, Steps
+from advebm.networks import accelerated, cast, frozen
+from advebm.ranges import Count, Fraction, NonNegative, Positive, Precision, Steps
 
 Log = Callable[[int, dict[str, float]], None]
 Keep = Callable[[int, dict[str, Tensor]], None]
@@ -101,7 +101,8 @@ class Training:
     augmentation: Augmentation = field(default_factory=Augmentation)
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0  # decay a step of the average of weights that is kept; 0 keeps the last
     record_every: Count = 100  # steps between records of the curves
-    precision: Literal["fp32", "bf16"] = "fp32"  # of samplers and attacks; bf16 where the machine has it
+    precision: Precision = "tf32"  # of samplers and attacks; bf16 where the machine has it
+    loss_precision: Precision = "tf32"  # of the passes that the weights are trained by
     energy_bound: Positive = 1.0e5  # a loss or logged number past it is divergence
     recovery: Recovery = field(default_factory=Recovery)
 
@@ -111,12 +112,8 @@ def recovered(method: Method, training: Training, context: Context, attempt: int
     sampler, and other random numbers."""
     rule = training.recovery
     optimizer = replace(training.optimizer, lr=training.optimizer.lr * rule.lr**attempt)
-    longer = {
-        name: replace(sampler, **{key: math.ceil(getattr(sampler, key) * rule.steps**attempt)})
-        for name in ("sampler", "ascent")
-        for key in ("outer", "steps")
-        if hasattr(sampler := getattr(method, name, None), key)
-    }
+    samplers = {name: getattr(method, name) for name in ("sampler", "ascent") if hasattr(method, name)}
+    longer = {name: sampler.scaled(rule.steps**attempt) for name, sampler in samplers.items()}
     context = context._replace(seed=context.seed + 1_000_003 * attempt)
     return replace(method, **longer), replace(training, optimizer=optimizer), context
 
@@ -145,13 +142,13 @@ def fit(
     `state` it leads to the same network. Several processes (see ranks.py) share each batch; each is told everything.
     Raises Diverged, at most CHECK steps after a number was not finite.
     """
-    batches = Batches(train, training.batch, training.augmentation, context.seed, context.device, outliers)
+    batches = Batches(train, training.batch, training.augmentation, context.seed, context.device, outliers, method.plain)
     total = max(1, round(training.epochs * batches.steps_per_epoch))
-    method.begin(context)
+    method.begin(context._replace(steps=total))
     optimizer = built(training.optimizer, net)
     average = copy.deepcopy(net).requires_grad_(False) if training.ema else None
     kept = average if average is not None else net
-    losses = ranks.parallel(Losses(method, accelerated(net, training.precision == "bf16")))
+    losses = ranks.parallel(Losses(method, accelerated(net, training.precision), training.loss_precision))
     sums: dict[str, Tensor] = {}
     since = 0
     if state:
@@ -197,12 +194,14 @@ def fit(
 class Losses(nn.Module):
     """The loss of a method as a module, which is what several processes share."""
 
-    def __init__(self, method: Method, net: nn.Module):
+    def __init__(self, method: Method, net: nn.Module, precision: Precision):
         super().__init__()
-        self.method, self.net = method, net
+        self.method, self.net, self.precision = method, net, precision
 
     def forward(self, batch: Batch, step: int) -> Loss:
-        return self.method.loss(self.net, batch, step)
+        self.net.renew()
+        with cast(self.precision, batch.x.device):
+            return self.method.loss(self.net, batch, step)
 
 
 def captured(

@@ -85,16 +85,16 @@ def bench(
         job = make()
         row = {"name": job.name, "images": job.images, "float32": job.float32}
         rows.append(row | measured(job, repeats, rates, place))
-    model = entry["models"][methods[0]]
+    training = config.model(entry, methods[0]).training
     result = {
         "device": torch.cuda.get_device_name() if place.type == "cuda" else torch.cpu.get_capabilities()["cpu_name"],
         "threads": torch.get_num_threads(),
-        "network": model["network"],
+        "network": entry["models"][methods[0]]["network"],
         "batch": batch,
         "steps": steps,
         "repeats": repeats,
-        "tf32": has_tf32(place),
-        "precision": "bf16" if model["training"].get("precision") == "bf16" and networks.has_bf16(place) else "fp32",
+        "precision": effective(training.precision, place),
+        "loss_precision": effective(training.loss_precision, place),
         "matrix_flops": rates,
         "rows": rows,
     }
@@ -108,18 +108,21 @@ def bench(
         raise RuntimeError(f"{out}: the two ways differ by more than is right: {', '.join(wrong)}; see {ERROR}")
 
 
+def effective(precision: str, device: "torch.device") -> str:
+    """What passes of that precision are in on this machine."""
+    from advebm import networks
+    from advebm.commands.benches import has_tf32
+
+    if precision == "bf16" and networks.has_bf16(device):
+        return "bf16"
+    return "tf32" if has_tf32(device) and precision != "fp32" else "fp32"
+
+
 def kind(result: dict[str, Any], row: dict[str, Any]) -> str:
-    """What a row's faster way multiplies in."""
-    if row["float32"] or (result["precision"] == "fp32" and not result["tf32"]):
-        return "fp32"
-    return "tf32" if result["precision"] == "fp32" else result["precision"]
-
-
-def has_tf32(device: "torch.device") -> bool:
-    """Whether convolutions of float32 are TF32 as torch is."""
-    import torch
-
-    return device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    """The coarsest precision of the package in a row."""
+    return (
+        "fp32" if row["float32"] else max((result[name] for name in ("precision", "loss_precision")), key=ERROR.__getitem__)
+    )
 
 
 def measured(job: Job, repeats: int, rates: dict[str, float], device: "torch.device") -> dict[str, Any]:
@@ -131,7 +134,7 @@ def measured(job: Job, repeats: int, rates: dict[str, float], device: "torch.dev
     """
     from advebm.commands.benches import distance, ways
 
-    runs = ways(job, has_tf32(device))
+    runs = ways(job, device)
     found: dict[str, Any] = {"error": distance(runs["fast"](True), runs["plain"](True))}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     memory, flops = {}, {}
@@ -258,8 +261,7 @@ def markdown(study: str, result: dict[str, Any]) -> str:
     notes = (
         f"{result['device']}, {result['threads']} threads; network: {network}; batches of {result['batch']}; chains and "
         f"attacks of {result['steps']} steps; the package's gradients, chains and training steps sample in "
-        f"{result['precision']}{', convolutions of float32 being TF32' if result['tf32'] else ''}; what is generated and "
-        "measured is in float32.",
+        f"{result['precision']} and train in {result['loss_precision']}; what is generated and measured is in fp32.",
         "plain: the plain way in float32 proper. plain, TF32: the same as torch is by default, with convolutions of TF32 "
         "on a GPU; a dash on a CPU, which has none. times: how many times faster the package is.",
         "A training step is loss, gradients and optimiser, without reading or augmenting the batch.",

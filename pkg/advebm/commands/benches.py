@@ -2,8 +2,7 @@
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import cache, partial
 from pathlib import Path
@@ -21,17 +20,19 @@ from advebm.data.gaussians import Gaussians
 from advebm.energy import conditional, grad, marginal, negative, posterior, unsaturated
 from advebm.evaluation import fisher, quality
 from advebm.methods.base import Context, Method
-from advebm.networks import accelerated, sampling
+from advebm.networks import accelerated, cast, sampling
+from advebm.ranges import Precision
 from advebm.samplers.apgd import apgd
 from advebm.samplers.buffer import Replay
 from advebm.samplers.pgd import Attack
 from advebm.samplers.proximal import Proximal
 from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
-from advebm.training import built
+from advebm.training import Losses, built
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}  # of data.source
 CLASSES = 10
+PLAIN: dict[str, Precision] = {"plain": "fp32", "default": "tf32"}  # the plain ways; the second is as torch is by default
 
 
 def jobs(
@@ -53,9 +54,9 @@ def jobs(
     net = model.network.build(shape, model.method.outputs(CLASSES)).to(device)
     with torch.no_grad():
         net.eval()(x)  # a flow normalises by the first images that it sees
-    plainly = {"plain": plain.network(net), "default": plain.network(net, "tf32")}
-    trained = plainly | {"fast": accelerated(copy.deepcopy(net), model.training.precision == "bf16")}
-    measured = plainly | {"fast": accelerated(net, False)}
+    plainly = {kind: plain.network(net, precision) for kind, precision in PLAIN.items()}
+    trained = plainly | {"fast": accelerated(copy.deepcopy(net), model.training.precision)}
+    measured = plainly | {"fast": accelerated(net, "fp32")}
     langevin = Langevin(steps=steps, step_size=0.1, noise=0.005, clamp_grad=1.0, clip=True)
     attack = Attack(eps=8 / 255, steps=steps)
     streams = lambda of=slice(None): Streams(0, "bench", ids=torch.arange(batch, device=device)[of])  # noqa: E731
@@ -136,35 +137,36 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
     x_out = data.x_out if model.method.outliers else None
     data = data._replace(x_out=x_out)
 
-    def started(kind: str, method: Method) -> tuple[nn.Module, Method, torch.optim.Optimizer]:
+    def started(kind: str, method: Method) -> tuple[Losses, torch.optim.Optimizer]:
+        training = model.training
         if kind == "fast":
-            method, fresh = copy.deepcopy(method), accelerated(copy.deepcopy(net), model.training.precision == "bf16")
+            method, fresh = copy.deepcopy(method), accelerated(copy.deepcopy(net), training.precision)
         else:
-            method, fresh = plain.method(method), plain.network(net, "fp32" if kind == "plain" else "tf32")
+            method, fresh = plain.method(method), plain.network(net, PLAIN[kind])
         method.begin(context)
-        return fresh.train(), method, built(model.training.optimizer, fresh, fused=kind == "fast")
+        optimizer = built(training.optimizer, fresh, fused=kind == "fast")
+        return Losses(method, fresh, PLAIN.get(kind, training.loss_precision)).train(), optimizer
 
     def gradient(kind: str) -> Tensor:
         """Of the weights, without noise and random starts, from equal replay buffers."""
-        fresh, method, _ = started(
-            kind, replace(own, **{field.name: quiet(getattr(own, field.name)) for field in fields(own)})
-        )
+        calm = replace(own, **{field.name: quiet(getattr(own, field.name)) for field in fields(own)})
+        losses, _ = started(kind, calm)
         torch.manual_seed(0)
-        method.loss(fresh, data, 0).value.backward()
-        return torch.cat([p.grad.flatten() for p in fresh.parameters() if p.grad is not None])
+        losses(data, 0).value.backward()
+        return torch.cat([p.grad.flatten() for p in losses.parameters() if p.grad is not None])
 
     @cache
-    def begun(kind: str) -> tuple[nn.Module, Method, torch.optim.Optimizer]:
-        fresh, method, optimizer = started(kind, own)
+    def begun(kind: str) -> tuple[Losses, torch.optim.Optimizer]:
+        losses, optimizer = started(kind, own)
         if kind != "fast":
-            plain.buffer(method)
-        return fresh, method, optimizer
+            plain.buffer(losses.method)
+        return losses, optimizer
 
     def way(kind: str, calm: bool) -> Tensor | None:
         if calm:
             return gradient(kind)
-        fresh, method, optimizer = begun(kind)
-        loss = method.loss(fresh, data, 0)
+        losses, optimizer = begun(kind)
+        loss = losses(data, 0)
         optimizer.zero_grad()
         loss.value.backward()
         optimizer.step()
@@ -175,24 +177,18 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
     return Job(f"training step of {name}", len(data.x), way)
 
 
-def ways(job: Job, tf32: bool) -> dict[str, Callable[[bool], Any]]:
-    """A job's ways by name: `plain` in float32 proper; `default`, where torch by itself has convolutions of TF32, the same
-    with these; `fast` as a training has it, or in float32 as what is generated and measured (see `networks.load`)."""
-    kinds = ["plain", "default", "fast"] if tf32 else ["plain", "fast"]
-    exact = {"plain", "fast"} if job.float32 else {"plain"}
+def ways(job: Job, device: torch.device) -> dict[str, Callable[[bool], Any]]:
+    """A job's ways by name: `plain` in float32; on a GPU `default`, the same with convolutions of TF32; `fast` as training
+    has it, or in float32 as what is generated and measured (see `networks.load`)."""
+    precisions = PLAIN | ({"fast": "fp32"} if job.float32 else {})
+    kinds = ["plain", "default", "fast"] if has_tf32(device) else ["plain", "fast"]
     found = {kind: partial(job.run, kind) for kind in kinds}
-    return {kind: in_float32()(way) if kind in exact else way for kind, way in found.items()}
+    return {kind: cast(precisions[kind], device)(way) if kind in precisions else way for kind, way in found.items()}
 
 
-@contextmanager
-def in_float32() -> Iterator[None]:
-    """In this block convolutions are float32 on a GPU too, where torch by itself has TF32."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+def has_tf32(device: torch.device) -> bool:
+    """Whether convolutions of float32 are TF32 unless torch is told."""
+    return device.type == "cuda"
 
 
 def pngs(x: Tensor, folder: str) -> None:

@@ -14,11 +14,13 @@ from advebm.samplers.streams import Streams
 
 
 class Batch(NamedTuple):
-    """x (B, C, H, W) in [0, 1]; y (B,) class indices; x_out like x, out-distribution images, or None."""
+    """x (B, C, H, W) in [0, 1]; y (B,) class indices; x_out like x, out-distribution images, or None; x_plain, the images
+    of x without augmentation but for its noise, or None."""
 
     x: Tensor
     y: Tensor
     x_out: Tensor | None = None
+    x_plain: Tensor | None = None
 
 
 @dataclass(kw_only=True)
@@ -75,17 +77,26 @@ class Draws:
         self.epoch = None
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        chosen = self.chosen(step)
+        streams = Streams(*self.key, "augmentation", self.epoch, ids=chosen)
+        return self.augmentation(to_pixels(self.x[chosen]), streams), chosen
+
+    def plain(self, step: int) -> Tensor:
+        """The images of that step with the augmentation's noise alone."""
+        chosen, noise = self.chosen(step), Augmentation(noise=self.augmentation.noise)
+        return noise(to_pixels(self.x[chosen]), Streams(*self.key, "plain", self.epoch, ids=chosen))
+
+    def chosen(self, step: int) -> Tensor:
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self.epoch:
             order = Streams(*self.key, "epoch", epoch, ids=torch.zeros(1)).uniform(len(self.x)).argsort(stable=True)
             self.epoch, self.order = epoch, order.squeeze(0).to(self.x.device)
-        chosen = ranks.share(self.order[place * self.size : (place + 1) * self.size])
-        streams = Streams(*self.key, "augmentation", epoch, ids=chosen)
-        return self.augmentation(to_pixels(self.x[chosen]), streams), chosen
+        return ranks.share(self.order[place * self.size : (place + 1) * self.size])
 
 
 class Batches:
-    """batches(step) is the batch of that step: as many out-distribution images, where there are any, as images."""
+    """batches(step) is the batch of that step: as many out-distribution images, where there are any, as images; x_plain
+    where `plain` asks for it."""
 
     def __init__(
         self,
@@ -95,7 +106,9 @@ class Batches:
         seed: int,
         device: torch.device | str,
         outliers: Images | None = None,
+        plain: bool = False,
     ):
+        self.plain = plain
         self.draws = Draws(images, size, augmentation, (seed,), device)
         self.y = images.labels(device)
         self.outliers = None
@@ -105,4 +118,5 @@ class Batches:
 
     def __call__(self, step: int) -> Batch:
         x, chosen = self.draws(step)
-        return Batch(x, self.y[chosen], None if self.outliers is None else self.outliers(step)[0])
+        x_out = None if self.outliers is None else self.outliers(step)[0]
+        return Batch(x, self.y[chosen], x_out, self.draws.plain(step) if self.plain else None)

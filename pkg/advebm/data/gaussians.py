@@ -46,10 +46,14 @@ class Gaussians:
                 x[chosen] = self.mean[k] + z[chosen] @ self.factor[k].T
         return x.clamp(0, 1).view(-1, *self.shape)
 
-    def start(self, streams: Streams) -> Tensor:
+    def start(self, streams: Streams, places: Tensor | None = None) -> Tensor:
         """Images of classes drawn evenly: a start for chains on E(x). The streams may be on the CPU."""
         y = streams.integers(len(self.mean))
         return self.sample(y, streams.to(self.mean.device))
+
+    def start_of_place(self, streams: Streams, places: Tensor) -> Tensor:
+        """Images of the classes that places of a replay buffer have, i modulo K: a start for chains on E(x, y)."""
+        return self.sample(places % len(self.mean), streams.to(self.mean.device))
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

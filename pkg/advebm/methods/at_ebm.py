@@ -1,7 +1,7 @@
 """AT-EBM: an energy-based model by binary adversarial training (Yin, Li and Rohde 2022)."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import MinLen
@@ -11,7 +11,7 @@ from advebm import ranks
 from advebm.data.batches import Batch
 from advebm.energy import binary, given, marginal, negative
 from advebm.methods.base import Context, Loss, Method
-from advebm.networks import sampling
+from advebm.networks import passes, sampling
 from advebm.ranges import Count, Fraction, NonNegative, Start
 from advebm.samplers.pgd import Ascent
 
@@ -40,6 +40,8 @@ class ATEBM(Method):
     descent: Ascent | None = None  # of f from x, moving the data as in the released code; null: Algorithm 1
     r1: NonNegative = 0.0  # gamma, for gradients of images in [0, 1]
     objective: Literal["bce", "ebm"] = "bce"
+
+    chains: ClassVar[bool] = True
 
     @property
     def outliers(self) -> bool:
@@ -72,7 +74,7 @@ class ATEBM(Method):
             x_star = self.ascent(marginal(net), self.starts(batch, step), steps=self.k)
             if self.descent is not None:
                 x = x_adv = self.descent(negative(marginal(net)), x).requires_grad_(self.r1 > 0)
-        f, f_star = given(net(x)), given(net(x_star))
+        f_star, f = map(given, passes(net, x_star, x))
         e, e_star = marginal(f)(x), marginal(f_star)(x_star)
         if self.objective == "bce":
             value = (binary(f, real=True)(x) + binary(f_star, real=False)(x_star)).mean()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import log
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from advebm import ranks
 from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
-from advebm.energy import given, marginal, posterior
-from advebm.ranges import NonNegative
+from advebm.energy import Energy, Logits, conditional, given, marginal, posterior
+from advebm.ranges import Fraction, NonNegative
 from advebm.samplers.buffer import Buffer, Replay, Start
 from advebm.samplers.streams import Streams
+
+Sample = Callable[[Tensor, Tensor, Streams], Tensor]  # chains at (B, C, H, W), their classes (B,), streams -> continued
 
 
 class Loss(NamedTuple):
@@ -34,6 +36,7 @@ class Context(NamedTuple):
     classes: int
     gaussians: Gaussians | None
     device: torch.device | str
+    steps: int = 1  # of the whole training
 
 
 @dataclass(kw_only=True)
@@ -44,6 +47,8 @@ class Method:
     detector: ClassVar[str] = "energy"  # the score by which its networks tell out-distribution images: of energy.SCORES
     networks: ClassVar[tuple[str, ...]] = ("wrn", "resnet")  # the kinds that it can train
     shared: ClassVar[bool] = True  # whether several processes can train it together
+    chains: ClassVar[bool] = False  # whether its energy is trained by chains, see networks/norms.py
+    plain: ClassVar[bool] = False  # whether batches are to have images without augmentation
 
     def outputs(self, classes: int) -> int:
         """How many logits the network has."""
@@ -87,27 +92,37 @@ class ReplayMethod(Method):
     """A method with the term p_x (E(x+) - E(x~)), x~ from chains kept in a replay buffer.
 
     energy_l2 adds that many times mean E(x+)^2 + E(x~)^2 (Du and Mordatch 2019, Eq. 4), which keeps the energies near
-    0; JEM, JEM++ and Robust JEM as published have 0.
+    0; JEM, JEM++ and Robust JEM as published have 0. growth is the part of the training in which chains grow from one step
+    to their full length; as published, 0.
     """
 
+    chains: ClassVar[bool] = True
     buffer: Replay = field(default_factory=Replay)
     p_x: NonNegative = 1.0
     energy_l2: NonNegative = 0.0
+    growth: Fraction = 0.0
 
     def start(self) -> Start:
-        """Where chains begin: class Gaussians, of classes drawn evenly, unless a method says otherwise."""
-        return self.gaussians().start
+        """Where chains begin."""
+        raise NotImplementedError
 
     def begin(self, context: Context) -> None:
         super().begin(context)
         self.replay = Buffer(self.buffer, self.start(), self.context.seed, self.context.device)
 
-    def negatives(self, sample: Callable[[Tensor, Streams], Tensor], count: int, step: int) -> Tensor:
-        """x~ (B, C, H, W): chains drawn from the buffer, continued by `sample`, and put back."""
+    def grown(self, step: int) -> Any:
+        """The sampler of that step."""
+        part = (step + 1) / (self.growth * self.context.steps) if self.growth else 1.0
+        return self.sampler.scaled(part) if part < 1 else self.sampler
+
+    def negatives(self, sample: Sample, count: int, step: int) -> tuple[Tensor, Tensor]:
+        """x~ (B, C, H, W), y~ (B,): chains drawn from the buffer, continued by `sample`, and put back. The class of a place
+        of the buffer, and so of the chain that is kept there, is the place modulo K."""
         x, places = self.replay.draw(step, count)
-        x = sample(x, self.streams("negatives", step, count=count))
+        y = ranks.share(places) % self.context.classes
+        x = sample(x, y, self.streams("negatives", step, count=count))
         self.replay.store(places, x)
-        return x
+        return x, y
 
     def contrast(self, e_pos: Tensor, e_neg: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The term for energies E(x+), E(x~) of (B,), and its parts to record."""
@@ -123,6 +138,27 @@ class ReplayMethod(Method):
 
     def images(self) -> Iterator[tuple[str, Tensor]]:
         yield "replay_buffer", self.replay.images
+
+
+@dataclass(kw_only=True)
+class JointMethod(ReplayMethod):
+    """A method that trains p(y | x) and p(x) at once, its chains on E(x), as published; or, `chain_energy: conditional`, on
+    E(x, y~) with the class y~ of the Gaussian that a chain starts from, where it starts from one."""
+
+    chain_energy: Literal["marginal", "conditional"] = "marginal"
+
+    def start(self) -> Start:
+        """Class Gaussians, of classes drawn evenly or of the chains' own, unless a method says otherwise."""
+        gaussians = self.gaussians()
+        return gaussians.start if self.chain_energy == "marginal" else gaussians.start_of_place
+
+    def descended(self, f: Logits, y: Tensor) -> Energy:
+        """What the chains descend."""
+        return marginal(f) if self.chain_energy == "marginal" else conditional(f, y)
+
+    @property
+    def plain(self) -> bool:
+        return self.positives == "plain"
 
 
 @dataclass(kw_only=True)

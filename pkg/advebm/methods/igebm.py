@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from advebm import ranks
 from advebm.data.batches import Batch
 from advebm.energy import conditional, given
 from advebm.methods.base import Loss, ReplayMethod
@@ -17,8 +16,8 @@ from advebm.samplers.sgld import Langevin
 class IGEBM(ReplayMethod):
     """min E(x, y) - E(x~, y~) + energy_l2 (E(x, y)^2 + E(x~, y~)^2), x~ by SGLD on E(x, y~) (Algorithm 1).
 
-    Each place of the replay buffer keeps the class of its chain: y~ is the place modulo K. The paper's networks have
-    spectral normalisation: `network.spectral`.
+    y~ is the class of the chain's place in the replay buffer. The paper's networks have spectral normalisation:
+    `network.spectral`.
     """
 
     sampler: Langevin
@@ -27,12 +26,10 @@ class IGEBM(ReplayMethod):
         return uniform_start(self.context.shape, self.context.device)
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
-        x, y, _ = batch
-        x_neg, places = self.replay.draw(step, len(x))
-        y_neg = ranks.share(places) % self.context.classes
+        x, y = batch.x, batch.y
         with sampling(net):
-            x_neg = self.sampler(conditional(net, y_neg), x_neg, self.streams("negatives", step, count=len(x)))
-        self.replay.store(places, x_neg)
+            chain = lambda v, y_neg, streams: self.grown(step)(conditional(net, y_neg), v, streams)  # noqa: E731
+            x_neg, y_neg = self.negatives(chain, len(x), step)
         f_neg, f = map(given, passes(net, x_neg, x))  # the data last: batch norm's statistics end on them
         term, logs = self.contrast(conditional(f, y)(x), conditional(f_neg, y_neg)(x_neg))
         return Loss(term, logs, x_neg=x_neg)

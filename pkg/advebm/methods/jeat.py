@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from advebm.data.batches import Batch
 from advebm.energy import conditional, given, grad, marginal, posterior
-from advebm.methods.base import Loss, ReplayMethod
+from advebm.methods.base import JointMethod, Loss
 from advebm.networks import passes, sampling
 from advebm.ranges import Count, NonNegative, Positive
 from advebm.samplers.buffer import Start, uniform_start
@@ -17,12 +17,13 @@ from advebm.samplers.streams import Streams
 
 
 @dataclass(kw_only=True)
-class JEAT(ReplayMethod):
+class JEAT(JointMethod):
     """min CE(x_adv, y) + p_x (E(x_adv) - E(x~)), x~ by SGLD on E(x) from U(0, 1) or the buffer (JT, Algorithm 1).
 
     x_adv = x + d: d ~ U(-eps, eps), then d <- clip(d + eps sign(dE(x, y)/dx)). As printed the gradient is taken at x
     itself (`gradient_at: clean`), not at the started point x + d (`start`). Steps after the first, which the paper does
-    not have, are of `step_size` and take the gradient where they are.
+    not have, are of `step_size` and take the gradient where they are. `positives: plain` takes E of the images of x without
+    augmentation, not attacked, in place of E(x_adv) (Yang et al. 2023, SADA-JEM).
     """
 
     eps: NonNegative  # Linf radius, images in [0, 1]
@@ -30,6 +31,7 @@ class JEAT(ReplayMethod):
     step_size: Positive | None = None  # null: eps, the paper
     gradient_at: Literal["clean", "start"] = "clean"
     sampler: Langevin
+    positives: Literal["adversarial", "plain"] = "adversarial"
 
     def start(self) -> Start:
         return uniform_start(self.context.shape, self.context.device)
@@ -45,11 +47,13 @@ class JEAT(ReplayMethod):
         return (x + d).clamp(0, 1)
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
-        x, y, _ = batch
+        x, y = batch.x, batch.y
         with sampling(net):
             x_adv = self.attack(net, x, y, self.streams("attack", step, count=len(x)))
-            x_neg = self.negatives(lambda v, streams: self.sampler(marginal(net), v, streams), len(x), step)
-        f_neg, f = map(given, passes(net, x_neg, x_adv))  # the data last: batch norm's statistics end on them
-        ce = posterior(f, y)(x_adv).mean()
-        term, logs = self.contrast(marginal(f)(x_adv), marginal(f_neg)(x_neg))
+            chain = lambda v, y_neg, streams: self.grown(step)(self.descended(net, y_neg), v, streams)  # noqa: E731
+            x_neg, _ = self.negatives(chain, len(x), step)
+        data = [batch.x_plain, x_adv] if self.plain else [x_adv]
+        f_neg, *f = map(given, passes(net, x_neg, *data))  # the data last: batch norm's statistics end on them
+        ce = posterior(f[-1], y)(x_adv).mean()
+        term, logs = self.contrast(marginal(f[0])(data[0]), marginal(f_neg)(x_neg))
         return Loss(ce + term, {"ce": ce, **logs}, x_adv=x_adv, x_neg=x_neg)

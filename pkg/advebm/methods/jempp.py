@@ -1,31 +1,35 @@
 """JEM++: JEM with the m x n sampler started from class Gaussians (Yang and Ji 2021)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
 from advebm.data.batches import Batch
 from advebm.energy import given, marginal, posterior
-from advebm.methods.base import Loss, ReplayMethod
+from advebm.methods.base import JointMethod, Loss
 from advebm.networks import passes, sampling
 from advebm.samplers.proximal import Proximal
 
 
 @dataclass(kw_only=True)
-class JEMPP(ReplayMethod):
-    """min CE(x, y) + p_x (E(x) - E(x~)), x~ by the m x n sampler on E(x) from class Gaussians (Algorithm 1).
+class JEMPP(JointMethod):
+    """min CE(x, y) + p_x (E(x+) - E(x~)), x~ by the m x n sampler on E(x) from class Gaussians (Algorithm 1).
 
-    Chains run in evaluation mode, so that an image's gradient does not depend on the others of its batch; the released
-    code runs them in training mode.
+    x+ is x, or, `positives: plain`, the images of x without augmentation (Yang et al. 2023, SADA-JEM). Where the network's
+    norm is `batch`, chains run on batch statistics, as released (networks/norms.py).
     """
 
     sampler: Proximal
+    positives: Literal["augmented", "plain"] = "augmented"
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
-        x, y, _ = batch
+        x, y = batch.x, batch.y
         with sampling(net):
-            x_neg = self.negatives(lambda v, _: self.sampler(net.stem, marginal(net.body), v), len(x), step)
-        f_neg, f = map(given, passes(net, x_neg, x))  # the data last: batch norm's statistics end on them
-        ce = posterior(f, y)(x).mean()
-        term, logs = self.contrast(marginal(f)(x), marginal(f_neg)(x_neg))
+            chain = lambda v, y_neg, _: self.grown(step)(net.stem, self.descended(net.body, y_neg), v)  # noqa: E731
+            x_neg, _ = self.negatives(chain, len(x), step)
+        data = [batch.x_plain, x] if self.plain else [x]
+        f_neg, *f = map(given, passes(net, x_neg, *data))  # the data last: batch norm's statistics end on them
+        ce = posterior(f[-1], y)(x).mean()
+        term, logs = self.contrast(marginal(f[0])(data[0]), marginal(f_neg)(x_neg))
         return Loss(ce + term, {"ce": ce, **logs}, x_neg=x_neg)

@@ -17,7 +17,7 @@ class Noise(Method):
     std: NonNegative  # images in [0, 1]
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
-        x, y, _ = batch
+        x, y = batch.x, batch.y
         x_noisy = x + self.std * self.streams("noise", step, count=len(x)).normal(*x.shape[1:])
         ce = posterior(net, y)(x_noisy).mean()
         return Loss(ce, {"ce": ce}, x_adv=x_noisy)

@@ -3,25 +3,29 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import nn
 
 from advebm.data.batches import Batch
 from advebm.energy import given, posterior, undecided
 from advebm.methods.base import Loss, Method
+from advebm.networks import passes
 from advebm.ranges import NonNegative
 
 
 @dataclass(kw_only=True)
 class OE(Method):
-    """min CE(x, y) + weight CE(x_out, uniform) (Section 4.3); detects by the maximal softmax probability."""
+    """min CE(x, y) + weight CE(x_out, uniform) (Section 4.3); detects by the maximal softmax probability.
+
+    Each term has a pass of its own, so that where the norm is `batch` it does not depend on the other's images; released
+    code passes both together.
+    """
 
     outliers: ClassVar[bool] = True
     detector: ClassVar[str] = "max_softmax"
     weight: NonNegative = 0.5
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
-        x, y, x_out = batch
-        f, f_out = net(torch.cat([x, x_out])).chunk(2)  # one pass: batch norm has the statistics of both, as at testing
-        ce, ce_out = posterior(given(f), y)(x).mean(), undecided(given(f_out))(x_out).mean()
+        x, y, x_out = batch.x, batch.y, batch.x_out
+        f_out, f = map(given, passes(net, x_out, x))  # the data last: batch norm's statistics end on them
+        ce, ce_out = posterior(f, y)(x).mean(), undecided(f_out)(x_out).mean()
         return Loss(ce + self.weight * ce_out, {"ce": ce, "ce_out": ce_out})

@@ -21,7 +21,7 @@ class PreJEAT(Method):
     attack: Attack
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
-        x, y, _ = batch
+        x, y = batch.x, batch.y
         with sampling(net):
             x_adv = self.attack(negative(conditional(net, y)), x, self.streams("attack", step, count=len(x)))
         ce = posterior(net, y)(x_adv).mean()

@@ -8,7 +8,7 @@ from torch import nn
 from advebm.data.batches import Batch
 from advebm.energy import marginal
 from advebm.methods.base import DensityMethod, Loss
-from advebm.networks.flow import estimates_from, update_lipschitz
+from advebm.networks.flow import estimates_from
 
 
 @dataclass(kw_only=True)
@@ -18,7 +18,6 @@ class ResidualFlow(DensityMethod):
     networks: ClassVar = ("residual_flow",)
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
-        update_lipschitz(net)
         x = self.dequantised(batch.x, "dequantise", step)
         with estimates_from(self.context.seed, step):
             energy = marginal(net)(x).mean()

@@ -7,33 +7,35 @@ from torch import nn
 
 from advebm.data.batches import Batch
 from advebm.energy import given, marginal, negative, posterior
-from advebm.methods.base import Loss, ReplayMethod
+from advebm.methods.base import JointMethod, Loss
 from advebm.networks import passes, sampling
 from advebm.samplers.pgd import Attack
 from advebm.samplers.proximal import Proximal
 
 
 @dataclass(kw_only=True)
-class RobustJEM(ReplayMethod):
+class RobustJEM(JointMethod):
     """min CE(x_adv, y) + p_x (E(x+) - E(x~)), Section 3.
 
     x_adv = argmax CE(x + d, y) over ||d|| <= eps; x~ by JEM++'s sampler on E(x) from class Gaussians. What the paper does
     not say is a parameter, read as follows:
     - whether x+ is x or x_adv, `positives`: x, as E is to be low on the data, and x_adv was moved off it on purpose;
+      `plain` is x without augmentation (Yang et al. 2023, SADA-JEM);
     - the range that its radius .1 is in, `attack.eps`: [-1, 1], the range of JEM++'s code, so .05 here;
     - the attack's step, `attack.step_size`: 2.5 eps / steps, the rule of Madry et al., which reaches the whole ball.
     """
 
     attack: Attack
     sampler: Proximal
-    positives: Literal["clean", "adversarial"] = "clean"
+    positives: Literal["clean", "adversarial", "plain"] = "clean"
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
-        x, y, _ = batch
+        x, y = batch.x, batch.y
         with sampling(net):
             x_adv = self.attack(negative(posterior(net, y)), x, self.streams("attack", step, count=len(x)))
-            x_neg = self.negatives(lambda v, _: self.sampler(net.stem, marginal(net.body), v), len(x), step)
-        data = [x_adv, x] if self.positives == "clean" else [x_adv]
+            chain = lambda v, y_neg, _: self.grown(step)(net.stem, self.descended(net.body, y_neg), v)  # noqa: E731
+            x_neg, _ = self.negatives(chain, len(x), step)
+        data = [x_adv] if self.positives == "adversarial" else [x_adv, batch.x_plain if self.plain else x]
         f_neg, *f = map(given, passes(net, x_neg, *data))  # the data last: batch norm's statistics end on them
         ce = posterior(f[0], y)(x_adv).mean()
         term, logs = self.contrast(marginal(f[-1])(data[-1]), marginal(f_neg)(x_neg))

@@ -14,6 +14,6 @@ class Standard(Method):
     """min CE(x, y)."""
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
-        x, y, _ = batch
+        x, y = batch.x, batch.y
         ce = posterior(net, y)(x).mean()
         return Loss(ce, {"ce": ce})

@@ -1,7 +1,8 @@
 """Networks: what a model file holds, how it is built, saved and loaded."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from advebm import ranks
 from advebm.networks.flow import Flow, Glow, ResidualFlow
 from advebm.networks.graphs import Recorded
+from advebm.networks.norms import live
 from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import Classifier, WideResNet
+from advebm.ranges import Precision
 
 NETWORKS = {"wrn": WideResNet, "resnet": ResNet, "glow": Glow, "residual_flow": ResidualFlow}
 Spec = Annotated[WideResNet | ResNet | Glow | ResidualFlow, Discriminator("kind")]
@@ -37,41 +40,56 @@ class frozen:
         self.net.train(self.training)
 
 
-class sampling(frozen):
-    """As `frozen`, and as `accelerated` said: in it a method samples and attacks."""
+@contextmanager
+def sampling(net: nn.Module) -> Iterator[nn.Module]:
+    """In this block a chain or an attack runs on `net` in the mode that it is in, so that it sees the loss's function
+    (networks/norms.py): in training mode batch norm takes the statistics of the batch, and its running statistics
+    stay. Passes are as `accelerated` says, in full float32 where it was not called."""
+    device = next(net.parameters()).device
+    norms = live(net)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    recorded = getattr(net, "recorded", None)
+    if recorded:
+        net.trunk.forward = recorded
+    try:
+        with cast(getattr(net, "precision", "fp32"), device):
+            yield net
+    finally:
+        if recorded:
+            del net.trunk.forward
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
-    def __enter__(self) -> nn.Module:
-        place = next(self.net.parameters()).device.type
-        self.cast = torch.autocast(place, torch.bfloat16, enabled=getattr(self.net, "bf16", False))
-        self.recorded = getattr(self.net, "recorded", None)
-        self.cast.__enter__()
-        if self.recorded:
-            self.net.trunk.forward = self.recorded
-        return super().__enter__()
 
-    def __exit__(self, *error) -> None:
-        super().__exit__(*error)
-        if self.recorded:
-            del self.net.trunk.forward
-        self.cast.__exit__(*error)
-
-
-def accelerated(net: nn.Module, bf16: bool) -> nn.Module:
-    """Samplers and attacks of a training go through this network in bfloat16, if that is wanted and the machine has it, and
-    by CUDA graphs where one process trains on a GPU, where `passes` are joint too. The weights, the images and all that is
-    measured stay float32."""
-    place = next(net.parameters()).device
-    net.bf16, net.joint = bf16 and has_bf16(place), place.type == "cuda"
-    net.recorded = Recorded(net.trunk) if place.type == "cuda" and ranks.size() == 1 and hasattr(net, "trunk") else None
+def accelerated(net: nn.Module, precision: Precision) -> nn.Module:
+    """Samplers and attacks go through this network in that precision, and on a GPU by CUDA graphs, where `passes` are joint
+    too. The weights and the images stay float32."""
+    device = next(net.parameters()).device
+    net.precision, net.joint = precision, device.type == "cuda"
+    net.recorded = Recorded(net.trunk) if device.type == "cuda" and ranks.size() == 1 and hasattr(net, "trunk") else None
     return net
+
+
+@contextmanager
+def cast(precision: Precision, device: torch.device) -> Iterator[None]:
+    """In this block passes are in bfloat16 where it is asked for and the machine has it; else in float32, with convolutions
+    of TF32 on a GPU unless `fp32` is asked for."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and has_bf16(device)):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def passes(net: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
     """f(x) (B, K) of each batch, to train the weights by: one after another, so that batch norm has the statistics of each
-    and ends on those of the last. By one pass on a GPU, which few images keep waiting, where no batch norm is trained; the
+    and ends on those of the last. By one pass on a GPU, which small batches leave idle, where no batch norm is live; the
     caches of a CPU prefer the smaller batches."""
-    mixes = any(isinstance(layer, nn.BatchNorm2d) and layer.training for layer in net.modules())
-    if mixes or not getattr(net, "joint", False):
+    if live(net) or not getattr(net, "joint", False):
         return tuple(map(net, batches))
     return net(torch.cat(batches)).split([len(x) for x in batches])
 
@@ -106,6 +124,30 @@ def load(
     Raises FileNotFoundError where there is none, ValueError where the file is damaged, its weights do not fit, or it is
     not for images of the shape (C, H, W).
     """
+    net, header, state = _read(path)
+    if shape is not None and list(shape) != header["shape"]:
+        raise ValueError(f"{path}: is for images {header['shape']}, but these are {list(shape)}; it is of another study")
+    _fill(net, state, path)
+    torch.backends.cudnn.allow_tf32 = False
+    return net.to(device).eval().requires_grad_(False), header
+
+
+def initialise(net: Network, path: Path) -> None:
+    """Give `net` the weights of a model file of the same network; its norm alone may be another, as `frozen` where the file
+    has `batch`. Raises FileNotFoundError, or ValueError that says what differs."""
+    other, _, state = _read(path)
+    ours, theirs = (vars(own.spec) | {"outputs": own.outputs, "shape": own.shape} for own in (net, other))
+    for key, value in ours.items():
+        if key not in ("norm", "bn_momentum") and value != theirs.get(key):
+            raise ValueError(
+                f"{path}: its network has {key} {theirs.get(key)}, not {value}; a training can only start from the same "
+                "network, but for its norm"
+            )
+    _fill(net, state, path)
+
+
+def _read(path: Path) -> tuple[Network, dict[str, Any], dict[str, Tensor]]:
+    """What a model file holds: the network, not yet with its weights, the header, and the weights."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no model there; `advebm train` makes one")
     try:
@@ -115,14 +157,14 @@ def load(
         net = NETWORKS[header["network"]["kind"]](**header["network"]).build(header["shape"], header["outputs"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: is not a readable advebm model ({error}); it may be damaged") from error
-    if shape is not None and list(shape) != header["shape"]:
-        raise ValueError(f"{path}: is for images {header['shape']}, but these are {list(shape)}; it is of another study")
+    return net, header, state
+
+
+def _fill(net: Network, state: dict[str, Tensor], path: Path) -> None:
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path}: weights do not fit the network it names ({' '.join(str(error).split())})") from error
-    torch.backends.cudnn.allow_tf32 = False
-    return net.to(device).eval().requires_grad_(False), header
 
 
 def device() -> torch.device:

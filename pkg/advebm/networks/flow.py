@@ -97,13 +97,6 @@ def linearised(layers: nn.Sequential, x: Tensor) -> tuple[Tensor, Callable[[Tens
     return x, transposed
 
 
-def update_lipschitz(net: nn.Module, iterations: int = 5) -> None:
-    """Power iteration of every Lipschitz layer, as the released code does after each step of the optimiser."""
-    from normflows.utils import update_lipschitz
-
-    update_lipschitz(net, iterations)
-
-
 @contextmanager
 def estimates_from(seed: int, step: int) -> Iterator[None]:
     """In this block the estimates of log determinants, drawn from torch's and NumPy's global generators, are a function of
@@ -120,6 +113,12 @@ def estimates_from(seed: int, step: int) -> Iterator[None]:
 
 class Flow(nn.Module):
     """Images (B, C, H, W) in [0, 1] -> log p(x) (B, 1), a density over [0, 1]^D."""
+
+    def renew(self) -> None:
+        """Power iteration of every Lipschitz layer, once a training step (Chen et al. 2019, as released)."""
+        from normflows.utils import update_lipschitz
+
+        update_lipschitz(self, 5)
 
     def __init__(
         self,

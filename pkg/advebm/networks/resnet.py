@@ -5,7 +5,8 @@ from typing import Literal
 
 from torch import nn
 
-from advebm.networks.wrn import Classifier, Normalise, Stem
+from advebm.networks.norms import FrozenBatchNorm2d
+from advebm.networks.wrn import Classifier, Head, Normalise, Stem
 from advebm.ranges import Positive
 
 BLOCKS = {18: ("BasicBlock", [2, 2, 2, 2]), 34: ("BasicBlock", [3, 4, 6, 3]), 50: ("Bottleneck", [3, 4, 6, 3])}
@@ -17,7 +18,7 @@ class ResNet:
 
     kind: Literal["resnet"] = "resnet"
     depth: Literal[18, 34, 50] = 50
-    norm: Literal["frozen", "batch", "none"] = "frozen"  # frozen: batch norm with the statistics of its initialisation
+    norm: Literal["frozen", "batch", "none"] = "frozen"  # see networks/norms.py; AT-EBM's keeps its initial statistics
     mean: float = 0.0  # pixel normalisation (x - mean) / std; 0 and 1 leave [0, 1]
     std: Positive = 1.0
 
@@ -32,15 +33,6 @@ class ResNet:
         nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's
         stem = Stem(Normalise(self.mean, self.std), first)
         body = [net.bn1, nn.ReLU(), net.layer1, net.layer2, net.layer3, net.layer4, net.avgpool, nn.Flatten()]
-        return Classifier(self, shape, outputs, stem, nn.Sequential(*body), net.fc)
-
-
-class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that never leaves evaluation mode: its statistics stay 0 and 1, its scale and shift are trained."""
-
-    def __init__(self, channels: int):
-        super().__init__(channels)
-        self.train()
-
-    def train(self, mode: bool = True) -> "FrozenBatchNorm2d":
-        return super().train(False)
+        head = Head(net.fc.in_features, outputs)
+        head.load_state_dict(net.fc.state_dict())  # the same random numbers as torchvision's
+        return Classifier(self, shape, outputs, stem, nn.Sequential(*body), head)

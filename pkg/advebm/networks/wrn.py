@@ -1,11 +1,13 @@
 """Wide residual networks (Zagoruyko and Komodakis 2016), as JEM and JEM++ use them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from advebm.networks.norms import FrozenBatchNorm2d
 from advebm.ranges import Count, Fraction, Positive
 
 
@@ -16,7 +18,7 @@ class WideResNet:
     kind: Literal["wrn"] = "wrn"
     depth: Literal[10, 16, 22, 28, 34, 40] = 28  # 6 n + 4
     width: Count = 10
-    norm: Literal["none", "batch", "group"] = "none"
+    norm: Literal["none", "batch", "group", "frozen", "fixed"] = "none"  # see networks/norms.py
     bn_momentum: Fraction = 0.1  # weight of the newest batch, torch's sense
     spectral: bool = False  # spectral normalisation of every layer (Miyato et al. 2018), as IGEBM has it
     activation: Literal["leaky_relu", "relu", "silu"] = "leaky_relu"
@@ -33,7 +35,7 @@ class WideResNet:
                 inputs = widths[group] if block == 0 else widths[group + 1]
                 trunk.append(Block(self, inputs, widths[group + 1], 2 if group and block == 0 else 1))
         trunk.extend([self.norm_layer(widths[3]), self.activation_layer(), nn.AdaptiveAvgPool2d(1), nn.Flatten()])
-        return Classifier(self, shape, outputs, stem, trunk, self.normalised(nn.Linear(widths[3], outputs)))
+        return Classifier(self, shape, outputs, stem, trunk, self.normalised(Head(widths[3], outputs)))
 
     def normalised(self, layer: nn.Module) -> nn.Module:
         return nn.utils.parametrizations.spectral_norm(layer) if self.spectral else layer
@@ -44,6 +46,8 @@ class WideResNet:
                 return nn.Identity()
             case "batch":
                 return nn.BatchNorm2d(channels, momentum=self.bn_momentum)
+            case "frozen" | "fixed":
+                return FrozenBatchNorm2d(channels, trained=self.norm == "frozen")
             case "group":
                 return nn.GroupNorm(min(8, channels), channels)
 
@@ -92,8 +96,19 @@ class Block(nn.Module):
         return self.shortcut(x) + self.residual(x)
 
 
+class Head(nn.Linear):
+    """The last layer, always in the precision of its weights: bfloat16 has 8 bits, too few for a difference of energies."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        with torch.autocast(h.device.type, enabled=False):
+            return super().forward(h.to(self.bias.dtype))
+
+
 class Classifier(nn.Module):
-    """Images (B, C, H, W) in [0, 1] -> logits (B, outputs): head(trunk(stem(x))); body is head after trunk."""
+    """Images (B, C, H, W) in [0, 1] -> logits (B, outputs): head(trunk(stem(x))); body is head after trunk.
+
+    Spectral normalisation takes its power iterations in `renew` alone, so that all passes between see the same weights.
+    """
 
     def __init__(
         self, spec: object, shape: tuple[int, int, int], outputs: int, stem: Stem, trunk: nn.Sequential, head: nn.Linear
@@ -102,6 +117,26 @@ class Classifier(nn.Module):
         self.spec, self.shape, self.outputs = spec, tuple(shape), outputs
         self.stem, self.trunk, self.head = stem, trunk, head
         self.to(memory_format=torch.channels_last)
+        self.train()
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        for _, norm in self.spectral_norms():
+            norm.eval()
+        return self
+
+    def spectral_norms(self) -> Iterator[tuple[nn.Module, nn.Module]]:
+        """Each layer that has one, and its normalisation."""
+        layers = (layer for layer in self.modules() if nn.utils.parametrize.is_parametrized(layer, "weight"))
+        return ((layer, layer.parametrizations.weight[0]) for layer in layers)
+
+    @torch.no_grad()
+    def renew(self) -> None:
+        """One power iteration of each spectral normalisation (Miyato et al. 2018, Algorithm 1), once a training step."""
+        for layer, norm in self.spectral_norms():
+            norm.train()
+            _ = layer.weight  # computing it is what iterates
+            norm.eval()
 
     def features(self, x: Tensor) -> Tensor:
         """The pooled activations before the last layer, (B, D)."""

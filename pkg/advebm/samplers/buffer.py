@@ -10,7 +10,8 @@ from advebm import ranks
 from advebm.ranges import Count, Fraction
 from advebm.samplers.streams import Streams
 
-Start = Callable[[Streams], Tensor]  # fresh images (B, C, H, W), one for each stream, which may be on the CPU
+# fresh images (B, C, H, W), one for each stream, which may be on the CPU, and each place (B,), on the buffer's device
+Start = Callable[[Streams, Tensor], Tensor]
 
 
 @dataclass(kw_only=True)
@@ -19,6 +20,7 @@ class Replay:
 
     size: Count = 10_000
     reinit: Fraction = 0.05  # chance that a chain starts afresh
+    flip: bool = False  # half of the images are mirrored when they are drawn
 
 
 class Buffer:
@@ -30,9 +32,10 @@ class Buffer:
             raise ValueError(
                 f"{ranks.size()} processes cannot share a replay buffer of {replay.size} evenly; take a multiple"
             )
-        self.size, self.reinit, self.start, self.seed, self.device = replay.size, replay.reinit, start, seed, device
+        self.size, self.reinit, self.flip = replay.size, replay.reinit, replay.flip
+        self.start, self.seed, self.device = start, seed, device
         places = torch.arange(ranks.rank(), replay.size, ranks.size(), device=device)
-        self.kept = start(Streams(seed, "buffer", ids=places))  # this process's images
+        self.kept = start(Streams(seed, "buffer", ids=places), places)  # this process's images
 
     def draw(self, step: int, count: int) -> tuple[Tensor, Tensor]:
         """Where this process's `count` chains start in this step, (count, C, H, W), and the places of all processes'
@@ -46,10 +49,14 @@ class Buffer:
         if ranks.size() > 1:
             mine = places % ranks.size() == ranks.rank()
             x = ranks.share(ranks.total(torch.where(mine.view(-1, 1, 1, 1), x, 0)))
+        if self.flip:
+            mirrored = Streams(self.seed, "flip", step, ids=ranks.ids(count, self.device)).uniform(1, 1, 1) < 0.5
+            x = torch.where(mirrored, x.flip(3), x)
         streams = Streams(self.seed, "fresh", step, ids=ranks.ids(count, "cpu"))  # how many, is known there at once
         fresh = (streams.uniform() < self.reinit).nonzero().squeeze(1)
         if len(fresh):
-            x[fresh.to(x.device, non_blocking=True)] = self.start(streams[fresh]).to(x.dtype)
+            here = fresh.to(x.device, non_blocking=True)
+            x[here] = self.start(streams[fresh], ranks.share(places)[here]).to(x.dtype)
         return x, places
 
     def store(self, places: Tensor, x: Tensor) -> None:
@@ -73,4 +80,4 @@ class Buffer:
 
 def uniform_start(shape: torch.Size, device: torch.device | str) -> Start:
     """Images of U(0, 1) noise, shape (C, H, W)."""
-    return lambda streams: streams.to(device).uniform(*shape)
+    return lambda streams, places: streams.to(device).uniform(*shape)

@@ -1,7 +1,7 @@
 """Projected gradient descent: attacks, and targeted attacks as a generator."""
 
-from dataclasses import dataclass
-from math import inf
+from dataclasses import dataclass, replace
+from math import ceil, inf
 from typing import Literal
 
 from torch import Tensor
@@ -45,6 +45,10 @@ class Ascent:
     steps: Steps  # K
     step_size: Positive  # L2 length, images in [0, 1]
     eps: Positive | None = None  # L2 radius around the start, as for detection (Table 4); null: no ball
+
+    def scaled(self, factor: float) -> "Ascent":
+        """The same with `factor` times as many steps, rounded up."""
+        return replace(self, steps=ceil(factor * self.steps))
 
     def __call__(self, energy: Energy, x: Tensor, steps: int | None = None) -> Tensor:
         eps = inf if self.eps is None else self.eps

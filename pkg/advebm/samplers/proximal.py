@@ -1,6 +1,7 @@
 """The m x n sampler of JEM++: one pass through the body of the network serves n steps of the image."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,10 @@ class Proximal:
     inner: Count  # n
     step_size: Positive  # of an inner step, on the raw gradient, images in [0, 1]
     clamp_grad: Positive  # on the raw gradient, images in [0, 1]
+
+    def scaled(self, factor: float) -> "Proximal":
+        """The same with `factor` times as many steps, rounded up."""
+        return replace(self, outer=ceil(factor * self.outer))
 
     def __call__(self, stem: nn.Module, energy: Energy, x: Tensor) -> Tensor:
         return proximal(stem, energy, x, fused=stem.affine, **vars(self))

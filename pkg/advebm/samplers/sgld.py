@@ -1,6 +1,7 @@
 """Stochastic gradient Langevin dynamics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 
 from torch import Tensor
 
@@ -52,6 +53,10 @@ class Langevin:
     noise: NonNegative  # standard deviation, images in [0, 1]
     clamp_grad: Positive | None = None
     clip: bool = False
+
+    def scaled(self, factor: float) -> "Langevin":
+        """The same with `factor` times as many steps, rounded up."""
+        return replace(self, steps=ceil(factor * self.steps))
 
     def __call__(self, energy: Energy, x: Tensor, streams: Streams | None = None) -> Tensor:
         return sgld(energy, x, streams=streams, **vars(self))
