@@ -11,6 +11,7 @@ from PIL import Image
 
 from advebm.commands import sweep
 from advebm.commands.compare import compare
+from advebm.commands.headline import headline
 from advebm.commands.measured import measured
 from advebm.commands.papers import PUBLISHED, both_attacks, ours, papers
 from advebm.commands.report import report
@@ -115,6 +116,30 @@ def reported(study, method):
     model = study / "models" / method / "model.safetensors"
     report(method, study / "results" / method, model, out, study="tiny", params=Path("params.yaml"))
     return json.loads(out.read_text()), out.with_suffix(".md").read_text()
+
+
+def test_the_first_table_of_a_page_is_filled_between_its_lines(study, capsys):
+    page = study / "README.md"
+    page.write_text("# a\n\n<!-- headline cifar10-fast -->\nold\n<!-- end headline -->\n\nb\n")
+    given = {"results": study / "results", "models": study / "models", "method": ["robust_jem", "at_ebm", "jempp"]}
+    for _ in range(2):  # again, over what was written
+        headline(page, study="cifar10-fast", **given)
+        lines = [re.sub(" +", " ", line) for line in page.read_text().splitlines()]
+        rows = [
+            "| robust_jem | combined | 0.99 | 0.86 | 2.5 ± 0.05 | 0.98 | 0.9 | 0.3 | 47.92 (RJ Table 1) |",
+            "| | sgld | | | 2.5 ± 0.05 | 0.98 | | | 41.17 (RJ Table 1) |",
+            "| at_ebm | ascent | - | - | 2.5 ± 0.05 | 0.98 | 0.9 | 0.3 | 13.21 (AE Table 2) |",
+            "| jempp | not run | - | - | - | - | - | - | - |",
+        ]
+        start = lines.index(rows[0])
+        assert lines[start : start + 4] == rows and lines[:3] == ["# a", "", "<!-- headline cifar10-fast -->"]
+        assert lines[start + 4 :] == ["", "<!-- end headline -->", "", "b"] and "old" not in lines
+    assert rows[3] in re.sub(" +", " ", capsys.readouterr().out)
+    for name, content, error in (("none.md", None, FileNotFoundError), ("bare.md", "# a\n", ValueError)):
+        if content:
+            (study / name).write_text(content)
+        with pytest.raises(error, match=f"{name}: (no such file|lacks the lines <!-- headline tiny -->)"):
+            headline(study / name, study="tiny", **given)
 
 
 def test_a_report_has_each_number_with_its_interval_and_count(study):

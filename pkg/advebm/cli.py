@@ -17,6 +17,7 @@ from advebm.commands.calibration import calibration
 from advebm.commands.compare import compare
 from advebm.commands.fisher import fisher
 from advebm.commands.gaussians import gaussians
+from advebm.commands.headline import headline
 from advebm.commands.info import check, info
 from advebm.commands.interpolation import interpolation
 from advebm.commands.landscape import landscape
@@ -40,7 +41,7 @@ COMMANDS: dict[str, Callable] = {
     for f in (
         *(check, prepare, gaussians, train, sample, baselines, quality, ood, robustness, autoattack),
         *(fisher, calibration, landscape, neighbours, interpolation, look, report, compare),
-        *(summary, sweep, stability, bench, sync, toy2d, info),
+        *(headline, summary, sweep, stability, bench, sync, toy2d, info),
     )
 }
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import MinLen
 
-from advebm.ranges import Count, Positive
+from advebm.ranges import Count, Positive, Precision
 
 if TYPE_CHECKING:
     from advebm.methods import Method
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from advebm.training import Training
 
 SCHEMA = Path(__file__).with_name("params.schema.json")
+OTHERS = ("judge", "warm")  # models of a study beside those of its methods
 
 
 @dataclass(kw_only=True)
@@ -45,6 +46,7 @@ class Model:
     method: "Method"
     network: "Spec"
     training: "Training"
+    warm: bool = False  # whether it starts from the study's warm start
 
 
 @dataclass(kw_only=True)
@@ -77,7 +79,7 @@ def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
         entry = content[like] | {key: part for key, part in entry.items() if key != "like"}
     models = entry.get("models")
     if isinstance(models, dict):
-        for model in [*models.values(), entry.get("judge")]:
+        for model in [*models.values(), entry.get("judge"), entry.get("warm")]:
             if isinstance(model, dict):
                 for part in ("network", "training"):
                     if isinstance(entry.get(part), dict) and isinstance(model.get(part, {}), dict):
@@ -86,14 +88,29 @@ def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
     check(entry, f"{params}: {study}")
     if not models:
         raise ValueError(f"{params}: {study}.models: must name at least one method")
-    for name in models:
+    entry.setdefault("warm", None)
+    entry.setdefault("precision", "fp32")
+    for name, model in models.items():
         if name not in entry["sampling"]:
             raise ValueError(f"{params}: {study}.sampling has no recipes for {name}; {{}} says that there are none")
+        if model.get("warm"):
+            _check_warm(entry, f"{params}: {study}.models.{name}", model["network"])
     if method is not None and method not in models:
         raise ValueError(
             f"{params}: no method {method!r} in {study}{_nearest(method, models)}; there are {', '.join(models)}"
         )
     return entry
+
+
+def _check_warm(entry: dict[str, Any], where: str, network: dict[str, Any]) -> None:
+    """Raises ValueError where a model that starts from the study's warm start cannot."""
+    if entry["warm"] is None:
+        raise ValueError(f"{where}.warm: the study has no warm start; write warm: false, or give the study an entry warm")
+    ours, theirs = (
+        {k: v for k, v in n.items() if k not in ("norm", "bn_momentum")} for n in (network, entry["warm"]["network"])
+    )
+    if ours != theirs:
+        raise ValueError(f"{where}.network: must be that of the study's warm start but for its norm: {theirs}, not {ours}")
 
 
 def change_models(entry: dict[str, Any], methods: list[str], changes: list[str]) -> None:
@@ -223,6 +240,7 @@ def schema() -> dict[str, Any]:
     from advebm.evaluation.robustness import Robustness
     from advebm.methods import METHODS
     from advebm.networks import Spec
+    from advebm.samplers.pgd import Attack
     from advebm.samplers.recipes import Recipe
     from advebm.toy2d import Toy2d
     from advebm.training import Training
@@ -231,8 +249,11 @@ def schema() -> dict[str, Any]:
         return make_dataclass(name, [(key, kind, field(default=None)) for key, kind in kinds.items()], kw_only=True)
 
     def model(name: str, bases: tuple[type, ...]) -> type:
-        return make_dataclass(name, [("network", Spec), ("training", Training)], bases=bases, kw_only=True)
+        parts = [("network", Spec), ("training", Training), ("warm", bool, field(default=False))]
+        return make_dataclass(name, parts if bases else parts[:2], bases=bases, kw_only=True)
 
+    attack = [("attack", Attack | None, field(default=None))]
+    Warm = make_dataclass("Warm", attack, bases=(model("Classifier", ()),), kw_only=True)
     study = make_dataclass(
         "Study",
         [
@@ -241,8 +262,10 @@ def schema() -> dict[str, Any]:
             ("network", Spec),
             ("training", Training),
             ("judge", model("Judge", ())),
+            ("warm", Warm | None, field(default=None)),
             ("models", table("Models", {name: model(kind.__name__, (kind,)) for name, kind in METHODS.items()})),
             ("samples", Count),
+            ("precision", Precision, field(default="fp32")),
             ("sampling", table("Sampling", dict.fromkeys(METHODS, dict[str, Recipe]))),
             ("quality", Quality),
             ("ood", Ood),
@@ -283,17 +306,27 @@ def build(kind: type, entry: dict[str, Any]) -> Any:
 
 
 def model(study: dict[str, Any], name: str) -> Model:
-    """The model of a study that `read` has checked; name is a method, or "judge", which is trained by `standard`."""
+    """The model of a study that `read` has checked; name is a method; "judge", which is trained by `standard`; or "warm",
+    which is trained by `at`, or by `standard` where it has no attack."""
     from advebm.methods import METHODS
     from advebm.networks import Spec
     from advebm.training import Training
 
-    entry = dict(study["judge"] if name == "judge" else study["models"][name])
+    entry = model_entry(study, name).copy()
     network, training = build(Spec, entry.pop("network")), build(Training, entry.pop("training"))
-    method = build(METHODS["standard" if name == "judge" else name], entry)
+    warm = entry.pop("warm", False)
+    if name in OTHERS:
+        name = "at" if entry.get("attack") else "standard"
+        entry = {key: value for key, value in entry.items() if value is not None}
+    method = build(METHODS[name], entry)
     if network.kind not in method.networks:
         raise ValueError(f"models.{name}.network.kind: {name} trains {' or '.join(method.networks)}, not {network.kind}")
-    return Model(method=method, network=network, training=training)
+    return Model(method=method, network=network, training=training, warm=warm)
+
+
+def model_entry(study: dict[str, Any], name: str) -> dict[str, Any]:
+    """What the study says of a model: of a method, the judge, or the warm start."""
+    return study[name] if name in OTHERS else study["models"][name]
 
 
 def recipes(study: dict[str, Any], name: str) -> dict[str, Any]:
@@ -305,7 +338,7 @@ def recipes(study: dict[str, Any], name: str) -> dict[str, Any]:
 
 def stage_specs(study: dict[str, Any], method: str) -> dict[str, Any]:
     """What params.yaml says, beside the model, of each stage that follows training."""
-    sample = {"samples": study["samples"], "sampling": study["sampling"][method]}
+    sample = {key: study[key] for key in ("samples", "precision")} | {"sampling": study["sampling"][method]}
     return {
         "sample": sample,
         "quality": {"quality": study["quality"], **sample},

@@ -9,6 +9,7 @@ Nothing reads from it but `advebm summary`: with tracking off every file comes o
 """
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -176,7 +177,7 @@ class Run:
 
     def __init__(self, box: Outbox, uid: str):
         self.box, self.uid, self.down, self.last = box, uid, False, time.monotonic()
-        self.reached = max((event[2] for event in box.events if event[0] == "metrics"), default=0)
+        self.reached = max((event[2] for event in box.events if event[0] == "metrics"), default=-math.inf)
 
     def metrics(self, values: dict[str, float | None], step: int = 0) -> None:
         """Numbers of a step; what was told before an interruption is not told again."""

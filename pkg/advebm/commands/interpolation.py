@@ -28,7 +28,7 @@ def interpolation(
 
     spec = config.build(evaluation.Interpolation, entry["interpolation"])
     recipes = config.recipes(entry, method)
-    net, starts = generator(recipes, f"{study}.sampling.{method}", model, data, gaussians)
+    net, starts = generator(recipes, entry["precision"], f"{study}.sampling.{method}", model, data, gaussians)
     numbers, pictures = evaluation.interpolation(
         net,
         recipes,

@@ -47,6 +47,19 @@ def papers(study: str, used: dict[str, Any], found: dict[str, Found], whole: boo
     return [Table("Published, beside ours", [], [], notes), *tables]
 
 
+def printed_fid() -> dict[tuple[str, str], str]:
+    """FID on CIFAR-10 as the papers print it, by method and recipe, with the first table that has it."""
+    import yaml
+
+    found: dict[tuple[str, str], str] = {}
+    for entry in yaml.safe_load(PUBLISHED.read_text()):
+        for row in entry["rows"] if "fid" in entry["columns"] else ():
+            fid = row["cells"][list(entry["columns"]).index("fid")]
+            for recipe in row["recipes"] if fid is not None and row.get("data", DATA) == DATA else ():
+                found.setdefault((row["method"], recipe), f"{fid} ({entry['name']})")
+    return found
+
+
 def origin(source: str) -> str:
     """A data source without the file's name, if it has one."""
     return source.rpartition("/")[0] or source

@@ -24,7 +24,8 @@ def sample(
     """Generate the study's number of images by each recipe of the method: RECIPE.npz, and in pictures/ a grid of them and
     a strip of the recipe's stages.
 
-    Image i is of class i mod K and has a random stream of its own, so it is the same in any order and company.
+    Image i is of class i mod K and has a random stream of its own, so it is the same in any order and company, unless the
+    network was trained on batch statistics and so samples on those of the images that are made together.
     """
     entry = config.read(params, study, method)
     from functools import partial
@@ -38,7 +39,7 @@ def sample(
 
     recipes = config.recipes(entry, method)
     device, classes = networks.device(), about(data)["classes"]
-    net, starts = generator(recipes, f"{study}.sampling.{method}", model, data, gaussians)
+    net, starts = generator(recipes, entry["precision"], f"{study}.sampling.{method}", model, data, gaussians)
     pictures = out / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     spec = config.stage_specs(entry, method)["sample"]
@@ -46,7 +47,8 @@ def sample(
     def generated(name: str, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """The bytes of images `ids` (B, H, W, C); of the first ones also, as "0 start", "1 attack", ..., each stage."""
         recipe = recipes[name]
-        stages = recipe(net, ids % classes, starts, Streams(SEED, "sample", name, ids=ids))
+        with networks.sampling(net):
+            stages = recipe(net, ids % classes, starts, Streams(SEED, "sample", name, ids=ids))
         x = list(stages.values())[-1]
         if not x.isfinite().all():
             raise ValueError(f"{study}.sampling.{method}.{name}: images are not finite; take smaller steps or noise")
@@ -73,15 +75,17 @@ def sample(
     print(f"wrote {out}: {entry['samples']} images by each of {', '.join(recipes) or 'no recipes'}")
 
 
-def generator(recipes: dict, where: str, model: Path, data: Path, gaussians: Path) -> tuple:
-    """(network, starts): what the recipes generate by, and what they may start from. Raises ValueError where a recipe
-    follows logits of classes that the network does not have."""
+def generator(recipes: dict, precision: str, where: str, model: Path, data: Path, gaussians: Path) -> tuple:
+    """(network, starts): what the recipes generate by, in that precision within `networks.sampling`, and what they may
+    start from. A network whose chains were normalised by the statistics of their batch in training is in training mode.
+    Raises ValueError where a recipe follows logits of classes that the network does not have."""
     from advebm import networks
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
 
     described, device = about(data), networks.device()
     net, header = networks.load(model, device, shape=described["shape"])
+    networks.accelerated(net, precision).train(header.get("statistics") == "batch")
     for name, recipe in recipes.items():
         if recipe.guided and header["outputs"] != described["classes"]:
             raise ValueError(

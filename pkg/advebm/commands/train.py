@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -72,18 +73,36 @@ class Course:
 
 
 def train(
-    method: Annotated[str, o.Argument(help="an entry of the study's models, or judge")],
+    method: Annotated[str, o.Argument(help="an entry of the study's models, judge, or warm, the study's warm start")],
     data: o.Prepared,
     out: o.OutFolder,
     gaussians: Annotated[Path | None, Option(help="file that `gaussians` wrote, for methods that start there")] = None,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
     seed: o.Seed = 0,
+    init: Annotated[Path | None, Option(help="model of the same network to start from (.safetensors)")] = None,
+    warm: Annotated[
+        Path | None, Option(help="folder that `train warm` wrote, where models whose entry says `warm: true` start")
+    ] = None,
+    change: Annotated[
+        list[str] | None, Option("--set", help="KEY=VALUE of the method's entry, such as training.optimizer.lr=0.1")
+    ] = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Train a network; write model.safetensors, curves.csv and curves.png, and pictures of the state over time and
-    replay_buffer.npz where a method has one; recoveries.json where training diverged and was brought back."""
-    entry = config.read(params, study, None if method == "judge" else method)
+    replay_buffer.npz where a method has one; recoveries.json where training diverged and was brought back.
+
+    A training that starts from another has its curves before its own, at negative steps.
+    """
+    entry = config.read(params, study, None if method in config.OTHERS else method)
+    if method == "warm" and entry["warm"] is None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "none.json").write_text(json.dumps({"warm": None}) + "\n")
+        print(f"wrote {out}: {study} has no warm start")
+        return
+    if change:
+        config.change_models(entry, [method], change)
+        config.check(entry, f"{params}: {study}")
     described = about(data)
     import torch
 
@@ -95,6 +114,10 @@ def train(
     from advebm.training import Diverged, fit, recovered
 
     model = config.model(entry, method)
+    if model.warm and init is None:
+        if warm is None:
+            raise ValueError(f"{study}.models.{method} starts from the study's warm start: name its folder by --warm")
+        init = warm / "model.safetensors"
     if not model.method.shared:
         ranks.part()
     device = networks.device()
@@ -102,14 +125,20 @@ def train(
     context = Context(seed, tuple(described["shape"]), described["classes"], start, device)
     sets = [images.load(data / f"{name}.npz") for name in ("train", "validation")]
     outliers = images.load(data / "outliers.npz") if model.method.outliers else None
-    spec = {"seed": seed, "study": study, "method": method, **_entry(entry, method)}
-    key = [spec, described["sha256"], gaussians and images.digest(gaussians), str(device)]
+    spec = {"seed": seed, "study": study, "method": method, **config.model_entry(entry, method)}
+    if init is not None:  # what does not fit is told before anything is written
+        networks.initialise(model.network.build(described["shape"], model.method.outputs(described["classes"])), init)
+    origin = {} if init is None else {"init": images.digest(init)}
+    key = [spec, described["sha256"], gaussians and images.digest(gaussians), origin, str(device)]
 
     def trained(course: Course) -> tuple[torch.nn.Module, "Method"]:
         """From the last good state on, by what the recoveries so far lead to."""
         own, training, changed = recovered(model.method, model.training, context, len(course.recoveries))
         torch.manual_seed(seed)
-        net = model.network.build(described["shape"], own.outputs(described["classes"])).to(device)
+        net = model.network.build(described["shape"], own.outputs(described["classes"]))
+        if init is not None:
+            networks.initialise(net, init)
+        net = net.to(device)
         watching = {"log": course.log, "watch": course.watch, "keep": course.keep}
         going_on = {"start": course.good.about["step"], "state": course.good.tensors}
         bar = progress.bar(f"train {study}/{method}", quiet)
@@ -119,7 +148,10 @@ def train(
         course = Course(state, f"{study} {method}")
         told = {"stage": "train", "study": study, "method": method, "params": config.flat(spec)}
         with tracking.run(**told, uid=course.good.about["run"]) as course.run:
-            course.run.tags(data__sha256=described["sha256"])
+            course.run.tags(data__sha256=described["sha256"], **{f"{name}__sha256": sha for name, sha in origin.items()})
+            earlier = [] if init is None else _before(init.with_name("curves.csv"))
+            for row in earlier:
+                course.run.metrics({name: value for name, value in row.items() if name != "step"}, row["step"])
             net = None
             while net is None:
                 try:
@@ -131,19 +163,22 @@ def train(
                         state.save(course.good, always=True)
                     raise
 
-            checkpoint, rows = out / "model.safetensors", course.rows
-            networks.save(checkpoint, net, study=study, method=method, seed=seed, data=described["sha256"])
+            checkpoint, rows = out / "model.safetensors", [*earlier, *course.rows]
+            if own.chains and getattr(model.network, "norm", None) == "batch":
+                origin["statistics"] = "batch"  # by which its chains were normalised, see networks/norms.py
+            networks.save(checkpoint, net, study=study, method=method, seed=seed, data=described["sha256"], **origin)
             if course.grids.exists():
                 shutil.copytree(course.grids, out / "grids", dirs_exist_ok=True)
             if course.recoveries:
                 (out / "recoveries.json").write_text(json.dumps({"recoveries": course.recoveries}, indent=1) + "\n")
+            names = list(dict.fromkeys(name for row in rows for name in row))
             with (out / "curves.csv").open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+                writer = csv.DictWriter(file, names, lineterminator="\n")
                 writer.writeheader()
                 writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
             for name, x in own.images():
                 images.save(out / f"{name}.npz", images.Images(images.to_bytes(x)))
-            table = {name: [row[name] for row in rows] for name in rows[0]}
+            table = {name: [row.get(name, math.nan) for row in rows] for name in names}
             course.run.artifact(figures.curves(table, out / "curves.png", f"{study} {method}"))
             course.run.tags(checkpoint__sha256=images.digest(checkpoint))
             course.run.artifact(checkpoint)
@@ -151,5 +186,11 @@ def train(
     print(f"wrote {checkpoint}: {', '.join(scores)}")
 
 
-def _entry(study: dict, method: str) -> dict:
-    return study["judge"] if method == "judge" else study["models"][method]
+def _before(curves: Path) -> list[dict[str, float]]:
+    """The records of the training that another one starts from, its last at step 0; none where they are not there."""
+    if not curves.is_file():
+        return []
+    with curves.open(newline="") as file:
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    last = max(int(row["step"]) for row in rows)
+    return [row | {"step": int(row["step"]) - last} for row in rows]

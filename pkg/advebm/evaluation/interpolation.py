@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from advebm.data.images import to_bytes
 from advebm.evaluation.parts import BATCH
-from advebm.networks import frozen
+from advebm.networks import sampling
 from advebm.ranges import Count
 from advebm.samplers.recipes import Recipe, Starts
 from advebm.samplers.streams import Streams
@@ -72,7 +72,7 @@ def interpolation(
         if recipe.start is None:
             continue
         parts = []
-        with frozen(net):
+        with sampling(net):
             for ids, part in progress(list(zip(row.split(batch), t.split(batch), strict=True))):
                 one, other = (Streams(seed, "sample", name, ids=i) for i in (ids, ids + classes * spec.rows))
                 parts.append(between(net, recipe, ids % classes, starts, part, one, other))

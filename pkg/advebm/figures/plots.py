@@ -8,7 +8,8 @@ from advebm.figures.canvas import plt, save, show, words
 
 
 def curves(table: dict[str, list[float]], path: Path, title: str) -> Path:
-    """Every column of training's record against the step, a panel for each name after the slash."""
+    """Every column of training's record against the step, a panel for each name after the slash; a line at step 0 where the
+    training that this one started from is before it."""
     names = sorted({name.split("/")[1] for name in table if "/" in name})
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
@@ -18,6 +19,8 @@ def curves(table: dict[str, list[float]], path: Path, title: str) -> Path:
     for ax, name in zip(axes.flat, names, strict=False):
         for column in (c for c in table if c.endswith(f"/{name}")):
             ax.plot(table["step"], table[column], label=column.split("/")[0])
+        if min(table["step"]) < 0:
+            ax.axvline(0, color="0.6", linewidth=0.8, linestyle="--")
         ax.set_title(name)
         ax.legend(frameon=False)
         ax.set_xlabel("step")

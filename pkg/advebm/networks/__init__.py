@@ -143,6 +143,10 @@ def initialise(net: Network, path: Path) -> None:
                 f"{path}: its network has {key} {theirs.get(key)}, not {value}; a training can only start from the same "
                 "network, but for its norm"
             )
+    if net.state_dict().keys() != state.keys():
+        raise ValueError(
+            f"{path}: its network has norm {theirs['norm']}, whose weights are not those of norm {ours['norm']}"
+        )
     _fill(net, state, path)
 
 

@@ -1,0 +1,110 @@
+"""Trainings that start from another, and networks whose norm decides how they are sampled."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from advebm import cli, networks
+from advebm.data import images
+from advebm.evaluation.parts import SEED
+from advebm.samplers.streams import Streams
+
+
+def run(name, *given, **options):
+    return cli.COMMANDS[name](*given, study="tiny", quiet=True, **options)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Prepared data, Gaussians and the warm start of the study tiny."""
+    folder = tmp_path_factory.mktemp("work")
+    run("prepare", folder / "data")
+    run("gaussians", folder / "data", folder / "g.safetensors")
+    run("train", "warm", folder / "data", folder / "warm")
+    return folder
+
+
+def trained(work, out, method, **more):
+    run("train", method, work / "data", out, work / "g.safetensors", **more)
+    return networks.load(out / "model.safetensors")
+
+
+def records(folder):
+    with (folder / "curves.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_method_starts_from_the_studys_warm_start(work, tmp_path):
+    """Its norm frozen at the statistics that the warm start ended with, its curves after those of the warm start."""
+    warm, about = networks.load(work / "warm/model.safetensors")
+    net, header = trained(work, tmp_path / "m", "jeat", warm=work / "warm")
+    assert about["method"] == "warm" and about["network"]["norm"] == "batch"
+    assert header["network"]["norm"] == "frozen" and header["init"] == images.digest(work / "warm/model.safetensors")
+    ours, theirs = net.state_dict(), warm.state_dict()
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        assert torch.equal(ours[key], value) == ("running" in key or "num_batches" in key), key
+    before, rows = records(work / "warm"), records(tmp_path / "m")
+    assert [int(row["step"]) for row in rows[: len(before)]] == [int(r["step"]) - int(before[-1]["step"]) for r in before]
+    assert int(rows[len(before) - 1]["step"]) == 0 < int(rows[len(before)]["step"])
+    for old, row in zip(before, rows, strict=False):
+        assert old["validation/accuracy"] == row["validation/accuracy"] and row["train/energy_gap"] == ""
+
+
+def test_a_training_starts_from_any_checkpoint_of_its_network(work, tmp_path):
+    start, _ = trained(work, tmp_path / "one", "robust_jem")
+    still = ["training.optimizer.lr=1.0e-30", "training.ema=0.0"]
+    net, header = trained(work, tmp_path / "two", "jempp", init=tmp_path / "one/model.safetensors", change=still)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), start.parameters(), strict=True))
+    assert header["init"] == images.digest(tmp_path / "one/model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "method, options, message",
+    [
+        ("jeat", {}, "tiny.models.jeat starts from the study's warm start: name its folder by --warm"),
+        ("jeat", {"warm": "data"}, "model.safetensors: no model there"),
+        ("jem", {"init": "none"}, "none: no model there"),
+        ("jem", {"init": "g.safetensors"}, "not a readable advebm model"),
+        ("jem", {"init": "warm/model.safetensors"}, "has norm batch, whose weights are not those of none"),
+        ("jem", {"init": "warm/model.safetensors", "change": ["network.width=2"]}, "its network has width 1, not 2"),
+        ("at_ebm", {"init": "warm/model.safetensors"}, "its network has outputs 10, not 1"),
+        ("jem", {"change": ["network.width=-1"]}, r"models.jem.network.width: -1 is less than the minimum of 1"),
+        ("jem", {"change": ["network.wid=2"]}, r"unknown key 'wid' \(did you mean width\?\)"),
+    ],
+)
+def test_a_start_that_cannot_be_is_told(work, tmp_path, method, options, message):
+    options = {key: work / value if isinstance(value, str) else value for key, value in options.items()}
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        trained(work, tmp_path / "m", method, **options)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_study_without_a_warm_start_says_so(work, tmp_path):
+    cli.COMMANDS["train"]("warm", work / "data", tmp_path / "warm", study="digits", quiet=True)
+    assert [file.name for file in (tmp_path / "warm").iterdir()] == ["none.json"]
+
+
+def test_a_network_trained_on_batch_statistics_is_sampled_on_them(work, tmp_path):
+    net, header = trained(work, tmp_path / "m", "robust_jem", change=["network.norm=batch"])
+    assert header["statistics"] == "batch" and header["network"]["norm"] == "batch"
+    assert "statistics" not in trained(work, tmp_path / "at", "at", change=["network.norm=batch"])[1]
+    model = tmp_path / "m/model.safetensors"
+    run("sample", "robust_jem", model, work / "data", work / "g.safetensors", tmp_path / "s")
+    made = images.load(tmp_path / "s/sgld.npz")
+    ids = torch.arange(len(made.x))
+
+    def sampled(mode):
+        from advebm import config
+        from advebm.data.gaussians import Gaussians
+
+        recipe = config.recipes(config.read("params.yaml", "tiny"), "robust_jem")["sgld"]
+        starts = {"gaussians": Gaussians.load(work / "g.safetensors").sample}
+        with networks.sampling(net.train(mode)):
+            return images.to_bytes(recipe(net, ids % 10, starts, Streams(SEED, "sample", "sgld", ids=ids))["langevin"])
+
+    before = {key: value.clone() for key, value in net.state_dict().items() if "running" in key}
+    assert np.array_equal(made.x, sampled(True)) and not np.array_equal(made.x, sampled(False))
+    assert all(torch.equal(net.state_dict()[key], value) for key, value in before.items())
