@@ -9,7 +9,7 @@ from advebm import cli, networks, plain
 from advebm.commands import bench, benches
 from advebm.energy import grad, marginal
 from advebm.networks.wrn import WideResNet
-from advebm.samplers import pgd
+from advebm.samplers import pgd, sgld
 from test_training import tiny, weights
 
 
@@ -24,6 +24,7 @@ def test_bench_runs_both_ways_and_checks_one_by_the_other(tmp_path, capsys):
         small_steps = name.startswith(("SGLD", "m x n", "samples"))  # the error is of these, in images of float32
         assert row["error"] < (1e-3 if small_steps else 1e-5), name
         assert row["fast"]["memory_mb"] > 0 and row["fast"]["of_matrix_rate"] > 0, name
+        assert "default" not in row and row["ratio_default"] is None, "on a CPU the plain way is torch's default"
     text = capsys.readouterr().out
     assert text == (tmp_path / "bench.md").read_text() + "\n" and "| training step of robust_jem" in text
 
@@ -35,19 +36,25 @@ def test_bench_tells_when_the_two_ways_differ(tmp_path, monkeypatch):
     assert (tmp_path / "b.json").is_file()
 
 
-def test_the_plain_way_is_float32_where_torch_by_itself_is_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    seen = {"plain": set(), "fast": set()}
+def test_the_plain_way_is_float32_and_a_third_one_as_torch_is(tmp_path, monkeypatch, capsys):
+    """As on a GPU: plain in float32, default with TF32; the package with TF32 in training, in float32 where it measures."""
+    monkeypatch.setattr(benches, "has_tf32", lambda device: True)
+    seen = []
 
     def watched(way, real):
-        return lambda energy, x: seen[way].add(torch.backends.cudnn.allow_tf32) or real(energy, x)
+        return lambda energy, x: seen.append((way, torch.backends.cudnn.allow_tf32)) or real(energy, x)
 
     monkeypatch.setattr(plain, "gradient", watched("plain", plain.gradient))
-    for module in (benches, pgd):
+    for module in (benches, pgd, sgld):
         monkeypatch.setattr(module, "grad", watched("fast", grad))
-    what = ["gradient", "chains", "step"]
-    cli.bench(out=tmp_path / "b.json", study="tiny", method=["robust_jem"], what=what, batch=4, repeats=1, quiet=True)
-    assert seen == {"plain": {False}, "fast": {True}} and torch.backends.cudnn.allow_tf32
+    for what, fast in (("gradient", True), ("chains", True), ("step", True), ("sample", False)):
+        seen.clear()
+        cli.bench(out=tmp_path / "b.json", study="tiny", method=["robust_jem"], what=[what], batch=4, repeats=1, quiet=True)
+        assert set(seen) == {("plain", False), ("plain", True), ("fast", fast)}
+    (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert row["ratio_default"] == row["fast"]["images_per_s"] / row["default"]["images_per_s"]
+    assert row["ratio_default_least"] == row["ratio_default_most"] > 0  # of one turn
+    assert f"{row['default']['images_per_s']:.4g}" in capsys.readouterr().out
 
 
 def net(norm="batch"):

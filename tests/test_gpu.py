@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,22 +42,22 @@ def slope(own, x):
         return grad(marginal(own), x)
 
 
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 @pytest.mark.parametrize("kind", SPECS)
-def test_replays_give_the_gradient_of_the_weights_as_they_are(kind, bf16):
+def test_replays_give_the_gradient_of_the_weights_as_they_are(kind, precision):
     own = net(kind)
-    plain = networks.accelerated(copy.deepcopy(own), bf16)
+    plain = networks.accelerated(copy.deepcopy(own), precision)
     plain.recorded = None
-    networks.accelerated(own, bf16)
+    networks.accelerated(own, precision)
     for count in (8, 16, 8, 8):
         x = torch.rand(count, 3, 32, 32, device="cuda")
         exact = slope(plain, x)
-        assert (slope(own, x) - exact).norm() < (1e-2 if bf16 else 1e-3) * exact.norm()
+        assert (slope(own, x) - exact).norm() < (1e-2 if precision == "bf16" else 1e-3) * exact.norm()
         with torch.no_grad():
             for a, b in zip(own.parameters(), plain.parameters(), strict=True):
                 b.copy_(a.mul_(1.1))
     assert len(own.recorded.graphs) == 2
-    assert all(graph is not own.recorded.passes for graph in own.recorded.graphs.values())
+    assert all(own.recorded.graphs.values())
     assert all(weight.requires_grad for weight in own.parameters())
 
 
@@ -72,10 +73,10 @@ def unrecorded():
 
     own, stream = net(), torch.cuda.current_stream()
     own.trunk.insert(0, Waits())
-    networks.accelerated(own, False)
+    networks.accelerated(own, "fp32")
     x = torch.rand(4, 3, 32, 32, device="cuda")
     found = slope(own, x)
-    assert list(own.recorded.graphs.values()) == [own.recorded.passes] and torch.cuda.current_stream() == stream
+    assert list(own.recorded.graphs.values()) == [None] and torch.cuda.current_stream() == stream
     own.recorded = None
     torch.testing.assert_close(found, slope(own, x))
 
@@ -101,7 +102,7 @@ def test_a_step_never_waits_for_the_device(name):
     if hasattr(method, "buffer"):
         method = replace(method, buffer=Replay(size=100, reinit=0.5))
     method.begin(context)
-    networks.accelerated(own, True)
+    networks.accelerated(own, "bf16")
     optimizer = built(model.training.optimizer, own)
 
     def step(number):
@@ -111,7 +112,7 @@ def test_a_step_never_waits_for_the_device(name):
         optimizer.step()
 
     step(0)  # records the graphs
-    assert all(graph is not own.recorded.passes for graph in own.recorded.graphs.values())
+    assert all(own.recorded.graphs.values())
     assert bool(own.recorded.graphs) == (name not in ("standard", "noise", "oe"))
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -119,6 +120,32 @@ def test_a_step_never_waits_for_the_device(name):
             step(number)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_training_warns_of_nothing():
+    """Not even of what torch warns of once a process."""
+    model, x, out, context = setting("robust_jem", 64)
+    own = model.network.build((1, 8, 8), model.method.outputs(10)).cuda()
+    training = replace(model.training, epochs=3, record_every=2)
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fit(model.method, own, x, x, training, context, log=lambda step, record: None, outliers=out)
+    finally:
+        torch.set_warn_always(False)
+    assert own.recorded.graphs and all(own.recorded.graphs.values())
+
+
+def test_recordings_share_their_memory():
+    own = networks.accelerated(net("none"), "fp32")
+    held = []
+    for count in (None, 256, 255, 128):
+        if count:
+            slope(own, torch.rand(count, 3, 32, 32, device="cuda"))
+        torch.cuda.empty_cache()
+        held.append(torch.cuda.memory_reserved())
+    assert all(own.recorded.graphs.values()) and held[-1] - held[1] < (held[1] - held[0]) / 2
 
 
 @pytest.mark.parametrize("name", ["standard", "robust_jem", "at_ebm", "glow"])

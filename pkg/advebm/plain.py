@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from advebm.energy import Energy
 from advebm.methods.base import Method
+from advebm.ranges import Precision
 from advebm.samplers.buffer import Buffer
 from advebm.samplers.pgd import Ascent, Attack
 from advebm.samplers.proximal import Proximal
@@ -16,10 +17,10 @@ from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
 
-def network(net: nn.Module) -> nn.Module:
-    """A copy that keeps its weights and activations as NCHW, and samples in float32, pass by pass."""
+def network(net: nn.Module, precision: Precision = "fp32") -> nn.Module:
+    """A copy that keeps its weights and activations as NCHW, and samples pass by pass, in fp32 or tf32."""
     net = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
-    net.bf16, net.recorded, net.joint = False, None, False
+    net.recorded, net.joint, net.precision = None, False, precision
     return net
 
 

@@ -4,6 +4,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -23,15 +24,14 @@ ERROR = {"fp32": 0.05, "tf32": 0.3, "bf16": 0.5}  # most that the two ways may d
 
 
 class Job(NamedTuple):
-    """The same work by two ways, on so many images; error: how far their results are from each other where both are
-    deterministic, relative to the plain one's length; of a chain or an attack, the way that its images went."""
+    """The same work by several ways, on so many images: run(way, calm), the way being plain, default or fast (see
+    `benches.ways`). `calm` is without randomness, and gives what the ways are compared by: of a chain or an attack, the way
+    that its images went."""
 
     name: str
     images: int
-    plain: Callable[[], Any]
-    fast: Callable[[], Any]
-    error: Callable[[], float]
-    float32: bool = False  # both ways, whatever training samples in
+    run: Callable[[str, bool], Any]
+    float32: bool = False  # by the package too, whatever training samples in
 
 
 def bench(
@@ -53,11 +53,12 @@ def bench(
     quiet: o.Quiet = False,
 ) -> None:
     """Images a second of the package and of the plain way (plain.py), by turns in one run: medians and spread, memory,
-    and the part of the machine's own rate of matrix multiplication.
+    and the part of the machine's own rate of matrix multiplication. On a GPU also of the plain way as torch is by default,
+    with convolutions of TF32.
 
     Images are noise; nothing is tracked or kept but the two files. Features by Inception are measured where its weights lie
-    under the root. Raises RuntimeError, when they are written, where the
-    two ways differ by more than ERROR.
+    under the root. Raises RuntimeError, when the files are written, where the package and the plain way differ by more than
+    ERROR.
     """
     entry = config.read(params, study)
     methods = method or list(entry["models"])
@@ -82,18 +83,18 @@ def bench(
     rows = []
     for make in progress.bar(f"bench {study}", quiet)(jobs(entry, methods, wanted, batch, steps, place, data_root(root))):
         job = make()
-        row = {"name": job.name, "images": job.images, "float32": job.float32, "error": job.error()}
+        row = {"name": job.name, "images": job.images, "float32": job.float32}
         rows.append(row | measured(job, repeats, rates, place))
-    model = entry["models"][methods[0]]
+    training = config.model(entry, methods[0]).training
     result = {
         "device": torch.cuda.get_device_name() if place.type == "cuda" else torch.cpu.get_capabilities()["cpu_name"],
         "threads": torch.get_num_threads(),
-        "network": model["network"],
+        "network": entry["models"][methods[0]]["network"],
         "batch": batch,
         "steps": steps,
         "repeats": repeats,
-        "tf32": place.type == "cuda" and torch.backends.cudnn.allow_tf32,
-        "precision": "bf16" if model["training"].get("precision") == "bf16" and networks.has_bf16(place) else "fp32",
+        "precision": effective(training.precision, place),
+        "loss_precision": effective(training.loss_precision, place),
         "matrix_flops": rates,
         "rows": rows,
     }
@@ -107,40 +108,57 @@ def bench(
         raise RuntimeError(f"{out}: the two ways differ by more than is right: {', '.join(wrong)}; see {ERROR}")
 
 
+def effective(precision: str, device: "torch.device") -> str:
+    """What passes of that precision are in on this machine."""
+    from advebm import networks
+    from advebm.commands.benches import has_tf32
+
+    if precision == "bf16" and networks.has_bf16(device):
+        return "bf16"
+    return "tf32" if has_tf32(device) and precision != "fp32" else "fp32"
+
+
 def kind(result: dict[str, Any], row: dict[str, Any]) -> str:
-    """What a row's faster way multiplies in."""
-    if row["float32"] or (result["precision"] == "fp32" and not result["tf32"]):
-        return "fp32"
-    return "tf32" if result["precision"] == "fp32" else result["precision"]
+    """The coarsest precision of the package in a row."""
+    return (
+        "fp32" if row["float32"] else max((result[name] for name in ("precision", "loss_precision")), key=ERROR.__getitem__)
+    )
 
 
 def measured(job: Job, repeats: int, rates: dict[str, float], device: "torch.device") -> dict[str, Any]:
-    """Of each way images a second (median, least, most), its peak of memory, and which part of the matrix rate the
-    package's operations are at that speed; `ratio` is how many times faster the package is, by the medians and by the pairs
-    that ran one after the other."""
-    ways = {"plain": job.plain, "fast": job.fast}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    """Of each way images a second (median, least, most), its peak of memory, and which part of the matrix rate its
+    operations are at that speed; `error` is how far the package's result is from the plain one, relative to its length.
+
+    `ratio` is how many times faster the package is than the plain way, `ratio_default` than that as torch is (None where it
+    is the same way): by the medians and, least and most, by the pairs of a turn.
+    """
+    from advebm.commands.benches import distance, ways
+
+    runs = ways(job, device)
+    found: dict[str, Any] = {"error": distance(runs["fast"](True), runs["plain"](True))}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     memory, flops = {}, {}
-    for name, way in ways.items():
-        memory[name], flops[name] = weighed(way)
-        way()  # to warm up: what is weighed is not recorded as a graph
+    for name, run in runs.items():
+        memory[name], flops[name] = weighed(partial(run, False))
+        run(False)  # to warm up: what is weighed is not recorded as a graph
     for _ in range(repeats):
-        for name, way in ways.items():
+        for name, run in runs.items():
             synchronise(device)
             begun = time.perf_counter()
-            way()
+            run(False)
             synchronise(device)
             seconds[name].append(time.perf_counter() - begun)
-    found: dict[str, Any] = {}
     for name, times in seconds.items():
         rate = [job.images / t for t in times]
         found[name] = {"images_per_s": statistics.median(rate), "least": min(rate), "most": max(rate)}
         part = flops[name] / statistics.median(times) / max(rates.values())
         found[name] |= {"memory_mb": memory[name], "of_matrix_rate": part}
     found["gflop_per_image"] = flops["fast"] / job.images / 1e9
-    pairs = [plain / fast for plain, fast in zip(seconds["plain"], seconds["fast"], strict=True)]
-    found["ratio"] = found["fast"]["images_per_s"] / found["plain"]["images_per_s"]
-    return found | {"ratio_least": min(pairs), "ratio_most": max(pairs)}
+    for key, slow in {"ratio": "plain", "ratio_default": "default"}.items():
+        pairs = [t / fast for t, fast in zip(seconds[slow], seconds["fast"], strict=True)] if slow in runs else []
+        found[key] = found["fast"]["images_per_s"] / found[slow]["images_per_s"] if pairs else None
+        found |= {f"{key}_least": min(pairs, default=None), f"{key}_most": max(pairs, default=None)}
+    return found
 
 
 def matrix_rates(device: "torch.device") -> dict[str, float]:
@@ -208,8 +226,10 @@ def markdown(study: str, result: dict[str, Any]) -> str:
     header = [
         "what",
         "images/s plain",
-        "images/s",
-        "times faster",
+        "plain, TF32",
+        "package",
+        "times plain",
+        "times TF32",
         "GFLOP/image",
         "of matrix rate",
         "MB plain",
@@ -217,15 +237,17 @@ def markdown(study: str, result: dict[str, Any]) -> str:
         "error",
     ]
 
-    def spread(way: dict[str, Any]) -> str:
-        return f"{way['images_per_s']:.4g} [{way['least']:.4g}, {way['most']:.4g}]"
+    def rate(row: dict[str, Any], way: str) -> float | None:
+        return row[way]["images_per_s"] if way in row else None
+
+    def ratio(row: dict[str, Any], key: str) -> str | None:
+        return row[key] and f"{row[key]:.2f} [{row[f'{key}_least']:.2f}, {row[f'{key}_most']:.2f}]"
 
     rows = [
         [
             row["name"],
-            spread(row["plain"]),
-            spread(row["fast"]),
-            f"{row['ratio']:.2f} [{row['ratio_least']:.2f}, {row['ratio_most']:.2f}]",
+            *(rate(row, way) for way in ("plain", "default", "fast")),
+            *(ratio(row, key) for key in ("ratio", "ratio_default")),
             row["gflop_per_image"],
             row["fast"]["of_matrix_rate"],
             row["plain"]["memory_mb"],
@@ -239,12 +261,14 @@ def markdown(study: str, result: dict[str, Any]) -> str:
     notes = (
         f"{result['device']}, {result['threads']} threads; network: {network}; batches of {result['batch']}; chains and "
         f"attacks of {result['steps']} steps; the package's gradients, chains and training steps sample in "
-        f"{result['precision']}{', convolutions of float32 being TF32' if result['tf32'] else ''}; the plain way "
-        "is in fp32, and what is generated and measured both ways.",
+        f"{result['precision']} and train in {result['loss_precision']}; what is generated and measured is in fp32.",
+        "plain: the plain way in float32 proper. plain, TF32: the same as torch is by default, with convolutions of TF32 "
+        "on a GPU; a dash on a CPU, which has none. times: how many times faster the package is.",
         "A training step is loss, gradients and optimiser, without reading or augmenting the batch.",
-        f"Median, least and most of {result['repeats']} turns. Operations of matrix products and convolutions, "
-        f"counted. Matrix multiplication: {rates}; the part is of the faster.",
-        "Error: distance of the two results, without noise, over the length of the plain one; of a chain or an attack, the "
-        f"way that its images went. A fault is more than {', '.join(f'{most} at {name}' for name, most in ERROR.items())}.",
+        f"Medians of {result['repeats']} turns [least, most of a turn]; the JSON file has all. Operations of matrix "
+        f"products and convolutions, counted. Matrix multiplication: {rates}; the part is of the faster.",
+        "Error: distance of the package's result from the plain one, without noise, over the length of the plain one; of a "
+        "chain or an attack, the way that its images went. A fault is more than "
+        f"{', '.join(f'{most} at {name}' for name, most in ERROR.items())}.",
     )
     return document(f"{study}: speed beside the plain way", [Table("Both in one run", header, rows, notes)])

@@ -2,10 +2,9 @@
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import fields, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,19 @@ from advebm.data.gaussians import Gaussians
 from advebm.energy import conditional, grad, marginal, negative, posterior, unsaturated
 from advebm.evaluation import fisher, quality
 from advebm.methods.base import Context, Method
-from advebm.networks import accelerated, sampling
+from advebm.networks import accelerated, cast, sampling
+from advebm.ranges import Precision
 from advebm.samplers.apgd import apgd
 from advebm.samplers.buffer import Replay
 from advebm.samplers.pgd import Attack
 from advebm.samplers.proximal import Proximal
 from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
-from advebm.training import built
+from advebm.training import Losses, built
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}  # of data.source
 CLASSES = 10
+PLAIN: dict[str, Precision] = {"plain": "fp32", "default": "tf32"}  # the plain ways; the second is as torch is by default
 
 
 def jobs(
@@ -51,38 +52,34 @@ def jobs(
 
     model = config.model(entry, methods[0])
     net = model.network.build(shape, model.method.outputs(CLASSES)).to(device)
-    fast = accelerated(net, model.training.precision == "bf16").eval()
     with torch.no_grad():
-        net(x)  # a flow normalises by the first images that it sees
-    slow = plain.network(net).eval()
+        net.eval()(x)  # a flow normalises by the first images that it sees
+    plainly = {kind: plain.network(net, precision) for kind, precision in PLAIN.items()}
+    trained = plainly | {"fast": accelerated(copy.deepcopy(net), model.training.precision)}
+    measured = plainly | {"fast": accelerated(net, "fp32")}
     langevin = Langevin(steps=steps, step_size=0.1, noise=0.005, clamp_grad=1.0, clip=True)
     attack = Attack(eps=8 / 255, steps=steps)
     streams = lambda of=slice(None): Streams(0, "bench", ids=torch.arange(batch, device=device)[of])  # noqa: E731
-    both = {"plain": slow, "fast": fast}
     found: list[Callable[[], Job]] = []
 
     def pair(name: str, run: Callable[[nn.Module, Any], Tensor], setting: Any, exact: Any) -> Job:
-        """run(net, setting) by the plain way and by the package; `exact` is the setting without randomness."""
+        """run(net, setting); `exact` is the setting without randomness."""
 
-        def way(kind: str, chosen: Any) -> Tensor:
-            if kind == "plain":
-                with in_float32():
-                    return run(slow, plain.part(chosen))
-            with sampling(fast):
-                return run(fast, chosen)
+        def way(kind: str, calm: bool) -> Tensor:
+            chosen = part(kind, exact if calm else setting)
+            with sampling(trained[kind]) as own:
+                moved = run(own, chosen)
+            return moved - x if calm else moved
 
-        error = lambda: distance(way("fast", exact) - x, way("plain", exact) - x)  # noqa: E731
-        return Job(name, batch, lambda: way("plain", setting), lambda: way("fast", setting), error)
+        return Job(name, batch, way)
 
     if "gradient" in wanted:
-        ways = {"plain": plain.gradient, "fast": grad}
 
-        def slope(kind: str) -> Tensor:
-            with sampling(both[kind]) as own, in_float32() if kind == "plain" else nullcontext():
-                return ways[kind](marginal(own), x)
+        def slope(kind: str, calm: bool) -> Tensor:
+            with sampling(trained[kind]) as own:
+                return (grad if kind == "fast" else plain.gradient)(marginal(own), x)
 
-        error = lambda: distance(slope("fast"), slope("plain"))  # noqa: E731
-        found.append(partial(Job, "one input gradient", batch, partial(slope, "plain"), partial(slope, "fast"), error))
+        found.append(partial(Job, "one input gradient", batch, slope))
     if "chains" in wanted:
         sgld = lambda own, sampler: sampler(marginal(own), x, streams())  # noqa: E731
         found.append(partial(pair, f"SGLD, {steps} steps", sgld, langevin, replace(langevin, noise=0.0)))
@@ -97,12 +94,12 @@ def jobs(
         for name in methods:
             found.append(partial(step, entry, name, data, context))
     if "sample" in wanted:
-        found.append(partial(sample, both, langevin, gaussians, streams, batch))
+        found.append(partial(sample, measured, langevin, gaussians, streams, batch))
     if "evaluate" in wanted:
         if model.method.outputs(CLASSES) > 1:
-            found.append(partial(robustness, both, data, attack, streams))
-            found.append(partial(auto_pgd, both, data, attack))
-        found.append(partial(fisher_scores, both, data, streams))
+            found.append(partial(robustness, measured, data, attack, streams))
+            found.append(partial(auto_pgd, measured, data, attack))
+        found.append(partial(fisher_scores, measured, data, streams))
         spec = config.build(quality.Quality, entry["quality"])
         if spec.features == "judge" or (root / spec.inception).is_file():
             judge = config.model(entry, "judge").network.build(shape, CLASSES).to(device).eval()
@@ -113,6 +110,18 @@ def jobs(
 def distance(fast: Tensor, slow: Tensor) -> float:
     """|fast - slow| / |slow|."""
     return ((fast - slow).norm() / slow.norm()).item()
+
+
+def part(kind: str, sampler: Any) -> Any:
+    """A sampler or an attack as that way has it."""
+    return sampler if kind == "fast" else plain.part(sampler)
+
+
+def quiet(sampler: Any) -> Any:
+    """A sampler or an attack without noise and random start; anything else itself."""
+    calm = {"noise": 0.0, "random_start": False}
+    numbers = {key: value for key, value in calm.items() if hasattr(sampler, key)}
+    return replace(sampler, **numbers) if numbers else sampler
 
 
 def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job:
@@ -128,60 +137,58 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
     x_out = data.x_out if model.method.outliers else None
     data = data._replace(x_out=x_out)
 
-    def started(kind: str, method: Method) -> tuple[nn.Module, Method, torch.optim.Optimizer]:
-        method = plain.method(method) if kind == "plain" else copy.deepcopy(method)
-        method.begin(context)
-        fresh = plain.network(net) if kind == "plain" else copy.deepcopy(net)
+    def started(kind: str, method: Method) -> tuple[Losses, torch.optim.Optimizer]:
+        training = model.training
         if kind == "fast":
-            accelerated(fresh, model.training.precision == "bf16")
-        return fresh.train(), method, built(model.training.optimizer, fresh, fused=kind == "fast")
+            method, fresh = copy.deepcopy(method), accelerated(copy.deepcopy(net), training.precision)
+        else:
+            method, fresh = plain.method(method), plain.network(net, PLAIN[kind])
+        method.begin(context)
+        optimizer = built(training.optimizer, fresh, fused=kind == "fast")
+        return Losses(method, fresh, PLAIN.get(kind, training.loss_precision)).train(), optimizer
 
-    def way(kind: str) -> Callable[[], None]:
-        net, method, optimizer = started(kind, own)
-        if kind == "plain":
-            plain.buffer(method)
+    def gradient(kind: str) -> Tensor:
+        """Of the weights, without noise and random starts, from equal replay buffers."""
+        calm = replace(own, **{field.name: quiet(getattr(own, field.name)) for field in fields(own)})
+        losses, _ = started(kind, calm)
+        torch.manual_seed(0)
+        losses(data, 0).value.backward()
+        return torch.cat([p.grad.flatten() for p in losses.parameters() if p.grad is not None])
 
-        def run() -> None:
-            loss = method.loss(net, data, 0)
-            optimizer.zero_grad()
-            loss.value.backward()
-            optimizer.step()
-            if kind == "plain":
-                loss.value.item()  # shown at each step, so waited for
+    @cache
+    def begun(kind: str) -> tuple[Losses, torch.optim.Optimizer]:
+        losses, optimizer = started(kind, own)
+        if kind != "fast":
+            plain.buffer(losses.method)
+        return losses, optimizer
 
-        return in_float32()(run) if kind == "plain" else run
+    def way(kind: str, calm: bool) -> Tensor | None:
+        if calm:
+            return gradient(kind)
+        losses, optimizer = begun(kind)
+        loss = losses(data, 0)
+        optimizer.zero_grad()
+        loss.value.backward()
+        optimizer.step()
+        if kind != "fast":
+            loss.value.item()  # shown at each step, so waited for
+        return None
 
-    def error() -> float:
-        """Of the gradient of the weights, without noise and random starts, from equal replay buffers."""
-        calm = {}
-        for part in fields(own):
-            value = getattr(own, part.name)
-            if isinstance(value, Langevin):
-                calm[part.name] = replace(value, noise=0.0)
-            if isinstance(value, Attack):
-                calm[part.name] = replace(value, random_start=False)
-        gradients = []
-        for kind in ("fast", "plain"):
-            fresh, method, _ = started(kind, replace(own, **calm))
-            torch.manual_seed(0)
-            with in_float32() if kind == "plain" else nullcontext():
-                method.loss(fresh, data, 0).value.backward()
-            gradients.append(torch.cat([p.grad.flatten() for p in fresh.parameters() if p.grad is not None]))
-        return distance(*gradients)
-
-    return Job(f"training step of {name}", len(data.x), way("plain"), way("fast"), error)
+    return Job(f"training step of {name}", len(data.x), way)
 
 
-@contextmanager
-def in_float32() -> Iterator[None]:
-    """In this block convolutions are float32 on a GPU too, where torch by itself has TF32: in the plain way, and in what is
-    generated and measured, for which `networks.load` has it so."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+def ways(job: Job, device: torch.device) -> dict[str, Callable[[bool], Any]]:
+    """A job's ways by name: `plain` in float32; on a GPU `default`, the same with convolutions of TF32; `fast` as training
+    has it, or in float32 as what is generated and measured (see `networks.load`)."""
+    precisions = PLAIN | ({"fast": "fp32"} if job.float32 else {})
+    kinds = ["plain", "default", "fast"] if has_tf32(device) else ["plain", "fast"]
+    found = {kind: partial(job.run, kind) for kind in kinds}
+    return {kind: cast(precisions[kind], device)(way) if kind in precisions else way for kind, way in found.items()}
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Whether convolutions of float32 are TF32 unless torch is told."""
+    return device.type == "cuda"
 
 
 def pngs(x: Tensor, folder: str) -> None:
@@ -192,81 +199,66 @@ def pngs(x: Tensor, folder: str) -> None:
         Image.fromarray(image.squeeze()).save(Path(folder, f"{i:06}.png"))
 
 
-def sample(both: dict[str, nn.Module], sampler: Langevin, gaussians: Gaussians, streams: Callable, batch: int) -> Job:
-    """Images from class Gaussians by a chain, float32 both ways, to the disk: one file; the plain way, a PNG for each."""
+def sample(nets: dict[str, nn.Module], sampler: Langevin, gaussians: Gaussians, streams: Callable, batch: int) -> Job:
+    """Images from class Gaussians by a chain, to the disk: one file; the plain way, a PNG for each."""
     y = torch.arange(batch, device=gaussians.mean.device) % len(gaussians.mean)
 
-    @in_float32()
-    def fast() -> None:
+    def way(kind: str, calm: bool) -> Tensor | None:
+        start = gaussians.sample(y, streams())
+        with sampling(nets[kind]) as own:
+            x = part(kind, quiet(sampler) if calm else sampler)(marginal(own), start, streams())
+        if calm:
+            return x - start
         with tempfile.TemporaryDirectory() as folder:
-            x = sampler(marginal(both["fast"]), gaussians.sample(y, streams()), streams())
-            images.save(Path(folder, "samples.npz"), images.Images(images.to_bytes(x)))
+            if kind == "fast":
+                images.save(Path(folder, "samples.npz"), images.Images(images.to_bytes(x)))
+            else:
+                pngs(x, folder)
+        return None
 
-    @in_float32()
-    def slow() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            x = plain.part(sampler)(marginal(both["plain"]), gaussians.sample(y, streams()))
-            pngs(x, folder)
-
-    @in_float32()
-    def error() -> float:
-        calm, x = replace(sampler, noise=0.0), gaussians.sample(y, streams())
-        return distance(calm(marginal(both["fast"]), x) - x, plain.part(calm)(marginal(both["plain"]), x) - x)
-
-    return Job("samples to the disk", batch, slow, fast, error, float32=True)
+    return Job("samples to the disk", batch, way, float32=True)
 
 
-def robustness(both: dict[str, nn.Module], data: Batch, attack: Attack, streams: Callable) -> Job:
-    """Right after an attack, and the energy of each image: in float32 both ways, as what is reported."""
+def robustness(nets: dict[str, nn.Module], data: Batch, attack: Attack, streams: Callable) -> Job:
+    """Right after an attack, and the energy of each image. Compared: the energies."""
 
-    @in_float32()
-    def way(net: nn.Module, chosen: Attack) -> Tensor:
-        moved = chosen(negative(posterior(net, data.y)), data.x, streams())
+    def way(kind: str, calm: bool) -> Tensor:
+        net, chosen = nets[kind], part(kind, quiet(attack) if calm else attack)
+        with sampling(net):
+            moved = chosen(negative(posterior(net, data.y)), data.x, streams())
         with torch.no_grad():
             right = net(moved).argmax(1) == data.y
-            return torch.stack([right.double(), marginal(net)(moved).double()])
+            energies = marginal(net)(moved).double()
+        return energies if calm else torch.stack([right.double(), energies])
 
-    calm = replace(attack, random_start=False)
-    return Job(
-        "robust accuracy and energies",
-        len(data.x),
-        lambda: way(both["plain"], plain.part(attack)),
-        lambda: way(both["fast"], attack),
-        lambda: distance(way(both["fast"], calm)[1], way(both["plain"], plain.part(calm))[1]),
-        float32=True,
-    )
+    return Job("robust accuracy and energies", len(data.x), way, float32=True)
 
 
-def auto_pgd(both: dict[str, nn.Module], data: Batch, attack: Attack) -> Job:
-    """The worst case of the cross-entropy, float32 both ways; the plain way is its authors' release. Error: of the losses
-    found."""
+def auto_pgd(nets: dict[str, nn.Module], data: Batch, attack: Attack) -> Job:
+    """The worst case of the cross-entropy; the plain way is its authors' release. Compared: the losses found."""
     from pyautoattack.autopgd_base import APGDAttack
 
     x, numbers = data.x, {"eps": attack.eps, "steps": attack.steps}
     device = str(x.device)
-    released = APGDAttack(both["plain"], n_iter=attack.steps, norm="Linf", eps=attack.eps, loss="ce", device=device)
+    released = APGDAttack(nets["plain"], n_iter=attack.steps, norm="Linf", eps=attack.eps, loss="ce", device=device)
     released.init_hyperparam(x)
-    energy = negative(unsaturated(both["fast"], data.y))
+    energy = negative(unsaturated(nets["fast"], data.y))
 
-    @in_float32()
-    def fast() -> Tensor:
-        return apgd(energy, x, x, **numbers, norm="linf")
-
-    @in_float32()
-    def slow() -> Tensor:
-        return released.attack_single_run(x, data.y, x_init=x)[0].detach()
-
-    def error() -> float:
-        found = fast(), slow()
+    def way(kind: str, calm: bool) -> Tensor:
+        if kind == "fast":
+            with sampling(nets["fast"]):
+                found = apgd(energy, x, x, **numbers, norm="linf")
+        else:
+            found = released.attack_single_run(x, data.y, x_init=x)[0].detach()
         with torch.no_grad():
-            return distance(*map(energy, found))
+            return energy(found) if calm else found
 
-    return Job(f"Auto-PGD, {attack.steps} steps", len(x), slow, fast, error, float32=True)
+    return Job(f"Auto-PGD, {attack.steps} steps", len(x), way, float32=True)
 
 
-def fisher_scores(both: dict[str, nn.Module], data: Batch, streams: Callable) -> Job:
-    """Of E(x) and E(x, y), float32 both ways; the plain way goes image by image."""
-    linear = fisher.piecewise_linear(both["fast"])
+def fisher_scores(nets: dict[str, nn.Module], data: Batch, streams: Callable) -> Job:
+    """Of E(x) and E(x, y); the plain way goes image by image."""
+    linear = fisher.piecewise_linear(nets["fast"])
 
     def scores(net: nn.Module, of: slice) -> Tensor:
         x, y = data.x[of], data.y[of]
@@ -275,16 +267,13 @@ def fisher_scores(both: dict[str, nn.Module], data: Batch, streams: Callable) ->
         energies = [marginal(net)] + ([conditional(net, y)] if net.outputs > 1 else [])
         return torch.stack([fisher.hutchinson(energy, x, fisher.Fisher.probes, streams(of)) for energy in energies])
 
-    @in_float32()
-    def fast() -> Tensor:
-        return scores(both["fast"], slice(None))
-
-    @in_float32()
-    def slow() -> Tensor:
-        return torch.cat([scores(both["plain"], slice(i, i + 1)) for i in range(len(data.x))], 1)
+    def way(kind: str, calm: bool) -> Tensor:
+        if kind == "fast":
+            return scores(nets[kind], slice(None))
+        return torch.cat([scores(nets[kind], slice(i, i + 1)) for i in range(len(data.x))], 1)
 
     name = f"Fisher scores, {'exact' if linear else 'hutchinson'}"
-    return Job(name, len(data.x), slow, fast, lambda: distance(fast(), slow()), float32=True)
+    return Job(name, len(data.x), way, float32=True)
 
 
 def features(using: quality.Network, x: Tensor) -> Job:
@@ -297,15 +286,12 @@ def features(using: quality.Network, x: Tensor) -> Job:
     own = torch_fidelity.utils.create_feature_extractor(options["feature_extractor"], list(using.layers), **options)
     layer = using.layers[0]
 
-    @in_float32()
-    def fast() -> Tensor:
-        return using.features(images.to_bytes(x), "bench")[layer]
-
-    @in_float32()
-    def slow() -> Tensor:
+    def way(kind: str, calm: bool) -> Tensor:
+        if kind == "fast":
+            return using.features(images.to_bytes(x), "bench")[layer]
         with tempfile.TemporaryDirectory() as folder:
             pngs(x, folder)
             return torch_fidelity.utils.extract_featuresdict_from_input_id(1, own, input1=folder, **options)[layer]
 
     name = "inception" if using.weights else "judge"
-    return Job(f"features of {name}", len(x), slow, fast, lambda: distance(fast(), slow()), float32=True)
+    return Job(f"features of {name}", len(x), way, float32=True)

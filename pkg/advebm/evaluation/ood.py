@@ -1,6 +1,7 @@
 """Detection of out-distribution images: AUC and false positive rate of each score, standard and in the worst case."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from advebm.evaluation import intervals
 from advebm.evaluation.fisher import piecewise_linear
 from advebm.evaluation.parts import BATCH, Part, anew
 from advebm.evaluation.square import square
+from advebm.networks import sampling
 from advebm.ranges import Count, Positive
 from advebm.samplers.apgd import AutoPGD
 from advebm.samplers.streams import Streams
@@ -151,7 +153,8 @@ def ood(
                     seed=seed,
                     batch=batch,
                 )
-                worst[norm] = part(f"{set_name}, {score}, {norm} {eps}, {batch} at a time", attack).to(x_out.device)
+                with nullcontext() if score == "grad_norm" else sampling(net):  # which takes no second derivative
+                    worst[norm] = part(f"{set_name}, {score}, {norm} {eps}, {batch} at a time", attack).to(x_out.device)
                 s_worst = scores(energy, worst[norm], batch)
                 curves[norm]["auc"].append(auc(s_in, s_worst))
             gradients = f"apgd, {spec.attack.steps} steps, {spec.attack.restarts} restarts"

@@ -14,6 +14,7 @@ from advebm.data.images import Images
 from advebm.energy import Energy, conditional, negative, unsaturated
 from advebm.evaluation import intervals
 from advebm.evaluation.parts import BATCH, Part, anew
+from advebm.networks import sampling
 from advebm.ranges import Count, Positive
 from advebm.samplers.apgd import AutoPGD
 from advebm.samplers.pgd import Attack
@@ -85,7 +86,8 @@ def robustness(
         streams = Streams(seed, "robustness", ids=ids)
         robust = torch.ones_like(y, dtype=torch.bool)
         for _ in range(attack.restarts if attack else 1):
-            moved = attack(descended(net, y, attack.ascends, streams), x, streams) if attack else x
+            with sampling(net):
+                moved = attack(descended(net, y, attack.ascends, streams), x, streams) if attack else x
             with torch.no_grad():
                 robust &= net(moved).argmax(1) == y
         return robust
@@ -97,7 +99,8 @@ def robustness(
             if eps:
                 streams = Streams(seed, "curve", i, ids=ids)
                 energy = descended(net, y, "ce", streams)
-                moved = spec.curve.attack(energy, x, streams, eps=eps, norm=spec.curve.norm, start=moved)
+                with sampling(net):
+                    moved = spec.curve.attack(energy, x, streams, eps=eps, norm=spec.curve.norm, start=moved)
             with torch.no_grad():
                 robust = robust & (net(moved).argmax(1) == y)
                 rows.append(torch.stack([robust.double(), unsaturated(net, y)(moved).double()]))

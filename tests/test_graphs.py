@@ -1,0 +1,206 @@
+"""Recorded passes (networks/graphs.py) without a GPU: a tape stands for a CUDA graph. It repeats the operations on the same
+memory, as a graph does; what a GPU alone can show is in test_gpu.py."""
+
+import copy
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from advebm import networks, ranks
+from advebm.data.images import Images
+from advebm.energy import grad, marginal, steepness
+from advebm.evaluation import ood, robustness
+from advebm.networks import graphs
+from advebm.networks.wrn import WideResNet
+from advebm.samplers.apgd import AutoPGD
+
+
+class Tape(TorchDispatchMode):
+    """Operations and what they read and wrote."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.calls.append((function, args, kwargs or {}, result))
+        return result
+
+    def replay(self):
+        for function, args, kwargs, result in self.calls:
+            for old, new in zip(tree_leaves(result), tree_leaves(function(*args, **kwargs)), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.data.copy_(new)  # which autograd, as of a graph, does not see
+
+    def pool(self):
+        return "pool"
+
+
+@pytest.fixture
+def taped(monkeypatch):
+    """Recordings by tapes; the streams that each of them was made on, and its pool."""
+    state = SimpleNamespace(stream="main", pools=[])
+
+    @contextmanager
+    def stream(chosen):
+        before, state.stream = state.stream, chosen
+        yield
+        state.stream = before
+
+    @contextmanager
+    def graph(tape, *, pool, stream, capture_error_mode):
+        state.pools.append(pool)
+        with torch.cuda.stream(stream), tape:
+            yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Tape)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: SimpleNamespace(wait_stream=lambda other: None))
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: state.stream)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda chosen: setattr(state, "stream", chosen))
+    return state
+
+
+def net(norm="none"):
+    torch.manual_seed(0)
+    own = WideResNet(depth=10, width=1, norm=norm).build((1, 8, 8), 3)
+    own.recorded = graphs.Recorded(own.trunk)
+    return own
+
+
+def images(count, seed=0):
+    return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def slope(own, x):
+    with networks.sampling(own):
+        return grad(marginal(own), x)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "group"])
+def test_a_replay_is_the_pass_of_the_weights_and_the_mode_as_they_are(taped, norm):
+    own = net(norm)
+    plain = copy.deepcopy(own)
+    plain.recorded = None
+    for seed, count in enumerate((4, 6, 4, 6)):
+        for mode in (True, False):
+            x = images(count, seed)
+            torch.testing.assert_close(slope(own.train(mode), x), slope(plain.train(mode), x))
+        with torch.no_grad():
+            for a, b in zip(own.parameters(), plain.parameters(), strict=True):
+                b.copy_(a.mul_(1.1))
+    assert all(own.recorded.graphs.values()) and len(own.recorded.graphs) in (2, 4)
+    assert all(weight.requires_grad for weight in own.parameters())
+    assert own.trunk.forward == plain.trunk.forward.__func__.__get__(own.trunk), "outside of `sampling` nothing is replayed"
+
+
+def test_all_of_a_recording_is_on_one_stream_and_in_one_pool(taped):
+    own, seen = net(), []
+    own.recorded.passes = lambda h: seen.append(taped.stream) or type(own.trunk).forward(own.trunk, h)
+    for count in (4, 6):
+        slope(own, images(count))
+    assert seen == [own.recorded.stream] * 2 * (graphs.WARM + 1) and taped.stream == "main"
+    assert taped.pools == [None, "pool", "pool", "pool"]
+
+
+def test_the_oldest_recording_is_released(taped, monkeypatch):
+    monkeypatch.setattr(graphs, "KEPT", 2)
+    own = net()
+    for count in (4, 5, 6, 6):
+        slope(own, images(count))
+    assert [key[0][0] for key in own.recorded.graphs] == [5, 6]
+
+
+def test_what_cannot_be_recorded_runs_and_its_pool_is_left(taped):
+    own = net()
+    eager, counts = own.recorded.passes, (4, 5, 6, 7)
+
+    def short_of_memory(h):
+        if len(h) == 5 and taped.stream != "main":
+            raise torch.OutOfMemoryError
+        return eager(h)
+
+    own.recorded.passes = short_of_memory
+    found = [slope(own, images(count)) for count in counts]
+    assert [bool(made) for made in own.recorded.graphs.values()] == [True, False, True, True]
+    assert taped.pools == [None, "pool", None, "pool", "pool", "pool"] and taped.stream == "main"
+    own.recorded = None
+    for count, x in zip(counts, found, strict=True):
+        torch.testing.assert_close(x, slope(own, images(count)))
+
+
+def test_a_pass_goes_back_once_and_before_the_next(taped):
+    own, x = net().requires_grad_(False), images(4).requires_grad_()
+    with networks.sampling(own):
+        first, second = marginal(own)(x).sum(), marginal(own)(x).sum()
+        with pytest.raises(AssertionError, match="another went forward"):
+            torch.autograd.grad(first, x)
+        torch.autograd.grad(second, x, retain_graph=True)
+        with pytest.raises(AssertionError, match="went back before"):
+            torch.autograd.grad(second, x)
+
+
+def test_a_second_derivative_is_refused(taped):
+    own, x = net(), images(4)
+    with networks.sampling(own), pytest.raises(AssertionError, match="second derivative"):
+        steepness(own)(x)
+
+
+def test_hooks_of_the_weights_outlive_a_recording(taped):
+    """As DistributedDataParallel's, which are on the nodes that add up gradients; it holds these."""
+    own, called = net(), []
+    nodes = [weight.expand_as(weight).grad_fn.next_functions[0][0] for weight in own.parameters()]
+    for node in nodes:
+        node.register_hook(lambda *gradients: called.append(1))
+    slope(own, images(4))
+    own(images(4)).sum().backward()
+    assert all(own.recorded.graphs.values()) and len(called) == len(nodes)
+
+
+def test_what_is_measured_by_replays_is_what_is_measured_without(taped):
+    """Attacks on batches and a smaller last one; that on grad_norm, which takes second derivatives, is not recorded."""
+    own = net().eval().requires_grad_(False)
+    rng = np.random.default_rng(0)
+    inside, outside = (Images(rng.integers(0, 256, (10, 8, 8, 1), dtype=np.uint8), np.arange(10) % 3) for _ in range(2))
+    attacks = {on: robustness.Against(ascends=on, eps=0.1, steps=3) for on in ("ce", "energy", "target")}
+    curve = robustness.Curve(radii=[0.05, 0.1], attack=AutoPGD(steps=4, restarts=2))
+    detection = ood.Ood(radii={"l2": [1.0]}, attack=AutoPGD(steps=4, restarts=2), queries=10)
+
+    def measured():
+        spec = robustness.Robustness(attacks=attacks, curve=curve)
+        found = robustness.robustness(own, inside, spec, seed=0, batch=4)
+        numbers, values = ood.ood(own, "energy", inside, {"noise": outside}, detection, seed=0, batch=4)
+        losses = [
+            torch.tensor(found["curve"]["loss"]),
+            *(torch.tensor(values["noise"][key]) for key in ("in", "out", "worst")),
+        ]
+        return torch.cat(losses), {name: attack["accuracy"] for name, attack in found["attacks"].items()}, numbers
+
+    by_replays, accuracies, numbers = measured()
+    assert all(own.recorded.graphs.values()) and sorted(key[0][0] for key in own.recorded.graphs) == [2, 4]
+    own.recorded = None
+    without, same, others = measured()
+    torch.testing.assert_close(by_replays, without)
+    assert accuracies == same and numbers == others
+
+
+def test_what_waits_for_other_processes_is_not_recorded(taped, monkeypatch):
+    """Live batch norm, whose statistics are of the images of all."""
+    own = net("batch")
+    monkeypatch.setattr(ranks, "size", lambda: 2)
+    monkeypatch.setattr(ranks, "total", lambda x: 2 * x)
+    for layer in own.modules():
+        if type(layer) is torch.nn.BatchNorm2d:
+            layer.__class__ = ranks.BatchNorm
+    h = own.stem(images(4))
+    for mode in (True, False):
+        own.trunk.train(mode)
+        torch.testing.assert_close(own.recorded(h), own.trunk(h))
+    assert [bool(made) for made in own.recorded.graphs.values()] == [False, True]
