@@ -121,7 +121,7 @@ def reported(study, method):
 def test_the_first_table_of_a_page_is_filled_between_its_lines(study, capsys):
     page = study / "README.md"
     page.write_text("# a\n\n<!-- headline cifar10-fast -->\nold\n<!-- end headline -->\n\nb\n")
-    given = {"results": study / "results", "models": study / "models", "method": ["robust_jem", "at_ebm", "jempp"]}
+    given = {"results": study / "results", "models": study / "models", "method": ["robust_jem", "at_ebm", "jeat"]}
     for _ in range(2):  # again, over what was written
         headline(page, study="cifar10-fast", **given)
         lines = [re.sub(" +", " ", line) for line in page.read_text().splitlines()]
@@ -129,7 +129,7 @@ def test_the_first_table_of_a_page_is_filled_between_its_lines(study, capsys):
             "| robust_jem | combined | 0.99 | 0.86 | 2.5 ± 0.05 | 0.98 | 0.9 | 0.3 | 47.92 (RJ Table 1) |",
             "| | sgld | | | 2.5 ± 0.05 | 0.98 | | | 41.17 (RJ Table 1) |",
             "| at_ebm | ascent | - | - | 2.5 ± 0.05 | 0.98 | 0.9 | 0.3 | 13.21 (AE Table 2) |",
-            "| jempp | not run | - | - | - | - | - | - | - |",
+            "| jeat | sgld | not run | - | - | - | - | - | 38.24 (JT Table 2) |",
         ]
         start = lines.index(rows[0])
         assert lines[start : start + 4] == rows and lines[:3] == ["# a", "", "<!-- headline cifar10-fast -->"]

@@ -12,7 +12,6 @@ from advebm.commands.papers import DATA, printed_fid
 from advebm.commands.tables import about, table
 
 HEADER = ["method", "recipe", "clean", "PGD-20", "FID", "label consistency", "AUC", "worst case"]
-NOT_RUN = "not run"
 
 
 def headline(
@@ -43,11 +42,17 @@ def headline(
     for name in method or entry["models"]:
         run = (results / name / "robustness.json").is_file()
         found = measured(results / name, models / name) if run else None
-        found_rows = measured_rows(name, found) if found else [[name, NOT_RUN, *[None] * (len(HEADER) - 2)]]
+        found_rows = measured_rows(name, found) if found else not_run(name, list(entry["sampling"][name]))
         rows += [[*row, printed.get((name, row[1]))] for row in found_rows] if printed else found_rows
     lines = table([*HEADER, "FID, published"] if printed else HEADER, rows)
     page.write_text(before + first + "\n".join(["", *lines, "", ""]) + last + after, encoding="utf-8")
     print("\n".join(lines))
+
+
+def not_run(method: str, recipes: list[str]) -> list[list[Any]]:
+    """A row for each recipe of a method of which nothing was measured."""
+    rest = [None] * (len(HEADER) - 3)
+    return [[method if not i else "", recipe, "not run", *rest] for i, recipe in enumerate(recipes or [None])]
 
 
 def measured_rows(method: str, found: Found) -> list[list[Any]]:
