@@ -12,6 +12,7 @@ from advebm.data import images
 from advebm.data.gaussians import Gaussians
 from advebm.evaluation.quality import frechet, jackknife
 from advebm.methods.base import Context
+from advebm.networks.flow import Glow, ResidualFlow
 from advebm.samplers.recipes import SGLD
 from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
@@ -54,3 +55,52 @@ def test_fid_of_the_same_seeds_in_bfloat16_differs_by_less_than_its_error(learnt
     assert not np.array_equal(made["fp32"], made["bf16"])
     assert fid["fp32"] < frechet(start, real), "the chains improve on where they start"
     assert abs(fid["fp32"] - fid["bf16"]) < jackknife(found["fp32"], real)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [Glow(kind="glow", levels=1, blocks=1, hidden=4), ResidualFlow(kind="residual_flow", levels=1, blocks=1, hidden=4)],
+)
+def test_flows_are_never_in_bfloat16(monkeypatch, spec):
+    monkeypatch.setattr(networks, "has_bf16", lambda device: True)
+    torch.manual_seed(0)
+    net = spec.build((1, 4, 4), 1)
+    net(torch.rand(4, 1, 4, 4))
+    drawn = []
+    for precision in ("fp32", "bf16"):
+        with torch.no_grad(), networks.sampling(networks.accelerated(net.eval(), precision)):
+            drawn.append(net.draw(Streams(0, "draw", ids=torch.arange(3)), 0.7))
+    assert torch.equal(*drawn)
+
+
+def test_the_weights_gradients_are_made_in_the_precision_of_the_loss(monkeypatch):
+    """Convolutions of both ways, and products of bfloat16 where it is asked for; outside all is as it was."""
+    monkeypatch.setattr(networks, "has_bf16", lambda device: True)
+    before, seen = torch.backends.cudnn.allow_tf32, []
+
+    class Seen(torch.autograd.Function):
+        @staticmethod
+        def forward(context, h):
+            seen.append(("forward", h.dtype, torch.backends.cudnn.allow_tf32))
+            return h.clone()
+
+        @staticmethod
+        def backward(context, slope):
+            seen.append(("back", slope.dtype, torch.backends.cudnn.allow_tf32))
+            return slope
+
+    entry = config.read("params.yaml", "tiny")
+    model = config.model(entry, "standard")
+    rng = np.random.default_rng(0)
+    x = images.Images(rng.integers(0, 256, (32, 8, 8, 1), dtype=np.uint8), np.arange(32) % 10)
+    for precision, dtype in (("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16)):
+        torch.manual_seed(0)
+        net = model.network.build((1, 8, 8), 10)
+        net.stem.register_forward_hook(lambda stem, given, h: Seen.apply(h) if h.requires_grad else None)
+        training = replace(model.training, epochs=1, ema=0.0, loss_precision=precision)
+        context = Context(0, (1, 8, 8), 10, None, "cpu")
+        fit(model.method, net, x, x, training, context, log=lambda *given: None)
+        tf32 = precision != "fp32"
+        assert seen == [("forward", dtype, tf32), ("back", dtype, tf32)]
+        seen.clear()
+    assert torch.backends.cudnn.allow_tf32 == before

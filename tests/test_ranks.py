@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from advebm import networks, ranks
 from advebm.data.batches import Batch
+from advebm.energy import grad, marginal
 from advebm.methods import METHODS
 from advebm.methods.base import Context
 from advebm.networks.wrn import WideResNet
@@ -42,6 +43,8 @@ def work():
     for x in torch.rand(3, 8, 1, 8, 8):
         shared(ranks.share(x)).square().mean().backward()
     found["batch norm/gradients"] = torch.cat([p.grad.flatten() for p in net.parameters()])
+    with networks.sampling(net):
+        found["batch norm/chain"] = ranks.gather(grad(marginal(net), ranks.share(x)))
     found |= {f"batch norm/{name}": value for name, value in net.named_buffers()}
     buffer = Buffer(Replay(size=12, reinit=0.3), uniform_start(torch.Size((1, 2, 2)), "cpu"), 5, "cpu")
     for step in range(4):

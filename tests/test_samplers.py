@@ -171,3 +171,13 @@ def test_buffer_keeps_chains_and_starts_some_afresh():
     assert abs(np.corrcoef(x[fresh].flatten(), noise.abs().flatten())[0, 1]) < 0.5  # starts and noise share no bits
     with pytest.raises(ValueError, match="too few for a batch"):
         buffer.draw(0, 51)
+
+
+def test_half_of_a_buffers_images_are_mirrored_when_drawn():
+    start = lambda streams, places: streams.uniform(1, 4, 4)  # noqa: E731
+    plain, mirrored = (Buffer(Replay(size=400, reinit=0.0, flip=flip), start, 0, "cpu") for flip in (False, True))
+    (x, places), (z, same) = plain.draw(3, 200), mirrored.draw(3, 200)
+    assert torch.equal(places, same)
+    kept, turned = ((z == y).flatten(1).all(1) for y in (x, x.flip(3)))
+    assert torch.equal(kept, ~turned) and 70 < turned.sum() < 130
+    assert torch.equal(mirrored.draw(3, 200)[0], z) and torch.equal(mirrored.images, plain.images)

@@ -127,7 +127,7 @@ def change_models(entry: dict[str, Any], methods: list[str], changes: list[str])
             raise ValueError(f"--set {change}: {value} is not YAML") from error
         *parents, last = key.split(".")
         for name in methods:
-            target = entry["models"][name]
+            target = model_entry(entry, name)
             for parent in parents:
                 target = target.setdefault(parent, {})
                 if not isinstance(target, dict):
@@ -322,6 +322,12 @@ def model(study: dict[str, Any], name: str) -> Model:
     if network.kind not in method.networks:
         raise ValueError(f"models.{name}.network.kind: {name} trains {' or '.join(method.networks)}, not {network.kind}")
     return Model(method=method, network=network, training=training, warm=warm)
+
+
+def trained_by(study: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a training depends on of what the study says: the model's entry and, where it starts there, the warm start's."""
+    entry = model_entry(study, name)
+    return entry | ({"warm_start": digest(study["warm"])[:16]} if entry.get("warm") else {})
 
 
 def model_entry(study: dict[str, Any], name: str) -> dict[str, Any]:

@@ -103,6 +103,7 @@ def negative(energy: Energy) -> Energy:
 
 
 def grad(energy: Energy, x: Tensor) -> Tensor:
-    """dE(x)/dx, image by image, shaped as x. The energies of a batch must not depend on each other."""
+    """dE(x)/dx, image by image, shaped as x: of the sum of the batch's energies, which is the same where they do not depend
+    on each other. By live batch norm they do, and the gradient is the sum's, as in JEM++'s released code."""
     x = x.detach().requires_grad_(True)
     return torch.autograd.grad(energy(x).sum(), x)[0]

@@ -89,7 +89,7 @@ class PlainBuffer(Buffer):
         ids = torch.arange(count, device=self.device)
         groups = ids.split(1 if hasattr(self.start, "__self__") else count)  # a method of class Gaussians
         streams = (Streams(self.seed, "fresh", step, ids=group) for group in groups)
-        fresh = torch.cat([self.start(own, places[own.ids]).cpu() for own in streams])
+        fresh = torch.cat([self.start(own, places[own.ids.cpu()]).cpu() for own in streams])
         chosen = (torch.rand(count) < self.reinit).float()[:, None, None, None]
         x = chosen * fresh + (1 - chosen) * self.kept[places]
         return x.to(self.device), places.to(self.device)

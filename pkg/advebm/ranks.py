@@ -170,6 +170,7 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
+        given, x = x.dtype, x.to(self.weight.dtype)  # statistics of bfloat16 are of float32
         n = x.numel() / x.shape[1] * size()
         mean = Total.apply(x.sum((0, 2, 3))) / n
         centred = x - mean[:, None, None]
@@ -179,7 +180,7 @@ class BatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * n / (n - 1), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(given)
 
 
 class Total(torch.autograd.Function):

@@ -16,7 +16,7 @@ from advebm.data.batches import Augmentation, Batch, Batches
 from advebm.data.images import Images
 from advebm.energy import conditional, given, marginal
 from advebm.methods.base import Context, Loss, Method
-from advebm.networks import accelerated, cast, frozen
+from advebm.networks import accelerated, cast, convolving, frozen
 from advebm.ranges import Count, Fraction, NonNegative, Positive, Precision, Steps
 
 Log = Callable[[int, dict[str, float]], None]
@@ -161,11 +161,12 @@ def fit(
             group["lr"] = training.optimizer.lr * factor
 
         batch = batches(step)
-        loss = losses(batch, step)
         last = (step + 1) % training.record_every == 0 or step + 1 == total
-        before = energies(net, batch, loss.x_adv) if last else None
-        optimizer.zero_grad()
-        loss.value.backward()
+        with convolving(training.loss_precision):
+            loss = losses(batch, step)
+            before = energies(net, batch, loss.x_adv) if last else None
+            optimizer.zero_grad()
+            loss.value.backward()
         optimizer.step()
         if average is not None:
             decay = min(training.ema, (step + 1) / (step + 10))  # a shorter memory at first, as there is less to recall
@@ -200,7 +201,7 @@ class Losses(nn.Module):
 
     def forward(self, batch: Batch, step: int) -> Loss:
         self.net.renew()
-        with cast(self.precision, batch.x.device):
+        with cast(self.precision, self.net):
             return self.method.loss(self.net, batch, step)
 
 

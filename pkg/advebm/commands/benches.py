@@ -20,7 +20,7 @@ from advebm.data.gaussians import Gaussians
 from advebm.energy import conditional, grad, marginal, negative, posterior, unsaturated
 from advebm.evaluation import fisher, quality
 from advebm.methods.base import Context, Method
-from advebm.networks import accelerated, cast, sampling
+from advebm.networks import accelerated, convolving, sampling
 from advebm.ranges import Precision
 from advebm.samplers.apgd import apgd
 from advebm.samplers.buffer import Replay
@@ -152,7 +152,8 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
         calm = replace(own, **{field.name: quiet(getattr(own, field.name)) for field in fields(own)})
         losses, _ = started(kind, calm)
         torch.manual_seed(0)
-        losses(data, 0).value.backward()
+        with convolving(losses.precision):
+            losses(data, 0).value.backward()
         return torch.cat([p.grad.flatten() for p in losses.parameters() if p.grad is not None])
 
     @cache
@@ -166,9 +167,10 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
         if calm:
             return gradient(kind)
         losses, optimizer = begun(kind)
-        loss = losses(data, 0)
-        optimizer.zero_grad()
-        loss.value.backward()
+        with convolving(losses.precision):
+            loss = losses(data, 0)
+            optimizer.zero_grad()
+            loss.value.backward()
         optimizer.step()
         if kind != "fast":
             loss.value.item()  # shown at each step, so waited for
@@ -183,7 +185,7 @@ def ways(job: Job, device: torch.device) -> dict[str, Callable[[bool], Any]]:
     precisions = PLAIN | ({"fast": "fp32"} if job.float32 else {})
     kinds = ["plain", "default", "fast"] if has_tf32(device) else ["plain", "fast"]
     found = {kind: partial(job.run, kind) for kind in kinds}
-    return {kind: cast(precisions[kind], device)(way) if kind in precisions else way for kind, way in found.items()}
+    return {kind: convolving(precisions[kind])(way) if kind in precisions else way for kind, way in found.items()}
 
 
 def has_tf32(device: torch.device) -> bool:

@@ -46,9 +46,12 @@ def sample(
 
     def generated(name: str, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """The bytes of images `ids` (B, H, W, C); of the first ones also, as "0 start", "1 attack", ..., each stage."""
-        recipe = recipes[name]
+        recipe, made = recipes[name], len(ids)
+        if net.training:  # the last ones beside as many as the others have
+            ids = torch.cat([ids, torch.arange(made, BATCH, device=device) + ids[0]])
         with networks.sampling(net):
             stages = recipe(net, ids % classes, starts, Streams(SEED, "sample", name, ids=ids))
+        stages = {stage: x[:made] for stage, x in stages.items()}
         x = list(stages.values())[-1]
         if not x.isfinite().all():
             raise ValueError(f"{study}.sampling.{method}.{name}: images are not finite; take smaller steps or noise")

@@ -19,6 +19,7 @@ def stability(
     params: o.Params = o.PARAMS,
     method: Annotated[list[str] | None, Option(help="a method to train, again for more [default: all]")] = None,
     seeds: Annotated[int, Option(min=1, help="trainings of each method, seeds 0, 1, ...")] = 5,
+    warm: Annotated[Path | None, Option(help="folder that `train warm` wrote, where models may start")] = None,
     change: Annotated[
         list[str] | None, Option("--set", help="KEY=VALUE of each method's entry, such as training.optimizer.lr=0.1")
     ] = None,
@@ -36,6 +37,7 @@ def stability(
     from advebm.commands.measured import read_json
     from advebm.commands.prepare import about
     from advebm.commands.train import train
+    from advebm.data import images
     from advebm.state import opened
     from advebm.training import Diverged
 
@@ -52,14 +54,15 @@ def stability(
             """The steps at which a training diverged; the last is -1 where it came to its end."""
             place = Path(folder, f"{name}-{seed}")
             try:
-                train(name, data, place, gaussians, study, file, seed, quiet)
+                train(name, data, place, gaussians, study=study, params=file, seed=seed, warm=warm, quiet=quiet)
             except Diverged as error:
                 return torch.tensor([*(event["step"] for event in error.recoveries), error.step])
             events = place / "recoveries.json"
             recovered = read_json(events, "train")["recoveries"] if events.exists() else []
             return torch.tensor([*(event["step"] for event in recovered), -1])
 
-        with opened("stability", out, [study, entries, about(data)["sha256"]]) as state:
+        start = None if warm is None else images.digest(warm / "model.safetensors")
+        with opened("stability", out, [study, entries, about(data)["sha256"], start]) as state:
             found = {
                 name: [state.part(f"{name} {seed}", lambda n=name, s=seed: steps(n, s)).tolist() for seed in range(seeds)]
                 for name in methods

@@ -50,5 +50,5 @@ def summary(
 
 def trained_with(entry: dict, study: str, method: str) -> dict[str, str]:
     """The parameters that a run of the method has, but for the seed."""
-    flat = config.flat({"study": study, "method": method, **entry["models"][method]})
+    flat = config.flat({"study": study, "method": method, **config.trained_by(entry, method)})
     return {key: str(value) for key, value in flat.items()}

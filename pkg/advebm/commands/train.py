@@ -125,7 +125,7 @@ def train(
     context = Context(seed, tuple(described["shape"]), described["classes"], start, device)
     sets = [images.load(data / f"{name}.npz") for name in ("train", "validation")]
     outliers = images.load(data / "outliers.npz") if model.method.outliers else None
-    spec = {"seed": seed, "study": study, "method": method, **config.model_entry(entry, method)}
+    spec = {"seed": seed, "study": study, "method": method, **config.trained_by(entry, method)}
     if init is not None:  # what does not fit is told before anything is written
         networks.initialise(model.network.build(described["shape"], model.method.outputs(described["classes"])), init)
     origin = {} if init is None else {"init": images.digest(init)}
@@ -150,7 +150,7 @@ def train(
         with tracking.run(**told, uid=course.good.about["run"]) as course.run:
             course.run.tags(data__sha256=described["sha256"], **{f"{name}__sha256": sha for name, sha in origin.items()})
             earlier = [] if init is None else _before(init.with_name("curves.csv"))
-            for row in earlier:
+            for row in earlier if course.good.about["run"] is None else ():  # a resumed run has them
                 course.run.metrics({name: value for name, value in row.items() if name != "step"}, row["step"])
             net = None
             while net is None:
@@ -192,5 +192,5 @@ def _before(curves: Path) -> list[dict[str, float]]:
         return []
     with curves.open(newline="") as file:
         rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-    last = max(int(row["step"]) for row in rows)
+    last = max((int(row["step"]) for row in rows), default=0)
     return [row | {"step": int(row["step"]) - last} for row in rows]

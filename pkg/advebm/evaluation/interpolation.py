@@ -61,7 +61,7 @@ def interpolation(
 
     Row i is of class i mod K. Its first image is sample i of the command `sample` under the same seed; the last begins
     where sample i + K rows, of the same class, does. All images of a row have the random stream of sample i.
-    Raises ValueError where images are not finite.
+    Images on batch statistics depend on their company too. Raises ValueError where images are not finite.
     """
     device, shape = next(net.parameters()).device, (spec.rows, spec.columns)
     row = torch.arange(spec.rows, device=device).repeat_interleave(spec.columns)

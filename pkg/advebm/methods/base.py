@@ -143,7 +143,8 @@ class ReplayMethod(Method):
 @dataclass(kw_only=True)
 class JointMethod(ReplayMethod):
     """A method that trains p(y | x) and p(x) at once, its chains on E(x), as published; or, `chain_energy: conditional`, on
-    E(x, y~) with the class y~ of the Gaussian that a chain starts from, where it starts from one."""
+    E(x, y~) with the class y~ of the Gaussian that a chain starts from, where it starts from one (on a GPU each fresh start
+    then waits for its class)."""
 
     chain_energy: Literal["marginal", "conditional"] = "marginal"
 

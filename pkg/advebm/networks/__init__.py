@@ -44,7 +44,6 @@ def sampling(net: nn.Module) -> Iterator[nn.Module]:
     """In this block a chain or an attack runs on `net` in the mode that it is in, so that it sees the loss's function
     (networks/norms.py): in training mode batch norm takes the statistics of the batch, and its running statistics
     stay. Passes are as `accelerated` says, in full float32 where it was not called."""
-    device = next(net.parameters()).device
     norms = live(net)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -53,7 +52,7 @@ def sampling(net: nn.Module) -> Iterator[nn.Module]:
     if recorded:
         net.trunk.forward = recorded
     try:
-        with cast(getattr(net, "precision", "fp32"), device):
+        with cast(getattr(net, "precision", "fp32"), net):
             yield net
     finally:
         if recorded:
@@ -72,16 +71,24 @@ def accelerated(net: nn.Module, precision: Precision) -> nn.Module:
 
 
 @contextmanager
-def cast(precision: Precision, device: torch.device) -> Iterator[None]:
-    """In this block passes are in bfloat16 where it is asked for and the machine has it; else in float32, with convolutions
-    of TF32 on a GPU unless `fp32` is asked for."""
+def convolving(precision: Precision) -> Iterator[None]:
+    """In this block convolutions of float32, forward and back, are TF32 on a GPU unless `fp32` is asked for."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and has_bf16(device)):
-            yield
+        yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+@contextmanager
+def cast(precision: Precision, net: nn.Module) -> Iterator[None]:
+    """In this block passes of `net` are in bfloat16 where it is asked for and the machine has it; else in float32, see
+    `convolving`. A flow's never are: a log density needs more than 8 bits."""
+    device = next(net.parameters()).device
+    low = precision == "bf16" and has_bf16(device) and not isinstance(net, Flow)
+    with convolving(precision), torch.autocast(device.type, torch.bfloat16, enabled=low):
+        yield
 
 
 def passes(net: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
@@ -117,8 +124,8 @@ def save(path: Path, net: Network, **about: Any) -> None:
 def load(
     path: Path, device: torch.device | str = "cpu", *, shape: Sequence[int] | None = None
 ) -> tuple[Network, dict[str, Any]]:
-    """The network, in evaluation mode, and the header that it was saved with. What is generated and measured by it is in
-    float32: from here on the convolutions of this process are not TF32.
+    """The network, in evaluation mode, and the header that it was saved with. It measures in float32, as does what goes
+    beside it: from here on the convolutions of this process are TF32 only where `cast` says so.
 
     Raises FileNotFoundError where there is none, ValueError where the file is damaged, its weights do not fit, or it is
     not for images of the shape (C, H, W).
@@ -143,9 +150,7 @@ def initialise(net: Network, path: Path) -> None:
                 "network, but for its norm"
             )
     if net.state_dict().keys() != state.keys():
-        raise ValueError(
-            f"{path}: its network has norm {theirs['norm']}, whose weights are not those of norm {ours['norm']}"
-        )
+        raise ValueError(f"{path}: its network has norm {theirs['norm']}, which does not fit norm {ours['norm']}")
     _fill(net, state, path)
 
 
