@@ -3,9 +3,10 @@
 What is to be tracked is written to state/outbox first and sent from there: where MLflow cannot be reached, is locked or
 read-only, nothing stops or waits, and `advebm sync` sends it later.
 
-On where DVC runs a stage, or where MLFLOW_TRACKING_URI is set; ADVEBM_TRACKING=off turns it off. By default the store is
-mlflow.db beside dvc.yaml and the artifacts are in mlartifacts/, also for experiments that DVC runs in a temporary folder.
-Nothing reads from it but `advebm summary`: with tracking off every file comes out the same.
+On where DVC runs a stage, or where MLFLOW_TRACKING_URI is set; ADVEBM_TRACKING=off turns it off. ADVEBM_TRACKING=outbox
+leaves all in the outbox, which `advebm away` packs and `advebm receive` puts into that of another machine. By default the
+store is mlflow.db beside dvc.yaml and the artifacts are in mlartifacts/, also for experiments that DVC runs in a temporary
+folder. Nothing reads from it but `advebm summary`: with tracking off every file comes out the same.
 """
 
 import json
@@ -82,7 +83,10 @@ def _experiment(client, study: str) -> str:
 def _commit() -> str:
     if "DVC_EXP_BASELINE_REV" in os.environ:
         return os.environ["DVC_EXP_BASELINE_REV"]
-    git = subprocess.run(["git", "-C", config.root(), "rev-parse", "HEAD"], capture_output=True, text=True)
+    try:
+        git = subprocess.run(["git", "-C", config.root(), "rev-parse", "HEAD"], capture_output=True, text=True)
+    except FileNotFoundError:  # git is not installed
+        return "none"
     return git.stdout.strip() or "none"
 
 
@@ -176,7 +180,8 @@ class Run:
     """An open run."""
 
     def __init__(self, box: Outbox, uid: str):
-        self.box, self.uid, self.down, self.last = box, uid, False, time.monotonic()
+        self.box, self.uid, self.last = box, uid, time.monotonic()
+        self.down = os.environ.get("ADVEBM_TRACKING", "").lower() == "outbox"
         self.reached = max((event[2] for event in box.events if event[0] == "metrics"), default=-math.inf)
 
     def metrics(self, values: dict[str, float | None], step: int = 0) -> None:
@@ -198,7 +203,7 @@ class Run:
         self.box.put("artifact", str(copy.relative_to(self.box.folder)), folder)
 
     def send(self) -> None:
-        """Send what waits; where that fails, say so and try no more."""
+        """Send what waits, unless it is to stay; where that fails, say so and try no more."""
         if self.down:
             return
         try:
@@ -284,6 +289,33 @@ def sync() -> int:
         except Exception as error:  # MLflow raises what its store, its server or the network does
             raise ConnectionError(f"MLflow: {_reason(error)}; what waits stays in {outbox()}") from error
     return count
+
+
+def waiting(study: str) -> list[Path]:
+    """Files in which stages of the study have kept what MLflow is to be told, oldest stage first."""
+    folders = [folder for folder in sorted(outbox().glob("*")) if (folder / "events.jsonl").is_file()]
+    begun = ((folder, Outbox(folder).events) for folder in folders)
+    own = [folder for folder, events in begun if events and events[0][1]["study"] == study]
+    beside = ("lock", "sent.json")
+    return [file for folder in own for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in beside]
+
+
+def receive(uid: str, files: dict[str, Path]) -> None:
+    """Put what a stage has kept on another machine into the outbox: files by their names in the stage's folder. What was
+    received before is not told again, nor put there."""
+    from filelock import FileLock
+
+    kept, journal = outbox().parent / "received.json", files["events.jsonl"].read_bytes()
+    known = json.loads(kept.read_text()) if kept.is_file() else {}  # how many events of each stage
+    if journal.count(b"\n") <= known.get(uid, 0):
+        return
+    folder = outbox() / uid
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        for name in sorted(files, key="events.jsonl".__eq__):  # that is last: what it names is there then
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            disk.write(folder / name, files[name].read_bytes())
+    disk.write(kept, json.dumps(known | {uid: journal.count(b"\n")}, indent=1).encode())
 
 
 def _reason(error: Exception) -> str:

@@ -22,14 +22,12 @@ def info(
         rows = [[key, str(value)] for key, value in config.flat(header).items()]
         print("\n".join(table(["", str(model)], [*rows, ["parameters", str(sum(p.numel() for p in net.parameters()))]])))
         return
-    from importlib.metadata import version
-
     import torch
 
     from advebm.commands.prepare import data_root
 
     content = config.read_yaml(params) if params.is_file() else {}
-    rows = [[name, version(name)] for name in ("advebm", "torch", "torchvision", "torch-fidelity", "dvc", "mlflow")]
+    rows = [[name, _version(name)] for name in ("advebm", "torch", "torchvision", "torch-fidelity", "dvc", "mlflow")]
     rows += [
         [
             "device",
@@ -43,6 +41,16 @@ def info(
         if isinstance(v, dict) and ("like" in v or isinstance(v.get("models"), dict))
     ]
     print("\n".join(table(["", "advebm"], rows)))
+
+
+def _version(package: str) -> str:
+    """Of an installed package; a dash where it is not there."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "-"
 
 
 def check(
