@@ -1,0 +1,200 @@
+"""Files to carry, in parts of at most 15 MiB: tar files that hold a manifest and the files that it lists.
+
+The manifest is whole in every part, so that each can be unpacked without the others. It says of each file its path, size
+and sha256. Equal files are kept once. A file that is too large for a part is cut in chunks, each in a part of its own.
+"""
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from advebm import disk
+
+PART = 15 * 2**20  # bytes of a part at most; a multiple of tarfile.RECORDSIZE, by which a part grows
+MANIFEST = "manifest"  # the member's name begins so; its sha256 follows
+SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+SCHEMA = {  # of what is read of a manifest
+    "type": "object",
+    "required": ["study", "stages", "home", "files"],
+    "properties": {
+        "study": {"type": "string"},
+        "stages": {"type": "object", "additionalProperties": {"type": "object", "required": ["command", "deps", "outs"]}},
+        "home": {"type": "object"},
+        "files": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["path", "size", "sha256"],
+                "properties": {"path": {"type": "string"}, "size": {"type": "integer", "minimum": 0}, "sha256": SHA256},
+            },
+        },
+    },
+}
+
+
+@dataclass
+class Part:
+    """What one tar file is to hold: (name, path, first byte, bytes)."""
+
+    left: int
+    members: list[tuple[str, Path, int, int]] = field(default_factory=list)
+
+    def put(self, name: str, path: Path, start: int, size: int) -> None:
+        self.members.append((name, path, start, size))
+        self.left -= _cost(size)
+
+
+def _cost(size: int) -> int:
+    """Bytes that a member takes: a header, and its content in whole blocks."""
+    return tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE))
+
+
+def described(path: Path, **more: Any) -> dict[str, Any]:
+    """A line of the manifest."""
+    data = path.read_bytes()
+    return {"path": path.as_posix(), "size": len(data), "sha256": hashlib.sha256(data).hexdigest(), **more}
+
+
+def write(folder: Path, manifest: dict[str, Any]) -> list[Path]:
+    """Write what manifest["files"] lists, the first in the first part, as part-001.tar, ...; parts of before go."""
+    text = (json.dumps(manifest, indent=1) + "\n").encode()
+    parts = binned(manifest["files"], PART - _cost(len(text)) - 2 * tarfile.BLOCKSIZE)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, part in enumerate(parts or [Part(0)], 1):
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            _add(tar, f"{MANIFEST}-{hashlib.sha256(text).hexdigest()}.json", text)
+            for name, path, start, size in part.members:
+                with path.open("rb") as file:
+                    file.seek(start)
+                    _add(tar, name, file.read(size))
+        disk.write(folder / f"part-{number:03d}.tar", data.getvalue())
+        written.append(folder / f"part-{number:03d}.tar")
+    for old in set(folder.glob("part-*.tar")) - set(written):
+        old.unlink()
+    return written
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def binned(listed: list[dict[str, Any]], room: int) -> list[Part]:
+    """Each file in the first part that has room for it; what is too large in chunks, each alone."""
+    parts, kept = [], set()
+    for entry in listed:
+        if entry["sha256"] in kept:
+            continue
+        kept.add(entry["sha256"])
+        path, size = Path(entry["path"]), entry["size"]
+        if _cost(size) > room:
+            count = -(-size // (room - 2 * tarfile.BLOCKSIZE))
+            each = -(-size // count)
+            for i in range(count):
+                parts.append(Part(0))
+                parts[-1].put(f"{path.as_posix()}.chunk-{i + 1}-of-{count}", path, i * each, min(each, size - i * each))
+            continue
+        chosen = next((part for part in parts if part.left >= _cost(size)), None)
+        if chosen is None:
+            parts.append(chosen := Part(room))
+        chosen.put(path.as_posix(), path, 0, size)
+    return parts
+
+
+class Pack:
+    """What some parts of one packing hold: the manifest, and the contents that came, in a folder."""
+
+    def __init__(self, manifest: dict[str, Any], folder: Path):
+        self.manifest, self.folder = manifest, folder
+
+    def came(self) -> dict[str, Path]:
+        """Where the content of each file lies, by its path; those in parts that are not here are left out."""
+        contents = {entry["path"]: self.folder / entry["sha256"] for entry in self.manifest["files"]}
+        return {path: content for path, content in contents.items() if content.is_file()}
+
+
+def read(parts: Iterable[Path], folder: Path) -> Pack:
+    """Unpack the parts to a folder, each content under its sha256, and verify them. Raises FileNotFoundError, or ValueError
+    where a part is damaged or is none that `write` wrote, they are of different packings, or a chunk is missing."""
+    known = None
+    for part in parts:
+        if not part.is_file():
+            raise FileNotFoundError(f"{part}: no such file")
+        members = _members(part)
+        name, text = next(members, ("", b""))
+        if name != f"{MANIFEST}-{hashlib.sha256(text).hexdigest()}.json":
+            raise ValueError(f"{part}: is damaged, or no part that `advebm away` wrote: its manifest is not of its sha256")
+        if known not in (None, text):
+            raise ValueError(f"{part}: is of another packing than the first part; give parts of the same")
+        known = text
+        listed = {entry["path"]: entry["sha256"] for entry in _manifest(text, part)["files"]}
+        for name, data in members:
+            path, chunk, count = re.fullmatch(r"(.*?)(?:\.chunk-(\d+)-of-(\d+))?", name, re.DOTALL).groups()
+            if path not in listed:
+                raise ValueError(f"{part}: holds {name}, which its manifest does not list")
+            if not chunk and hashlib.sha256(data).hexdigest() != listed[path]:
+                raise ValueError(f"{part}: {name} is damaged: its sha256 is not the manifest's; carry the part again")
+            (folder / (f"{listed[path]}.{chunk}.{count}" if chunk else listed[path])).write_bytes(data)
+    pack = Pack(_manifest(known, part), folder)
+    for entry in pack.manifest["files"]:
+        _join(entry, folder)
+    return pack
+
+
+def _members(part: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and contents. Raises ValueError where there is anything but plain files, or the rest is not that of a tar file:
+    tarfile stops at a damaged header as it does at the end."""
+    try:
+        data, end = part.read_bytes(), 0
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for member in tar:
+                if not member.isreg():
+                    raise ValueError(f"{part}: {member.name} is not a plain file; `advebm away` writes none such")
+                yield member.name, tar.extractfile(member).read()
+                end = member.offset + _cost(member.size)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ValueError(f"{part}: is damaged ({error}); carry it again") from error
+    if len(data) < end + 2 * tarfile.BLOCKSIZE or any(data[end:]):
+        raise ValueError(f"{part}: is damaged (after {end} bytes); carry it again")
+
+
+def _manifest(text: bytes, part: Path) -> dict[str, Any]:
+    """The manifest, whose paths lead nowhere but into the project's folder."""
+    from jsonschema import ValidationError, validate
+
+    try:
+        manifest = json.loads(text)
+        validate(manifest, SCHEMA)
+    except (ValueError, ValidationError) as error:
+        raise ValueError(f"{part}: its manifest is none that `advebm away` wrote ({str(error).splitlines()[0]})") from None
+    for name in (entry["path"] for entry in manifest["files"]):
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or str(path) != name or "\\" in name:
+            raise ValueError(f"{part}: the path {name!r} leads out of the project's folder; nothing is unpacked")
+    return manifest
+
+
+def _join(entry: dict[str, Any], folder: Path) -> None:
+    """Put the chunks of a file together. Raises ValueError where one is missing or damaged."""
+    chunks = {int(file.name.split(".")[1]): file for file in folder.glob(f"{entry['sha256']}.*")}
+    if not chunks:
+        return
+    path, count = entry["path"], int(next(iter(chunks.values())).name.split(".")[2])
+    for i in range(1, count + 1):
+        if i not in chunks:
+            raise ValueError(f"{path}: chunk {i} of {count} is missing; give the parts of all of its chunks, or of none")
+    data = b"".join(chunks[i].read_bytes() for i in range(1, count + 1))
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise ValueError(f"{path}: is damaged: its chunks do not make the sha256 of the manifest; carry its parts again")
+    (folder / entry["sha256"]).write_bytes(data)
+    for file in chunks.values():
+        file.unlink()

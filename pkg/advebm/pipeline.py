@@ -1,0 +1,160 @@
+"""The stages of dvc.yaml and stages/**/dvc.yaml, read and run without DVC.
+
+The commands are stated in those files and nowhere else. As with DVC a stage is done while its command, what it depends on
+and what it wrote are as they were when it ended: their sha256 are kept in state/away/.
+"""
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from advebm import config, disk
+
+GRACE = 60  # seconds that a stopped stage has to write its state
+POLL = 0.1  # seconds between two looks at a running stage
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str  # train@at
+    target: str  # as DVC is told: stages/train/dvc.yaml:train@at
+    command: str
+    deps: tuple[str, ...]  # paths from the project's folder, as all here
+    outs: tuple[str, ...]
+
+    def now(self) -> dict[str, Any]:
+        """The command, and sha256 of the files that it reads and writes; None of what is not there."""
+        paths = {"deps": self.deps, "outs": self.outs}
+        return {"command": self.command} | {key: {path: digest(Path(path)) for path in paths[key]} for key in paths}
+
+
+def read(study: str, selected: str, methods: Iterable[str], seed: int) -> dict[str, Stage]:
+    """Every stage of the study by its name; selected: the method of report, methods: those that have stages of their own.
+    Reads the files of the current folder, which is the project's."""
+    import yaml
+
+    general = {"study": study, "method": selected, "seed": str(seed)}
+    found = {}
+    for file in [Path("dvc.yaml"), *sorted(Path("stages").rglob("dvc.yaml"))]:
+        place = "" if file.parent == Path() else f"{file.as_posix()}:"
+        for name, entry in yaml.safe_load(file.read_text())["stages"].items():
+            if "foreach" in entry:
+                for method in methods:
+                    full, values = f"{name}@{method}", general | {"item": method}
+                    found[full] = _stage(full, place + full, entry["do"], values)
+            else:
+                found[name] = _stage(name, place + name, entry, general)
+    return found
+
+
+def _stage(name: str, target: str, entry: dict[str, Any], values: dict[str, str]) -> Stage:
+    def paths(*keys: str) -> tuple[str, ...]:
+        listed = (path for key in keys for path in entry.get(key, ()))
+        return tuple(Template(path if isinstance(path, str) else next(iter(path))).substitute(values) for path in listed)
+
+    command = " ".join(Template(entry["cmd"]).substitute(values).split())
+    return Stage(name, target, command, paths("deps"), paths("outs", "metrics"))
+
+
+def ordered(stages: dict[str, Stage], wanted: Iterable[str]) -> Iterator[Stage]:
+    """The wanted stages in their order, each after the stages that it depends on."""
+    given = set()
+
+    def ahead(stage: Stage) -> Iterator[Stage]:
+        if stage.name in given:
+            return
+        given.add(stage.name)
+        for path in stage.deps:
+            for other in stages.values():
+                if other is not stage and any(within(path, out) or within(out, path) for out in other.outs):
+                    yield from ahead(other)
+        yield stage
+
+    for name in wanted:
+        yield from ahead(stages[name])
+
+
+def within(path: str, folder: str) -> bool:
+    """Whether the path is the folder or lies in it."""
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def files(path: Path) -> list[Path]:
+    """The file, or those in the folder and below, in order."""
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+
+
+def digest(path: Path) -> str | None:
+    """sha256 of a file, or of the names and contents of what a folder holds; None where there is nothing."""
+    if path.is_file():
+        about = path.stat()
+        return _digest(path.absolute(), about.st_size, about.st_mtime_ns)
+    if not path.is_dir():
+        return None
+    listed = {file.relative_to(path).as_posix(): digest(file) for file in files(path)}
+    return config.digest(listed)
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def record(study: str, stage: Stage) -> dict[str, Any] | None:
+    """What was kept of the stage when it ended, if it is done: if all is still so."""
+    file = _file(study, stage)
+    kept = json.loads(file.read_text()) if file.is_file() else None
+    return kept if kept == stage.now() else None
+
+
+def _file(study: str, stage: Stage) -> Path:
+    return config.root() / "state" / "away" / study / f"{stage.name}.json"
+
+
+def run(study: str, stage: Stage, *, stopped: Callable[[], bool]) -> int:
+    """Run the stage as DVC does, without what it wrote before, and keep what it depended on and wrote; returns its exit
+    code, for a signal 128 and its number. Where `stopped` says so it is told to end, and after GRACE is killed."""
+    depended = stage.now()["deps"]
+    for out in map(Path, stage.outs):
+        shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
+    python, *arguments = shlex.split(stage.command)
+    if python != "python":
+        raise ValueError(f"{stage.target}: its command begins with {python}; only python can be run here")
+    environment = os.environ | {"DVC_ROOT": str(config.root()), "ADVEBM_TRACKING": "outbox"}
+    running = subprocess.Popen([sys.executable, *arguments], env=environment, start_new_session=True)
+    try:
+        while running.poll() is None and not stopped():
+            time.sleep(POLL)
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGTERM)
+            running.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+    code = running.wait()
+    if code == 0:
+        found = stage.now() | {"deps": depended}
+        for path, sha256 in found["outs"].items():
+            if sha256 is None:
+                raise FileNotFoundError(f"{stage.name}: has ended, but did not write {path}")
+        file = _file(study, stage)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        disk.write(file, (json.dumps(found, indent=1) + "\n").encode())
+    return 128 - code if code < 0 else code
