@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 
 from advebm.commands import options
 from advebm.commands.autoattack import autoattack
+from advebm.commands.away import away
 from advebm.commands.baselines import baselines
 from advebm.commands.bench import bench
 from advebm.commands.calibration import calibration
@@ -26,6 +27,7 @@ from advebm.commands.neighbours import neighbours
 from advebm.commands.ood import ood
 from advebm.commands.prepare import prepare
 from advebm.commands.quality import quality
+from advebm.commands.receive import receive
 from advebm.commands.report import report
 from advebm.commands.robustness import robustness
 from advebm.commands.sample import sample
@@ -41,7 +43,7 @@ COMMANDS: dict[str, Callable] = {
     for f in (
         *(check, prepare, gaussians, train, sample, baselines, quality, ood, robustness, autoattack),
         *(fisher, calibration, landscape, neighbours, interpolation, look, report, compare),
-        *(headline, summary, sweep, stability, bench, sync, toy2d, info),
+        *(headline, summary, sweep, stability, bench, sync, away, receive, toy2d, info),
     )
 }
 

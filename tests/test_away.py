@@ -1,0 +1,294 @@
+"""A study where there is neither DVC nor MLflow nor git, and what it leaves taken home."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from advebm import cli, packs, pipeline
+from advebm.commands import away, receive
+from test_pipeline import PROJECT, STAGES, clone, mlflow_runs, shell, stages_run
+
+METHODS = ["robust_jem", "at"]
+ABSENT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {names}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def rent(folder, *more):
+    """A machine that has this Python, but neither git nor DVC on its PATH, and where DVC and others cannot be imported."""
+    for name in ("bin", "absent"):
+        (folder / name).mkdir(parents=True)
+    python = folder / "bin/python3"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    (folder / "absent/sitecustomize.py").write_text(ABSENT.format(names=("dvc", "mlflow", "normflows", *more)))
+    return {"PATH": str(folder / "bin"), "PYTHONPATH": str(folder / "absent"), "OMP_NUM_THREADS": "1"}
+
+
+def script(folder, machine, *arguments):
+    command = ["/bin/bash", folder / "stages/away.sh", *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder.parent, env=machine, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def rented(tmp_path_factory):
+    """A copy of the project that is no repository, after `away` of two methods of tiny; with it what was packed after the
+    first piece and at the end, and what was told."""
+    folder = clone(tmp_path_factory.mktemp("rented") / "project", "digits")
+    for name in (".git", ".dvc"):
+        shutil.rmtree(folder / name)
+    machine, codes, logs = rent(folder.parent / "machine"), [], []
+    while not codes or codes[-1] == 75:
+        code, log = script(folder, machine, "tiny", 600 if len(codes) > 1 else 10, *METHODS)
+        codes.append(code)
+        logs.append(log)
+        if len(codes) == 2:
+            shutil.copytree(folder / "away/tiny", folder.parent / "first")
+    assert codes == [75, 75, 0], logs[-1][-3000:]
+    return folder, sorted((folder.parent / "first").iterdir()), sorted((folder / "away/tiny").iterdir()), logs
+
+
+@pytest.fixture
+def there(rented, monkeypatch):
+    """The names of its stages, each once, and which of them are to be run again."""
+    monkeypatch.chdir(rented[0])
+    stages = list(pipeline.ordered(pipeline.read("tiny", METHODS[0], METHODS, 0), away.order(METHODS)))
+    return [stage.name for stage in stages], lambda: [s.name for s in stages if not pipeline.record("tiny", s)]
+
+
+def files(folder):
+    """What lies in a project, but for what git and DVC keep for themselves."""
+    left_out = (".git", ".dvc", "__pycache__", "locks")
+    return {
+        file.relative_to(folder): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and not set(left_out) & set(file.parts)
+    }
+
+
+def test_a_piece_ends_and_the_next_goes_on_from_there(rented, there):
+    logs, (names, again) = rented[3], there
+    assert "the piece is over " in logs[0] and "run it again" in logs[0] and "all is done of tiny" in logs[-1]
+    begun = [line.split()[1].rstrip(",") for log in logs for line in log.splitlines() if line.startswith("== ")]
+    assert list(dict.fromkeys(begun)) == names and len(begun) <= len(names) + 2, "but what was interrupted, each ran once"
+    assert again() == [] and not list((rented[0] / "state").glob("*-*")), "no state of an interrupted stage is left"
+    assert "Traceback" not in "".join(logs) and "mlflow.db" not in os.listdir(rented[0])
+
+
+def test_the_most_telling_stages_come_first(there):
+    names, _ = there
+    assert names[:10] == [
+        *("check", "prepare", "gaussians", "warm", "train@robust_jem", "sample@robust_jem"),
+        *("judge", "baselines", "quality@robust_jem", "robustness@robust_jem"),
+    ]
+    assert names.index("robustness@at") < names.index("ood@robust_jem") < names.index("report") < names.index("ood@at")
+    assert names[-1] == "compare" and len(names) == 8 + 2 * len(STAGES)
+
+
+def test_what_depends_on_a_change_runs_again(rented, there):
+    _, again = there
+    for file, stages in (
+        ("pkg/advebm/evaluation/landscape.py", {"look@robust_jem", "look@at"}),
+        ("results/tiny/study/models/at.json", {"check", "train@at"}),
+        ("results/tiny/at/fisher.json", {"fisher@at", "compare"}),
+    ):
+        path = rented[0] / file
+        before = path.read_bytes()
+        path.write_bytes(before + b"\n")
+        assert set(again()) - {"compare"} == stages - {"compare"}
+        path.write_bytes(before)
+        assert again() == []
+
+
+def test_home_takes_it_for_its_own(rented, tmp_path):
+    project, first, last, _ = rented
+    home = clone(tmp_path / "home", "tiny")
+    for parts in (first, last):  # the second holds what the first held too
+        html = home / "pkg/advebm/page.html"
+        html.write_text(html.read_text() + " ")
+        log = shell(home, sys.executable, "-m", "advebm", "receive", *parts, PYTHONPATH=home / "pkg")
+    assert "compare: will run here, for pkg/advebm/page.html is another" in log
+    done = log.split("done for DVC: ")[1].splitlines()[0].split(", ")
+    measured = [f"{stage}@{method}" for stage in STAGES for method in METHODS]
+    assert set(done) == {"warm", "judge", "baselines", "report", *measured}
+    targets = [f"stages/{name.split('@')[0]}/dvc.yaml:{name}" for name in measured]
+    log = shell(home, "dvc", "repro", "report", *targets)
+    assert stages_run(log) == [] and log.count("didn't change, skipping") == len(done) + 3 and "up to date" in log
+    there, here = files(project), files(home)
+    outs = [path for path in there if path.parts[0] in ("models", "results", "report.md", "report.json")]
+    assert len(outs) > 80 and all(there[path] == here[path] for path in outs)
+
+    finished = [run for run in mlflow_runs(home) if run["status"] == "FINISHED"]
+    assert sorted(run["tags"]["method"] for run in finished) == ["at", "judge", "robust_jem", "warm"]
+    run = next(run for run in finished if run["tags"]["method"] == "robust_jem")
+    report = json.loads((home / "report.json").read_text())
+    assert run["metrics"]["quality/sgld/fid"] == report["quality"]["sgld"]["fid"]
+    assert run["metrics"]["ood/uniform/auc_worst"] == report["ood"]["uniform"]["auc_worst"]
+    assert run["history"] == [5, 10] and run["params"]["seed"] == "0" and run["tags"]["git.commit"] == "none"
+    assert {"curves.png", "grids", "model.safetensors", "samples", "ood"} <= set(run["artifacts"])
+
+
+def test_what_is_damaged_or_of_another_study_changes_nothing(rented, tmp_path):
+    [part] = rented[2]
+    home = clone(tmp_path / "home", "tiny")
+    (home / "state").mkdir()
+    before = files(home)
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "flipped.tar").write_bytes(data)
+    (tmp_path / "cut.tar").write_bytes(data[: len(data) // 3])
+    (tmp_path / "text.tar").write_text("no tar file")
+
+    def refused(*parts):
+        done = subprocess.run(
+            [sys.executable, "-m", "advebm", "receive", *parts],
+            cwd=home,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(home / "pkg")},
+        )
+        assert done.returncode == 2 and done.stderr.startswith("advebm: ") and done.stderr.count("\n") == 1, done.stderr
+        assert files(home) == before
+        return done.stderr
+
+    for name in ("flipped", "cut", "text"):
+        assert "is damaged" in refused(tmp_path / f"{name}.tar")
+    assert "no such file" in refused(tmp_path / "none.tar")
+    assert "of another packing" in refused(part, *rented[1])
+    params = home / "params.yaml"
+    params.write_text(params.read_text().replace("study: tiny", "study: digits", 1))
+    before = files(home)
+    assert "study is digits, but the files are of tiny" in refused(part)
+
+
+def test_other_data_are_refused_and_rounding_is_not(monkeypatch):
+    there = {"images": "ab", "gaussians": [[1.0, -2.0]]}
+    pack = packs.Pack({"study": "tiny", "home": there}, Path())
+    monkeypatch.setattr(receive, "dvc", lambda *arguments: True)
+    for here, told in (
+        (there | {"images": "cd"}, "data/tiny holds other images than where these files were made"),
+        (there | {"gaussians": [[1.0, -2.01]]}, "the class Gaussians are others"),
+    ):
+        monkeypatch.setattr(receive, "facts", lambda study, here=here: here)
+        with pytest.raises(ValueError, match=told):
+            receive.made(pack)
+    monkeypatch.setattr(receive, "facts", lambda study: there | {"gaussians": [[1.0, -2.0001]]})
+    assert receive.made(pack) == Path(".dvc").is_dir()
+
+
+def test_what_is_missing_is_told_at_once(tmp_path):
+    sys.path.insert(0, str(PROJECT / "stages"))
+    from away import NEEDED
+
+    header = (PROJECT / "stages/away.sh").read_text()
+    assert all(f" {package}" in header for package in NEEDED.values())
+    code, log = script(PROJECT, rent(tmp_path, "pydantic", "typer"), "tiny", 60, "glow")
+    assert code == 1 and log.startswith("advebm: not installed: typer>=0.29, pydantic, normflows; ")
+    assert log.endswith("-m pip install 'typer>=0.29' 'pydantic' 'normflows'\n") and log.count("\n") == 1
+
+
+def test_info_where_packages_are_missing(monkeypatch):
+    def absent(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    done = CliRunner().invoke(cli.app, ["info"])
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in done.output.splitlines()]
+    assert done.exit_code == 0 and ["mlflow", "-"] in rows and ["advebm", "-"] in rows
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """Small parts, and files for them: (write what a list names, unpack parts)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(packs, "PART", 2 * tarfile.RECORDSIZE)
+    for name, size in {"a/large": 45_000, "a/small": 100, "b/equal": 100, "b/middle": 9_000}.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(hashlib.shake_256(name[0].encode()).digest(size))
+    Path("b/equal").write_bytes(Path("a/small").read_bytes())
+
+    def write(*names, **more):
+        listed = [packs.described(Path(name)) | more for name in names]
+        return packs.write(Path("out"), {"study": "s", "stages": {}, "home": {}, "files": listed})
+
+    def read(*parts):
+        into = tmp_path / "into"
+        shutil.rmtree(into, ignore_errors=True)
+        into.mkdir()
+        return {path: content.read_bytes() for path, content in packs.read(parts, into).came().items()}
+
+    return write, read
+
+
+def test_parts_are_small_and_hold_everything(made):
+    write, read = made
+    names = ("b/middle", "a/large", "a/small", "b/equal")
+    parts = write(*names)
+    assert len(parts) > 3 and all(part.stat().st_size <= packs.PART for part in parts)
+    content = {name: Path(name).read_bytes() for name in names}
+    assert read(*parts) == read(*reversed(parts)) == content
+    del content["a/large"]
+    assert read(parts[0]) == content, "the first part is of use alone"
+    before = [part.read_bytes() for part in parts]
+    assert [part.read_bytes() for part in write(*names)] == before
+    assert write("a/small") == sorted(Path("out").iterdir()), "parts of before are gone"
+
+
+@pytest.mark.parametrize("path", ["../x", "/tmp/x", "a/../../x", "a//x", "./x"])
+def test_no_path_leads_out(made, path):
+    write, read = made
+    place = f"{Path.cwd()}/x" if path == "/tmp/x" else path  # where this may write
+    Path(place).write_bytes(Path("a/small").read_bytes())
+    with pytest.raises(ValueError, match="leads out of the project's folder"):
+        read(*write("a/small", path=place))
+
+
+def test_every_byte_of_a_part_counts(made):
+    """Flipped bytes and cuts, at any header, content or end."""
+    write, read = made
+    [part] = write("a/small", "b/middle")
+    whole = part.read_bytes()
+    with tarfile.open(part) as tar:
+        places = [place for member in tar for place in (member.offset + 5, member.offset_data + 5)]
+    for place in (*places, len(whole) - 1):
+        part.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="damaged"):
+            read(part)
+    for size in (0, 600, *(place - 5 for place in places[2:]), len(whole) - tarfile.RECORDSIZE):
+        part.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="damaged"):
+            read(part)
+
+
+def test_a_part_that_is_not_right_is_refused(made):
+    write, read = made
+    parts = write("a/large")
+    with pytest.raises(ValueError, match=r"a/large: chunk 2 of \d is missing"):
+        read(parts[0], *parts[2:])
+    with tarfile.open(parts[0], "a") as tar:
+        link = tarfile.TarInfo("a/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    with pytest.raises(ValueError, match="a/link is not a plain file"):
+        read(*parts)
+    with tarfile.open(write("a/large")[0], "a") as tar:
+        tar.addfile(tarfile.TarInfo("a/other"))
+    with pytest.raises(ValueError, match="holds a/other, which its manifest does not list"):
+        read(*parts)
