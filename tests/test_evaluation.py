@@ -1,3 +1,4 @@
+import copy
 import json
 import subprocess
 import sys
@@ -15,10 +16,12 @@ from torch import nn
 
 from advebm.data.images import Images
 from advebm.energy import SCORES, grad, marginal, negative, posterior
-from advebm.evaluation import autoattack, intervals, ood, quality, robustness
+from advebm.evaluation import autoattack, features, intervals, ood, quality, robustness
 from advebm.evaluation.square import square
 from advebm.networks.wrn import WideResNet
 from advebm.samplers.apgd import AutoPGD, apgd
+from advebm.state import Cache
+from advebm.vision import torch_fidelity
 
 
 @pytest.fixture
@@ -261,8 +264,9 @@ def test_quality_is_the_formulas_on_the_judges_features(judge, images, tmp_path)
         Images(rng.integers(0, high, (300, 8, 8, 1), dtype=np.uint8), np.arange(300) % 3) for high in (256, 200)
     )
     spec = quality.Quality(features="judge", splits=3, kid_subset=50)
-    using = quality.network(spec, judge, 1, tmp_path)
-    found = quality.fidelity(made, reference, spec, using, name="made", key="r")
+    using = features.network(spec, judge, 1, tmp_path)
+    against = quality.reference(reference, 300, using)
+    found = quality.fidelity(made, against, spec, using, name="made")
     a, b = (judge.features(s.pixels()).double().numpy() for s in (made, reference))
     assert found["fid"] == pytest.approx(frechet(a, b), rel=1e-3) and found["n"] == found["reference_n"] == 300
     for k, fid in enumerate(found["fid_per_class"]):
@@ -271,21 +275,50 @@ def test_quality_is_the_formulas_on_the_judges_features(judge, images, tmp_path)
     assert 0.5 < found["fid_se"] / np.std(drawn) < 2  # the bootstrap's
     mean, std = inception_score(judge(made.pixels()).double().numpy(), 3)
     assert (found["is_mean"], found["is_std"]) == pytest.approx((mean, std), rel=1e-4)
-    same = quality.fidelity(reference, reference, spec, using, name="made", key="r")
+    same = quality.fidelity(reference, against, spec, using, name="made")
     assert abs(same["fid"]) < 1e-3 and same["kid_mean"] < found["kid_mean"] and same["precision"] == same["recall"] == 1
     with pytest.raises(ValueError, match="300 images are wanted of a reference of 100"):
-        quality.fidelity(made, reference[:100], spec, using, name="made", key="r")
+        quality.reference(reference[:100], 300, using)
     assert found["fid"] != float(np.float32(found["fid"])), "kept as a part in full"
-    spec.reference_images = 200
-    fewer = quality.fidelity(made, reference, spec, using, name="made", key="r")
+    fewer = quality.fidelity(made, quality.reference(reference, 200, using), spec, using, name="made")
     assert fewer["fid"] == pytest.approx(frechet(a, b[:200]), rel=1e-3)
     assert quality.protocol(spec, "ours", fewer, 300).startswith("ours: 300 images from scratch against 200 train images")
     assert quality.protocol(spec, "atebm", fewer, 30).startswith("atebm: 300 images (30 distinct) from out-")
 
 
+def test_features_are_computed_once_for_the_same_images_and_network(judge, tmp_path, monkeypatch):
+    rng = np.random.default_rng(4)
+    x = rng.integers(0, 256, (2 * features.PART + 5, 8, 8, 1), dtype=np.uint8)
+    spec, cache, seen = quality.Quality(features="judge"), Cache(tmp_path), []
+    extracted = torch_fidelity.utils.extract_featuresdict_from_input_id
+    monkeypatch.setattr(
+        torch_fidelity.utils,
+        "extract_featuresdict_from_input_id",
+        lambda number, extractor, input1, **options: (
+            seen.append(len(input1)) or extracted(number, extractor, input1=input1, **options)
+        ),
+    )
+
+    def found(x, judge=judge):
+        using = features.network(spec, judge, 1, tmp_path, cache=cache.part)
+        return using.features(x, "x")["features"], len(seen)
+
+    few, made = found(x[: features.PART + 9])
+    assert made == 2 and len(few) == features.PART + 9
+    many, made = found(x)
+    assert made == 4 and torch.equal(many[: len(few)], few), "the first run of images is not computed anew"
+    assert torch.equal(found(x)[0], many) and len(seen) == 4
+    with torch.no_grad():
+        assert torch.allclose(many, judge.features(Images(x).pixels()), atol=1e-5)
+    other = copy.deepcopy(judge)
+    other.head.weight.data += 1
+    assert found(x, other)[1] == 7, "another network has other features"
+    alike, made = found(np.repeat(x[:1], 3 * features.PART, 0))
+    assert made == 8 and len(alike) == 3 * features.PART, "equal images are counted as often as they are there"
+
+
 def test_quality_is_that_of_torch_fidelitys_command_line(tmp_path):
     """On the same PNGs, by its Inception with random weights (the real ones are not to be had in a test)."""
-    from advebm.vision import torch_fidelity
 
     class Random(torch_fidelity.FeatureExtractorInceptionV3):
         def load_state_dict(self, state, **options):
@@ -315,8 +348,8 @@ def test_quality_is_that_of_torch_fidelitys_command_line(tmp_path):
     done = subprocess.run([sys.executable, "-c", command, *given], capture_output=True, text=True)
     theirs = json.loads(done.stdout) if not done.returncode else pytest.fail(done.stderr)
     spec = quality.Quality(features="inception", inception="weights.pth", splits=2, kid_subset=8)
-    using = quality.network(spec, None, 3, tmp_path)
-    ours = quality.fidelity(*sets, spec, using, name="made", key="r")
+    using = features.network(spec, None, 3, tmp_path)
+    ours = quality.fidelity(sets[0], quality.reference(sets[1], 12, using), spec, using, name="made")
     for key, name in (
         ("fid", "frechet_inception_distance"),
         ("kid_mean", "kernel_inception_distance_mean"),
@@ -365,5 +398,5 @@ def test_inception_weights_without_classifier_give_no_inception_score(judge, tmp
     for name, layer in (("pool", torch.zeros(1008, 4)), ("full", torch.ones(1008, 4))):
         torch.save({"fc.weight": layer}, tmp_path / f"{name}.pth")
         spec = quality.Quality(features="inception", inception=f"{name}.pth")
-        using = quality.network(spec, judge, 3, tmp_path)
+        using = features.network(spec, judge, 3, tmp_path)
         assert using.classifies is (name == "full") and using.weights == tmp_path / f"{name}.pth"

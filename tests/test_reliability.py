@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from advebm import state
-from advebm.state import Good, State
+from advebm.state import Cache, Good, State
 
 PYTHONPATH = f"{Path('pkg').resolve()}:{Path('tests').resolve()}"
 RUN = """
@@ -240,6 +240,26 @@ def test_a_part_is_computed_once(tmp_path):
     (file,) = (tmp_path / "parts").iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     assert torch.equal(kept.part("a", lambda: torch.zeros(2)), torch.zeros(2)), "what is damaged is made again"
+
+
+def test_what_a_cache_holds_is_found_by_others_until_it_is_the_oldest(tmp_path):
+    folder = tmp_path / "features"
+    made = Cache(folder).part("a", lambda: {"x": torch.rand(100)})
+    assert torch.equal(Cache(folder).part("a", lambda: 1 / 0)["x"], made["x"])
+    assert Cache(folder, "other code").part("a", lambda: {"x": torch.zeros(1)})["x"].shape == (1,)
+    (folder / "torn.safetensors.part").write_bytes(b"")
+    size = max(file.stat().st_size for file in folder.iterdir())
+    bounded = Cache(folder, bound=3 * size)
+    for name in "bac":  # a is found
+        bounded.part(name, lambda: {"x": torch.rand(100)})
+    bounded.part("d", lambda: {"x": torch.rand(100)})
+    assert len(list(folder.iterdir())) == 3
+    assert torch.equal(bounded.part("a", lambda: 1 / 0)["x"], made["x"])
+    with pytest.raises(ZeroDivisionError):
+        bounded.part("b", lambda: 1 / 0)
+    for file in folder.iterdir():
+        file.write_bytes(file.read_bytes()[:-1] + b"!")
+    assert bounded.part("a", lambda: {"x": torch.zeros(2)})["x"].tolist() == [0, 0], "what is damaged is made again"
 
 
 def tracked(project, store):

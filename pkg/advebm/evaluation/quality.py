@@ -1,25 +1,19 @@
-"""How good samples are: FID, KID, Inception Score, precision and recall, all by torch-fidelity; FID of each class and its
-standard error; label consistency by the judge."""
+"""How good samples are: FID with its standard error and of each class; KID, Inception Score, precision and recall by
+torch-fidelity; label consistency by the judge."""
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from advebm.data.images import Images
 from advebm.energy import given, unconfident
-from advebm.evaluation.parts import BATCH, Part, anew, gathered
+from advebm.evaluation.features import Network
+from advebm.evaluation.parts import BATCH, Part, anew
 from advebm.ranges import Count
-
-PART = 256  # images whose features are a part: four of torch-fidelity's batches
 
 
 @dataclass(kw_only=True)
@@ -35,140 +29,18 @@ class Quality:
     buffer: bool = True  # also the replay buffer, where a method has one, by the protocol jempp-buffer
 
 
-class _Pixels(torch.utils.data.Dataset):
-    """uint8 (3, H, W), as torch-fidelity takes images; one channel is repeated."""
+class Reference:
+    """Images that samples are compared with, and their features, {layer: (N, D)}."""
 
-    def __init__(self, x: np.ndarray):
-        self.x = torch.from_numpy(np.broadcast_to(x, (*x.shape[:3], 3)).copy()).permute(0, 3, 1, 2)
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.x[index]
+    def __init__(self, images: Images, using: Network):
+        self.images, self.features = images, using.features(images.x, "reference")
 
 
-def register_judge(judge: nn.Module, channels: int) -> str:
-    """Give the judge's pooled features and logits to torch-fidelity, once; returns the name that it goes by there."""
-    from advebm.vision import torch_fidelity  # isort: skip
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-
-    weights = b"".join(tensor.cpu().numpy().tobytes() for tensor in judge.state_dict().values())
-    name = f"judge-{hashlib.sha256(weights).hexdigest()[:16]}"
-    if name in FEATURE_EXTRACTORS_REGISTRY:
-        return name
-
-    class Judge(torch_fidelity.FeatureExtractorBase):
-        def __init__(self, name, features_list, **options):
-            super().__init__(name, features_list)
-
-        @staticmethod
-        def get_provided_features_list():
-            return "features", "logits"
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric):
-            return "logits" if metric == "isc" else "features"
-
-        @staticmethod
-        def can_be_compiled():
-            return False
-
-        def forward(self, x):
-            x = x[:, :channels].float() / 255
-            outputs = {"features": judge.features(x), "logits": judge(x)}
-            return tuple(outputs[key] for key in self.features_list)
-
-    torch_fidelity.register_feature_extractor(name, Judge)
-    return name
-
-
-@cache
-def register_inception() -> str:
-    """Give torch-fidelity its own Inception with the images' channels last in memory, where a CPU is faster."""
-    from advebm.vision import torch_fidelity
-
-    name = "inception-v3-compat-channels-last"
-
-    class Inception(torch_fidelity.FeatureExtractorInceptionV3):
-        def __init__(self, name, features_list, **options):
-            super().__init__(name, features_list, **options)
-            self.to(memory_format=torch.channels_last)
-
-    torch_fidelity.register_feature_extractor(name, Inception)
-    return name
-
-
-@dataclass(kw_only=True)
-class Network:
-    """A feature network of torch-fidelity, by the name that it is registered under."""
-
-    name: str
-    weights: Path | None = None
-    layers: tuple[str, str] = ("2048", "logits_unbiased")  # of FID, KID, precision and recall; of the Inception Score
-    classifies: bool = True  # a weights file without the classifier layer gives no Inception Score
-    references: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # their features; those not there are added
-    part: Part = anew
-    bar: Callable[[str], Callable] = lambda name: iter
-
-    @cached_property
-    def options(self) -> dict[str, Any]:
-        return {
-            "feature_extractor": self.name,
-            "feature_extractor_weights_path": None if self.weights is None else str(self.weights),
-            "cuda": torch.cuda.is_available(),
-            "batch_size": 64,
-            "save_cpu_ram": True,  # no worker processes: the images are in memory
-            "verbose": False,
-            "rng_seed": 2020,
-        }
-
-    @cached_property
-    def extractor(self):
-        from advebm.vision import torch_fidelity
-
-        return torch_fidelity.utils.create_feature_extractor(self.name, list(self.layers), **self.options)
-
-    def features(self, x: np.ndarray, name: str) -> dict[str, Tensor]:
-        """{layer: (N, D)} of uint8 images (N, H, W, C), which go by that name in the bar and in the parts."""
-        from advebm.vision import torch_fidelity
-
-        def extracted(start: int) -> dict[str, Tensor]:
-            pixels = _Pixels(x[start : start + PART])
-            return torch_fidelity.utils.extract_featuresdict_from_input_id(1, self.extractor, input1=pixels, **self.options)
-
-        makers = {f"{name} from {start}": partial(extracted, start) for start in range(0, len(x), PART)}
-        parts = gathered(makers, self.part, self.bar(name))
-        return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
-
-    def reference(self, x: np.ndarray, key: str) -> dict[str, Tensor]:
-        """Those of the reference of that key, computed once."""
-        key = f"{self.name}-{key}-{len(x)}"
-        if key not in self.references:
-            self.references[key] = self.features(x, f"reference {key}")
-        return self.references[key]
-
-
-def network(spec: Quality, judge: nn.Module, channels: int, root: Path, **more: Any) -> Network:
-    """The feature network that the spec names; more: fields of Network."""
-    if spec.features == "judge":
-        return Network(name=register_judge(judge, channels), layers=("features", "logits"), **more)
-    weights = root / spec.inception
-    if not weights.is_file():
-        return Network(name=register_inception(), **more)
-    classifier = torch.load(weights, weights_only=True, mmap=True)["fc.weight"]
-    return Network(name=register_inception(), weights=weights, classifies=bool(classifier.any()), **more)
-
-
-def kept(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """Features of references by key, of the files in a folder. Raises ValueError where one is damaged."""
-    found = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            found[file.stem] = load_file(file)
-        except SafetensorError as error:
-            raise ValueError(f"{file}: is damaged ({error}); run `advebm baselines` again") from error
-    return found
+def reference(images: Images, m: int, using: Network) -> Reference:
+    """The first m of the images as a reference. Raises ValueError where there are fewer."""
+    if m > len(images.x):
+        raise ValueError(f"quality.reference_images: {m} images are wanted of a reference of {len(images.x)}")
+    return Reference(images[:m], using)
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
@@ -204,29 +76,25 @@ def jackknife(a: Tensor, b: Tensor, groups: int = 10) -> float:
 
 
 def fidelity(
-    images: Images, reference: Images, spec: Quality, using: Network, *, name: str, key: str, m: int | None = None
+    images: Images, reference: Reference, spec: Quality, using: Network, *, name: str, part: Part = anew
 ) -> dict[str, Any]:
-    """{fid, fid_se, fid_per_class, kid_mean, kid_std, is_mean, is_std, precision, recall, n, reference_n}.
+    """{fid, fid_se, fid_per_class, kid_mean, kid_std, is_mean, is_std, precision, recall, n, reference_n} of images, which
+    go by that name in the bar and in the parts, against a reference.
 
-    Of images, which go by that name, against the first m of the reference, which goes by that key. IS is None where the
-    features have no classifier layer, fid_per_class where the images have no classes or too few of one. kid_std is of
-    the subsets, is_std of the splits. Raises ValueError where the reference has too few images.
+    IS is None where the features have no classifier layer, fid_per_class where the images have no classes or too few of
+    one. kid_std is of the subsets, is_std of the splits.
     """
     from advebm.vision import torch_fidelity as t
 
-    n, m = len(images.x), m or spec.reference_images or len(images.x)
-    if m > len(reference.x):
-        raise ValueError(f"quality.reference_images: {m} images are wanted of a reference of {len(reference.x)}")
+    n, m = len(images.x), len(reference.images.x)
     layer, logits = using.layers
-    ours, theirs = using.features(images.x, name), using.reference(reference.x[:m], key)
-    a, b = ours[layer], theirs[layer]
+    ours = using.features(images.x, name)
+    a, b = ours[layer], reference.features[layer]
 
     def kept(what: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Numbers that take long, as a part."""
-        part = using.part(
-            f"{what} of {name}", lambda: {key: torch.tensor(v, dtype=torch.float64) for key, v in make().items()}
-        )
-        return {key: value.item() for key, value in part.items()}
+        made = part(f"{what} of {name}", lambda: {key: torch.tensor(v, dtype=torch.float64) for key, v in make().items()})
+        return {key: value.item() for key, value in made.items()}
 
     statistics = t.metric_fid.fid_features_to_statistics
     fid = kept("fid", lambda: t.metric_fid.fid_statistics_to_metric(statistics(a), statistics(b), verbose=False))
@@ -236,7 +104,7 @@ def fidelity(
     return {
         "fid": fid["frechet_inception_distance"],
         **kept("standard error", lambda: {"fid_se": jackknife(a, b)}),
-        "fid_per_class": per_class(a, images.y, b, reference.y[:m]) if images.y is not None else None,
+        "fid_per_class": per_class(a, images.y, b, reference.images.y) if images.y is not None else None,
         "kid_mean": kid["kernel_inception_distance_mean"],
         "kid_std": kid["kernel_inception_distance_std"],
         "is_mean": score.get("inception_score_mean"),
