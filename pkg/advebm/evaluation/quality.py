@@ -3,6 +3,7 @@ torch-fidelity; label consistency by the judge."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +13,12 @@ from torch import Tensor, nn
 from advebm.data.images import Images
 from advebm.energy import given, unconfident
 from advebm.evaluation.features import Network
+from advebm.evaluation.frechet import Gaussian, distance, fitted, jackknife
 from advebm.evaluation.parts import BATCH, Part, anew
 from advebm.ranges import Count
+
+LEAST = 10  # images of a class that a Gaussian is fitted to
+MANY = 10_000  # images of a reference that precision and recall are against, if there are not more samples
 
 
 @dataclass(kw_only=True)
@@ -30,10 +35,28 @@ class Quality:
 
 
 class Reference:
-    """Images that samples are compared with, and their features, {layer: (N, D)}."""
+    """Images that samples are compared with: their features z (M, D), where the network computes, and the Gaussians fitted
+    to all of them and to each class, which are computed once."""
 
     def __init__(self, images: Images, using: Network):
-        self.images, self.features = images, using.features(images.x, "reference")
+        self.images = images
+        self.z = using.features(images.x, "reference")[using.layers[0]].to(using.device)
+
+    @cached_property
+    def gaussian(self) -> Gaussian:
+        return fitted(self.z)
+
+    @cached_property
+    def of_class(self) -> dict[int, Gaussian]:
+        """Of each class that has enough images."""
+        y = self.images.y
+        counts = {} if y is None else dict(zip(*np.unique(y, return_counts=True), strict=True))
+        return {int(k): fitted(self.z[_of(y, k, self.z)]) for k, count in counts.items() if count >= LEAST}
+
+
+def _of(y: np.ndarray, k: int, z: Tensor) -> Tensor:
+    """Which images are of class k, (N,), where the features are."""
+    return torch.from_numpy(y == k).to(z.device)
 
 
 def reference(images: Images, m: int, using: Network) -> Reference:
@@ -43,38 +66,6 @@ def reference(images: Images, m: int, using: Network) -> Reference:
     return Reference(images[:m], using)
 
 
-def frechet(a: Tensor, b: Tensor) -> float:
-    """Frechet distance of Gaussians fitted to features a (N, D), b (M, D): |mean difference|^2 + tr A + tr B - 2 tr
-    (A B)^(1/2) (Heusel et al. 2017, Eq. 6). The last is the sum of the singular values of R_a R_b', with A = R_a' R_a, so
-    that few images are quick."""
-    return distance(fitted(a), fitted(b))
-
-
-def fitted(z: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean m (D,) of features z (N, D), and R with R' R their covariance."""
-    z = z.double()
-    centred = (z - z.mean(0)) / (len(z) - 1) ** 0.5
-    return z.mean(0), torch.linalg.qr(centred, mode="r").R if len(z) > z.shape[1] else centred
-
-
-def distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
-    """Frechet distance of Gaussians that are `fitted`."""
-    (m_a, r_a), (m_b, r_b) = a, b
-    shared = torch.linalg.svdvals(r_a @ r_b.T).sum()
-    means = (m_a - m_b).square().sum()
-    return (means + r_a.square().sum() + r_b.square().sum() - 2 * shared).item()
-
-
-def jackknife(a: Tensor, b: Tensor, groups: int = 10) -> float:
-    """Standard error of the Frechet distance from leaving out each of the groups of a's images in turn; b is held fixed
-    (Efron 1982, Section 3). A group is a run of images: where their classes go round, as those of samples do, it has as
-    many of each."""
-    group = torch.arange(len(a)) * groups // len(a)
-    whole = fitted(b)
-    values = torch.tensor([distance(fitted(a[group != g]), whole) for g in range(groups)])
-    return ((groups - 1) * values.var(correction=0)).sqrt().item()
-
-
 def fidelity(
     images: Images, reference: Reference, spec: Quality, using: Network, *, name: str, part: Part = anew
 ) -> dict[str, Any]:
@@ -82,29 +73,34 @@ def fidelity(
     go by that name in the bar and in the parts, against a reference.
 
     IS is None where the features have no classifier layer, fid_per_class where the images have no classes or too few of
-    one. kid_std is of the subsets, is_std of the splits.
+    one. kid_std is of the subsets, is_std of the splits. Precision and recall may be against fewer, see `compared`.
     """
     from advebm.vision import torch_fidelity as t
 
     n, m = len(images.x), len(reference.images.x)
     layer, logits = using.layers
     ours = using.features(images.x, name)
-    a, b = ours[layer], reference.features[layer]
+    z, z_ref = ours[layer].to(using.device), reference.z
+    paired = compared(n, m)
+    evenly = torch.arange(paired) * m // paired
 
     def kept(what: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Numbers that take long, as a part."""
         made = part(f"{what} of {name}", lambda: {key: torch.tensor(v, dtype=torch.float64) for key, v in make().items()})
         return {key: value.item() for key, value in made.items()}
 
-    statistics = t.metric_fid.fid_features_to_statistics
-    fid = kept("fid", lambda: t.metric_fid.fid_statistics_to_metric(statistics(a), statistics(b), verbose=False))
-    kid = t.metric_kid.kid_features_to_metric(a, b, kid_subset_size=min(spec.kid_subset, n, m), **using.options)
-    prc = kept("precision and recall", lambda: t.metric_prc.prc_features_to_metric(a, b, **using.options))
+    def frechet() -> dict[str, float]:
+        return {"fid": distance(fitted(z), reference.gaussian), "fid_se": jackknife(z, reference.gaussian)}
+
+    kid = kept(
+        "kid",
+        lambda: t.metric_kid.kid_features_to_metric(z, z_ref, kid_subset_size=min(spec.kid_subset, n, m), **using.options),
+    )
+    prc = kept("precision and recall", lambda: t.metric_prc.prc_features_to_metric(z, z_ref[evenly], **using.options))
     score = t.metric_isc.isc_features_to_metric(ours[logits], splits=min(spec.splits, n)) if using.classifies else {}
     return {
-        "fid": fid["frechet_inception_distance"],
-        **kept("standard error", lambda: {"fid_se": jackknife(a, b)}),
-        "fid_per_class": per_class(a, images.y, b, reference.images.y) if images.y is not None else None,
+        **kept("fid", frechet),
+        "fid_per_class": per_class(z, images.y, reference) if images.y is not None else None,
         "kid_mean": kid["kernel_inception_distance_mean"],
         "kid_std": kid["kernel_inception_distance_std"],
         "is_mean": score.get("inception_score_mean"),
@@ -116,12 +112,19 @@ def fidelity(
     }
 
 
-def per_class(a: Tensor, y: np.ndarray, b: Tensor, y_b: np.ndarray, least: int = 10) -> list[float] | None:
-    """Frechet distance of each class by itself; None where a class has fewer than `least` images on a side."""
+def compared(n: int, m: int) -> int:
+    """How many of m images of a reference, evenly spaced, precision and recall of n images are against: they compare each
+    image with each, and are of the same number on both sides where they were published (Kynkaanniemi et al. 2019)."""
+    return min(m, max(n, MANY))
+
+
+def per_class(z: Tensor, y: np.ndarray, reference: Reference) -> list[float] | None:
+    """Frechet distance of the features z (N, D) of each class y (N,) by itself; None where one has fewer than LEAST images
+    on a side."""
     classes = np.unique(y)
-    if min(min((y == k).sum(), (y_b == k).sum()) for k in classes) < least:
+    if min((y == k).sum() for k in classes) < LEAST or not set(classes.tolist()) <= set(reference.of_class):
         return None
-    return [frechet(a[torch.from_numpy(y == k)], b[torch.from_numpy(y_b == k)]) for k in classes]
+    return [distance(fitted(z[_of(y, k, z)]), reference.of_class[k]) for k in classes.tolist()]
 
 
 @torch.no_grad()
@@ -164,5 +167,6 @@ def protocol(spec: Quality, name: str, numbers: dict[str, Any], distinct: int) -
     }[name]
     against = "train and test" if name == "jempp-buffer" else spec.reference
     repeats = f" ({distinct} distinct)" if distinct < numbers["n"] else ""
-    ours, theirs = f"{numbers['n']} images{repeats} {made}", f"{numbers['reference_n']} {against} images"
-    return f"{name}: {ours} against {theirs}, features of {features}"
+    n, m = numbers["n"], numbers["reference_n"]
+    fewer = f" (precision and recall: {compared(n, m)} of them)" if m > compared(n, m) else ""
+    return f"{name}: {n} images{repeats} {made} against {m} {against} images{fewer}, features of {features}"
