@@ -324,9 +324,11 @@ def scale(project, whole):
     return (*judge, "--samples", images, "--baselines", ends)
 
 
-@pytest.mark.parametrize("command", ["sample", "ood", "quality"])
+@pytest.mark.parametrize("command", ["sample", "ood", "quality", "steps"])
 def test_a_killed_measurement_goes_on_and_ends_the_same(project, whole, scale, command):
-    more = {"sample": ("--gaussians", "g.safetensors"), "quality": scale}.get(command, ())
+    gaussians, judge = ("--gaussians", "g.safetensors"), scale[:2]
+    steps = (*gaussians, *judge, "--images", "40", "--lengths", "1,3")
+    more = {"sample": gaussians, "quality": scale, "steps": steps}.get(command, ())
     model = ("--model", whole / "model.safetensors", "--data", "data")
     out = {name: f"{command}/{name}" + ("/quality.json" if command == "quality" else "") for name in ("once", "again")}
     arguments = (command, "robust_jem", "--study", "tiny", *model, *more, "-q", "--out")
