@@ -166,6 +166,21 @@ STAGES = [
         "advebm baselines",
     ),
     (f"baselines {DATA} {GAUSSIANS} --judge {{out}}/j", {}, "no model there"),
+    *(
+        (f"steps {method} {MODEL} {DATA} {GAUSSIANS} --judge {{out}}/j {given}", {}, told)
+        for method, given, told in (
+            ("robust_jem", "--images 20", "no model there"),
+            (
+                "robust_jem",
+                "--images 20 --lengths 10,5",
+                "--lengths 10,5: must be whole numbers of at least 1 that increase",
+            ),
+            ("robust_jem", "--images 20 --lengths 5,x", "--lengths 5,x: must be whole numbers of at least 1 that increase"),
+            ("robust_jem", "--images 101", "--images 101: but there are 100 validation or training images"),
+            ("robust_jem", "--vary combined.attack.epss=1", "unknown key 'epss' (did you mean eps?)"),
+            ("at", "", "none of its recipes has a chain of steps"),
+        )
+    ),
     ("report at --results {out} --model {out}/m", {}, "`advebm quality` makes it"),
     ("report at --results {bad}/results --model {out}/m", {}, "quality.json: is damaged"),
     ("compare --results {out} --models {out}", {}, "no results of a method there; `dvc repro -P` makes them"),

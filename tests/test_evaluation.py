@@ -1,3 +1,4 @@
+import copy
 import json
 import subprocess
 import sys
@@ -15,10 +16,12 @@ from torch import nn
 
 from advebm.data.images import Images
 from advebm.energy import SCORES, grad, marginal, negative, posterior
-from advebm.evaluation import autoattack, intervals, ood, quality, robustness
+from advebm.evaluation import autoattack, features, frechet, intervals, ood, quality, robustness
 from advebm.evaluation.square import square
 from advebm.networks.wrn import WideResNet
 from advebm.samplers.apgd import AutoPGD, apgd
+from advebm.state import Cache
+from advebm.vision import torch_fidelity
 
 
 @pytest.fixture
@@ -242,7 +245,7 @@ def test_autoattack_is_the_released_one_and_goes_on_where_it_was(monkeypatch):
         autoattack.autoattack(WideResNet(depth=10, width=1).build((1, 8, 8), 3), images, spec, seed=0)
 
 
-def frechet(a, b):
+def plain_frechet(a, b):
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Heusel et al. 2017, Eq. 6)."""
     root = sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False)).real
     return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a, rowvar=False) + np.cov(b, rowvar=False) - 2 * root)
@@ -255,37 +258,73 @@ def inception_score(logits, splits, seed=2020):
     return np.mean(scores), np.std(scores)
 
 
-def test_quality_is_the_formulas_on_the_judges_features(judge, images, tmp_path):
+def test_quality_is_the_formulas_on_the_judges_features(judge, images, tmp_path, monkeypatch):
     rng = np.random.default_rng(2)
     made, reference = (
         Images(rng.integers(0, high, (300, 8, 8, 1), dtype=np.uint8), np.arange(300) % 3) for high in (256, 200)
     )
     spec = quality.Quality(features="judge", splits=3, kid_subset=50)
-    using = quality.network(spec, judge, 1, tmp_path)
-    found = quality.fidelity(made, reference, spec, using, name="made", key="r")
+    using = features.network(spec, judge, 1, tmp_path)
+    against = quality.reference(reference, 300, using)
+    found = quality.fidelity(made, against, spec, using, name="made")
     a, b = (judge.features(s.pixels()).double().numpy() for s in (made, reference))
-    assert found["fid"] == pytest.approx(frechet(a, b), rel=1e-3) and found["n"] == found["reference_n"] == 300
+    assert found["fid"] == pytest.approx(plain_frechet(a, b), rel=1e-3) and found["n"] == found["reference_n"] == 300
     for k, fid in enumerate(found["fid_per_class"]):
-        assert fid == pytest.approx(frechet(a[k::3], b[k::3]), rel=1e-3)
-    drawn = [quality.frechet(torch.from_numpy(a[rng.choice(300, 300)]), torch.from_numpy(b)) for _ in range(100)]
+        assert fid == pytest.approx(plain_frechet(a[k::3], b[k::3]), rel=1e-3)
+    drawn = [frechet.frechet(torch.from_numpy(a[rng.choice(300, 300)]), torch.from_numpy(b)) for _ in range(100)]
     assert 0.5 < found["fid_se"] / np.std(drawn) < 2  # the bootstrap's
     mean, std = inception_score(judge(made.pixels()).double().numpy(), 3)
     assert (found["is_mean"], found["is_std"]) == pytest.approx((mean, std), rel=1e-4)
-    same = quality.fidelity(reference, reference, spec, using, name="made", key="r")
+    same = quality.fidelity(reference, against, spec, using, name="made")
     assert abs(same["fid"]) < 1e-3 and same["kid_mean"] < found["kid_mean"] and same["precision"] == same["recall"] == 1
     with pytest.raises(ValueError, match="300 images are wanted of a reference of 100"):
-        quality.fidelity(made, reference[:100], spec, using, name="made", key="r")
+        quality.reference(reference[:100], 300, using)
     assert found["fid"] != float(np.float32(found["fid"])), "kept as a part in full"
-    spec.reference_images = 200
-    fewer = quality.fidelity(made, reference, spec, using, name="made", key="r")
-    assert fewer["fid"] == pytest.approx(frechet(a, b[:200]), rel=1e-3)
-    assert quality.protocol(spec, "ours", fewer, 300).startswith("ours: 300 images from scratch against 200 train images")
+    fewer = quality.fidelity(made, quality.reference(reference, 200, using), spec, using, name="made")
+    assert fewer["fid"] == pytest.approx(plain_frechet(a, b[:200]), rel=1e-3)
+    assert quality.protocol(spec, "ours", fewer, 300).startswith("ours: 300 images from scratch against 200 train images,")
+    monkeypatch.setattr(quality, "MANY", 50)
+    more = quality.fidelity(made[:100], against, spec, using, name="made")
+    assert more["fid"] == pytest.approx(plain_frechet(a[:100], b), rel=1e-3)
+    equal = quality.fidelity(made[:100], quality.Reference(reference[::3], using), spec, using, name="made")
+    assert [more[key] for key in ("precision", "recall")] == [equal[key] for key in ("precision", "recall")]
+    assert "against 300 train images (precision and recall: 100 of them)" in quality.protocol(spec, "ours", more, 100)
     assert quality.protocol(spec, "atebm", fewer, 30).startswith("atebm: 300 images (30 distinct) from out-")
+
+
+def test_features_are_computed_once_for_the_same_images_and_network(judge, tmp_path, monkeypatch):
+    rng = np.random.default_rng(4)
+    x = rng.integers(0, 256, (2 * features.PART + 5, 8, 8, 1), dtype=np.uint8)
+    spec, cache, seen = quality.Quality(features="judge"), Cache(tmp_path), []
+    extracted = torch_fidelity.utils.extract_featuresdict_from_input_id
+    monkeypatch.setattr(
+        torch_fidelity.utils,
+        "extract_featuresdict_from_input_id",
+        lambda number, extractor, input1, **options: (
+            seen.append(len(input1)) or extracted(number, extractor, input1=input1, **options)
+        ),
+    )
+
+    def found(x, judge=judge):
+        using = features.network(spec, judge, 1, tmp_path, cache=cache.part)
+        return using.features(x, "x")["features"], len(seen)
+
+    few, made = found(x[: features.PART + 9])
+    assert made == 2 and len(few) == features.PART + 9
+    many, made = found(x)
+    assert made == 4 and torch.equal(many[: len(few)], few), "the first run of images is not computed anew"
+    assert torch.equal(found(x)[0], many) and len(seen) == 4
+    with torch.no_grad():
+        assert torch.allclose(many, judge.features(Images(x).pixels()), atol=1e-5)
+    other = copy.deepcopy(judge)
+    other.head.weight.data += 1
+    assert found(x, other)[1] == 7, "another network has other features"
+    alike, made = found(np.repeat(x[:1], 3 * features.PART, 0))
+    assert made == 8 and len(alike) == 3 * features.PART, "equal images are counted as often as they are there"
 
 
 def test_quality_is_that_of_torch_fidelitys_command_line(tmp_path):
     """On the same PNGs, by its Inception with random weights (the real ones are not to be had in a test)."""
-    from advebm.vision import torch_fidelity
 
     class Random(torch_fidelity.FeatureExtractorInceptionV3):
         def load_state_dict(self, state, **options):
@@ -315,8 +354,8 @@ def test_quality_is_that_of_torch_fidelitys_command_line(tmp_path):
     done = subprocess.run([sys.executable, "-c", command, *given], capture_output=True, text=True)
     theirs = json.loads(done.stdout) if not done.returncode else pytest.fail(done.stderr)
     spec = quality.Quality(features="inception", inception="weights.pth", splits=2, kid_subset=8)
-    using = quality.network(spec, None, 3, tmp_path)
-    ours = quality.fidelity(*sets, spec, using, name="made", key="r")
+    using = features.network(spec, None, 3, tmp_path)
+    ours = quality.fidelity(sets[0], quality.reference(sets[1], 12, using), spec, using, name="made")
     for key, name in (
         ("fid", "frechet_inception_distance"),
         ("kid_mean", "kernel_inception_distance_mean"),
@@ -329,8 +368,35 @@ def test_quality_is_that_of_torch_fidelitys_command_line(tmp_path):
         assert ours[key] == pytest.approx(theirs[name], rel=1e-3, abs=1e-6), key
     layer = using.layers[0]
     a, b = (using.features(images.x, "x")[layer] for images in sets)
-    assert quality.frechet(a, b) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
+    assert frechet.frechet(a, b) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
     assert ours["fid_per_class"] is None
+
+
+@pytest.mark.parametrize(("n", "m"), [(400, 900), (40, 900), (400, 30), (40, 30), (50, 50)])
+def test_frechet_distances_are_torch_fidelitys(n, m):
+    """Of many and few images of 50 features, of which some are always zero, as those after a ReLU are; and by singular
+    values of the features themselves, whose squares have not been rounded."""
+    rng = np.random.default_rng(n + m)
+    scale = np.r_[np.geomspace(1, 1e-3, 45), np.zeros(5)]
+    a, b = (rng.normal(mean, 1, (count, 50)) * scale for mean, count in ((0.3, n), (0, m)))
+    found = frechet.frechet(torch.from_numpy(a), torch.from_numpy(b))
+    x, y = ((z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (a, b))
+    shared = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    plain = ((a.mean(0) - b.mean(0)) ** 2).sum() + (x**2).sum() + (y**2).sum() - 2 * shared
+    assert found == pytest.approx(plain, rel=1e-6)
+    of = torch_fidelity.metric_fid.fid_features_to_statistics
+    theirs = torch_fidelity.metric_fid.fid_statistics_to_metric(*(of(torch.from_numpy(z)) for z in (a, b)), verbose=False)
+    assert found == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [300, 45])
+def test_gaussians_without_a_group_are_those_of_the_rest(n):
+    z = torch.rand(n, 50, generator=torch.Generator().manual_seed(n)) + 3
+    for g, found in enumerate(frechet.without_each(z, 7)):
+        rest = z[torch.arange(n) * 7 // n != g].double()
+        assert torch.allclose(found.mean, rest.mean(0), atol=1e-12)
+        assert torch.allclose(found.covariance, rest.T.cov(), atol=1e-12)
+        assert torch.allclose(found.root.T @ found.root, found.covariance, atol=1e-12)
 
 
 def test_the_standard_error_of_fid_is_its_deviation_over_draws():
@@ -339,8 +405,8 @@ def test_the_standard_error_of_fid_is_its_deviation_over_draws():
     centres = 2 * torch.randn(10, 4)
     reference = centres[torch.arange(5000) % 10] + torch.randn(5000, 4) + 0.5
     draws = [centres[torch.arange(500) % 10] + torch.randn(500, 4) for _ in range(200)]
-    deviation = torch.tensor([quality.frechet(a, reference) for a in draws]).std().item()
-    told = torch.tensor([quality.jackknife(a, reference) for a in draws]).mean().item()
+    deviation = torch.tensor([frechet.frechet(a, reference) for a in draws]).std().item()
+    told = torch.tensor([frechet.jackknife(a, frechet.fitted(reference)) for a in draws]).mean().item()
     assert told == pytest.approx(deviation, rel=0.25)
 
 
@@ -365,5 +431,5 @@ def test_inception_weights_without_classifier_give_no_inception_score(judge, tmp
     for name, layer in (("pool", torch.zeros(1008, 4)), ("full", torch.ones(1008, 4))):
         torch.save({"fc.weight": layer}, tmp_path / f"{name}.pth")
         spec = quality.Quality(features="inception", inception=f"{name}.pth")
-        using = quality.network(spec, judge, 3, tmp_path)
+        using = features.network(spec, judge, 3, tmp_path)
         assert using.classifies is (name == "full") and using.weights == tmp_path / f"{name}.pth"

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from advebm import state
-from advebm.state import Good, State
+from advebm.state import Cache, Good, State
 
 PYTHONPATH = f"{Path('pkg').resolve()}:{Path('tests').resolve()}"
 RUN = """
@@ -242,6 +242,26 @@ def test_a_part_is_computed_once(tmp_path):
     assert torch.equal(kept.part("a", lambda: torch.zeros(2)), torch.zeros(2)), "what is damaged is made again"
 
 
+def test_what_a_cache_holds_is_found_by_others_until_it_is_the_oldest(tmp_path):
+    folder = tmp_path / "features"
+    made = Cache(folder).part("a", lambda: {"x": torch.rand(100)})
+    assert torch.equal(Cache(folder).part("a", lambda: 1 / 0)["x"], made["x"])
+    assert Cache(folder, "other code").part("a", lambda: {"x": torch.zeros(1)})["x"].shape == (1,)
+    (folder / "torn.safetensors.part").write_bytes(b"")
+    size = max(file.stat().st_size for file in folder.iterdir())
+    bounded = Cache(folder, bound=3 * size)
+    for name in "bac":  # a is found
+        bounded.part(name, lambda: {"x": torch.rand(100)})
+    bounded.part("d", lambda: {"x": torch.rand(100)})
+    assert len(list(folder.iterdir())) == 3
+    assert torch.equal(bounded.part("a", lambda: 1 / 0)["x"], made["x"])
+    with pytest.raises(ZeroDivisionError):
+        bounded.part("b", lambda: 1 / 0)
+    for file in folder.iterdir():
+        file.write_bytes(file.read_bytes()[:-1] + b"!")
+    assert bounded.part("a", lambda: {"x": torch.zeros(2)})["x"].tolist() == [0, 0], "what is damaged is made again"
+
+
 def tracked(project, store):
     """The runs of a store, each with the steps of its training loss."""
     code = """
@@ -304,9 +324,11 @@ def scale(project, whole):
     return (*judge, "--samples", images, "--baselines", ends)
 
 
-@pytest.mark.parametrize("command", ["sample", "ood", "quality"])
+@pytest.mark.parametrize("command", ["sample", "ood", "quality", "steps"])
 def test_a_killed_measurement_goes_on_and_ends_the_same(project, whole, scale, command):
-    more = {"sample": ("--gaussians", "g.safetensors"), "quality": scale}.get(command, ())
+    gaussians, judge = ("--gaussians", "g.safetensors"), scale[:2]
+    steps = (*gaussians, *judge, "--images", "40", "--lengths", "1,3")
+    more = {"sample": gaussians, "quality": scale, "steps": steps}.get(command, ())
     model = ("--model", whole / "model.safetensors", "--data", "data")
     out = {name: f"{command}/{name}" + ("/quality.json" if command == "quality" else "") for name in ("once", "again")}
     arguments = (command, "robust_jem", "--study", "tiny", *model, *more, "-q", "--out")

@@ -32,6 +32,7 @@ from advebm.commands.report import report
 from advebm.commands.robustness import robustness
 from advebm.commands.sample import sample
 from advebm.commands.stability import stability
+from advebm.commands.steps import steps
 from advebm.commands.summary import summary
 from advebm.commands.sweep import sweep
 from advebm.commands.sync import sync
@@ -41,7 +42,7 @@ from advebm.commands.train import train
 COMMANDS: dict[str, Callable] = {
     f.__name__: f
     for f in (
-        *(check, prepare, gaussians, train, sample, baselines, quality, ood, robustness, autoattack),
+        *(check, prepare, gaussians, train, sample, baselines, quality, steps, ood, robustness, autoattack),
         *(fisher, calibration, landscape, neighbours, interpolation, look, report, compare),
         *(headline, summary, sweep, stability, bench, sync, away, receive, toy2d, info),
     )

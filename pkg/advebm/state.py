@@ -1,4 +1,5 @@
-"""What an interrupted stage goes on from: files in state/, outside DVC's outputs, deleted when the stage is done.
+"""What an interrupted stage goes on from: files in state/, outside DVC's outputs, deleted when the stage is done. Features
+of images stay, in state/features, for any command that needs those of the same images.
 
 A file is written beside its place, forced to the disk and renamed, and its name holds the sha256 of its bytes: a cut
 leaves the file before, and damage is noticed.
@@ -29,6 +30,8 @@ from advebm.evaluation.parts import Made
 
 SHARE = 20  # a state is written when so many times have passed what the last one took: 5% of the time at most
 GENERATIONS = 2  # that are kept
+RESULTS = ("energy.py", "ranks.py", "training.py", "data", "evaluation", "methods", "networks", "samplers")
+BOUND = 4 * 10**9  # bytes of features that are kept: those of more than 300,000 images by Inception
 
 
 class Stopped(BaseException):
@@ -76,16 +79,60 @@ class State:
         """What `make` makes, a tensor or some by their names, computed once: a part of a measurement or of samples, found
         again under its name."""
         folder = self.folder / "parts"
-        prefix = hashlib.sha256(name.encode()).hexdigest()[:16]
-        for file in folder.glob(f"{prefix}-*.safetensors"):
-            content = _read(file)
-            if content is not None:
-                return content.tensors.get("", content.tensors)
-        made = make()
-        folder.mkdir(exist_ok=True)
-        disk.force(self.folder)
-        _write(folder, prefix, Good({"": made} if isinstance(made, Tensor) else made, {"name": name}))
-        return made
+        found = _find(folder, name)
+        if found is None:
+            found = make()
+            folder.mkdir(exist_ok=True)
+            disk.force(self.folder)
+            _put(folder, name, found)
+        return found
+
+
+class Cache:
+    """Parts that outlive the command that made them, in a folder that several processes may use at the same time. What is
+    found is what would be made again, so results do not depend on it. Past `bound` bytes the files whose last use is
+    longest ago are removed."""
+
+    def __init__(self, folder: Path, code: str = "", bound: int = BOUND):
+        self.folder, self.code, self.bound = folder, code, bound
+
+    def part(self, name: str, make: Callable[[], Made]) -> Made:
+        """As State.part. The name is to hold all that the part depends on, but the code and torch's version."""
+        name = f"{name}, torch {torch.__version__}, code {self.code}"
+        with self._alone():
+            found = _find(self.folder, name)
+        if found is None:
+            found = make()
+            with self._alone():
+                _put(self.folder, name, found)
+                self._trim()
+        return found
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """In this block no other process reads or changes the folder."""
+        locks = self.folder.parent / "locks"
+        for folder in (self.folder, locks):
+            folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / f"{self.folder.name}.lock"):
+            yield
+
+    def _trim(self) -> None:
+        """Remove the files whose last use is longest ago, and what a killed process left, until the rest is in bounds."""
+        for torn in self.folder.glob("*.part"):
+            torn.unlink()
+        files = {file: file.stat() for file in self.folder.glob("*.safetensors")}
+        over = sum(about.st_size for about in files.values()) - self.bound
+        for file in sorted(files, key=lambda file: files[file].st_mtime_ns):
+            if over <= 0:
+                break
+            over -= files[file].st_size
+            file.unlink()
+
+
+def features() -> Cache:
+    """The features of images that are kept for all commands of the project."""
+    return Cache(config.root() / "state" / "features", code("evaluation/features.py", "networks"))
 
 
 @contextmanager
@@ -128,12 +175,11 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
         shutil.rmtree(folder)
 
 
-def code() -> str:
-    """sha256 of the code that results come from."""
+def code(*names: str) -> str:
+    """sha256 of the files and folders of the package by these names, or of all code that results come from."""
     package = Path(__file__).parent
     total = hashlib.sha256()
-    names = ("energy.py", "ranks.py", "training.py", "data", "evaluation", "methods", "networks", "samplers")
-    for name in names:
+    for name in names or RESULTS:
         for file in sorted((package / name).rglob("*.py")) if (package / name).is_dir() else [package / name]:
             total.update(f"{file.relative_to(package)}".encode() + file.read_bytes())
     return total.hexdigest()
@@ -158,6 +204,24 @@ def _signals() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         sys.unraisablehook = hook
+
+
+def _find(folder: Path, name: str) -> Made | None:
+    """The part of that name in a folder, which counts as used now; None where there is none that is whole."""
+    for file in folder.glob(f"{_prefix(name)}-*.safetensors"):
+        content = _read(file)
+        if content is not None:
+            os.utime(file)
+            return content.tensors.get("", content.tensors)
+    return None
+
+
+def _put(folder: Path, name: str, made: Made) -> None:
+    _write(folder, _prefix(name), Good({"": made} if isinstance(made, Tensor) else made, {"name": name}))
+
+
+def _prefix(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def _write(folder: Path, prefix: str, content: Good) -> None:

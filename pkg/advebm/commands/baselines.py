@@ -28,10 +28,9 @@ def baselines(
     root: Root = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score the class Gaussians and held-out real images as samples are scored; keep the features of the reference."""
+    """Score the class Gaussians and held-out real images as samples are scored."""
     entry = config.read(params, study)
     import torch
-    from safetensors.torch import save_file
 
     from advebm import networks
     from advebm.data import images
@@ -49,14 +48,11 @@ def baselines(
     held_out = "validation" if entry["quality"].get("reference") == "test" else "test"
     real = images.load(data / f"{held_out}.npz")[:n]
     networks.load(judge)  # a damaged judge is told before anything is computed
-    sets, references = {"gaussians": drawn, "real": real}, {}
     key = [entry["quality"], n, about(data)["sha256"], images.digest(gaussians), images.digest(judge)]
     with opened("baselines", out, key) as state:
         given = {"data": data, "judge": judge, "entry": entry, "root": root, "part": state.part, "quiet": quiet}
-        scores = score(sets, references, **given)
+        scores = score({"gaussians": drawn, "real": real}, **given)
         out.mkdir(parents=True, exist_ok=True)
-        for name, features in references.items():
-            save_file(features, out / f"{name}.safetensors")
         (out / "baselines.json").write_text(json.dumps(scores, indent=1) + "\n")
     print(
         f"wrote {out}: FID {scores['gaussians']['fid']:.3g} of class Gaussians, {scores['real']['fid']:.3g} of real images"
@@ -65,7 +61,6 @@ def baselines(
 
 def score(
     sets: dict,
-    references: dict,
     *,
     data: Path,
     judge: Path,
@@ -76,41 +71,50 @@ def score(
     protocols: dict[str, str] | None = None,
 ) -> dict:
     """The numbers of named images, see evaluation/quality.py; protocols: {name: protocol}, "ours" where none is named.
+    label_consistency is None where the images have no classes."""
+    from functools import cache
 
-    references: features by key, to which those are added that are not there. label_consistency is None where the images
-    have no classes.
-    """
     import numpy as np
 
-    from advebm import networks, progress
+    from advebm import networks, progress, state
     from advebm.data import images
+    from advebm.evaluation import features
     from advebm.evaluation import quality as q
 
     def joined(*sets: images.Images) -> images.Images:
         return images.Images(*(np.concatenate(parts) for parts in zip(*sets, strict=True)))
 
     spec = config.build(q.Quality, entry["quality"])
-    described = about(data)
-    net, _ = networks.load(judge, networks.device(), shape=described["shape"])
+    net, _ = networks.load(judge, networks.device(), shape=about(data)["shape"])
 
     def bar(name: str):
         return progress.bar(f"quality {name}", quiet)
 
-    using = q.network(spec, net, net.shape[0], data_root(root), references=references, part=part, bar=bar)
+    using = features.network(spec, net, net.shape[0], data_root(root), cache=state.features().part, bar=bar)
     wanted = spec.reference_images or max((len(s.x) for s in sets.values()), default=0)
     split = images.load(data / f"{spec.reference}.npz")
     if spec.reference == "train" and wanted > len(split.x):  # all published training images
         split = joined(split, images.load(data / "validation.npz"))
+
+    @cache
+    def reference(m: int) -> q.Reference:
+        return q.reference(split, m, using)
+
+    def everything() -> q.Reference:
+        whole = joined(*(images.load(data / f"{which}.npz") for which in ("train", "validation", "test")))
+        m = spec.reference_images or len(whole.x)
+        return q.Reference(whole[np.arange(m) * len(whole.x) // m], using)
+
     result = {}
-    for name in sets:
-        named, reference, m = (protocols or {}).get(name, "ours"), split, None
+    for name, content in sets.items():
+        named = (protocols or {}).get(name, "ours")
         if named == "jempp-buffer":
-            reference = joined(*(images.load(data / f"{which}.npz") for which in ("train", "validation", "test")))
-            m = spec.reference_images or len(reference.x)
-            reference = reference[np.arange(m) * len(reference.x) // m]
-        content = sets[name][: len(reference.x)]
-        key = f"{'all' if named == 'jempp-buffer' else spec.reference}-{described['sha256'][:16]}"
-        numbers = q.fidelity(content, reference, spec, using, name=name, key=key, m=m)
+            against = everything()
+            content = content[: len(against.images.x)]
+        else:
+            content = content[: len(split.x)]
+            against = reference(spec.reference_images or len(content.x))
+        numbers = q.fidelity(content, against, spec, using, name=name, part=part)
         numbers["label_consistency"] = None if content.y is None else q.label_consistency(net, content)
         distinct = len({x.tobytes() for x in content.x})
         result[name] = numbers | {"protocol": q.protocol(spec, named, numbers, distinct)}

@@ -19,6 +19,7 @@ from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
 from advebm.energy import conditional, grad, marginal, negative, posterior, unsaturated
 from advebm.evaluation import fisher, quality
+from advebm.evaluation.features import Network, network
 from advebm.methods.base import Context, Method
 from advebm.networks import accelerated, convolving, sampling
 from advebm.ranges import Precision
@@ -103,7 +104,7 @@ def jobs(
         spec = config.build(quality.Quality, entry["quality"])
         if spec.features == "judge" or (root / spec.inception).is_file():
             judge = config.model(entry, "judge").network.build(shape, CLASSES).to(device).eval()
-            found.append(partial(features, quality.network(spec, judge, shape[0], root), x))
+            found.append(partial(features, network(spec, judge, shape[0], root), x))
     return found
 
 
@@ -278,7 +279,7 @@ def fisher_scores(nets: dict[str, nn.Module], data: Batch, streams: Callable) ->
     return Job(name, len(data.x), way, float32=True)
 
 
-def features(using: quality.Network, x: Tensor) -> Job:
+def features(using: Network, x: Tensor) -> Job:
     """Of the network that FID, KID and Inception Score go by, of images in memory; the plain way, torch-fidelity's own of a
     folder of PNGs."""
     from advebm.vision import torch_fidelity

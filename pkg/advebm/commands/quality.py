@@ -31,7 +31,7 @@ def quality(
     entry = config.read(params, study, method)
     from advebm import networks
     from advebm.data import images
-    from advebm.evaluation.quality import Quality, confident, kept
+    from advebm.evaluation.quality import Quality, confident
 
     spec = config.build(Quality, entry["quality"])
     ends = read_json(baselines / "baselines.json", "baselines")
@@ -46,7 +46,7 @@ def quality(
     files = [judge, *(samples / f"{name}.npz" for name in recipes), *([buffer] if "replay_buffer" in sets else [])]
     with resumable("quality", out, entry, method, model, data, *map(images.digest, files)) as state:
         given = {"data": data, "judge": judge, "entry": entry, "root": root, "part": state.part, "quiet": quiet}
-        scores = score(sets, kept(baselines), protocols=protocols, **given)
+        scores = score(sets, protocols=protocols, **given)
         with keep("quality", out, {**scores, "baselines": ends}, entry, study, method, model) as run:
             for name, values in scores.items():
                 run.metrics({f"quality/{name}/{key}": v for key, v in values.items() if not isinstance(v, str | list)})

@@ -1,25 +1,24 @@
-"""How good samples are: FID, KID, Inception Score, precision and recall, all by torch-fidelity; FID of each class and its
-standard error; label consistency by the judge."""
+"""How good samples are: FID with its standard error and of each class; KID, Inception Score, precision and recall by
+torch-fidelity; label consistency by the judge."""
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from advebm.data.images import Images
 from advebm.energy import given, unconfident
-from advebm.evaluation.parts import BATCH, Part, anew, gathered
+from advebm.evaluation.features import Network
+from advebm.evaluation.frechet import Gaussian, distance, fitted, jackknife
+from advebm.evaluation.parts import BATCH, Part, anew
 from advebm.ranges import Count
 
-PART = 256  # images whose features are a part: four of torch-fidelity's batches
+LEAST = 10  # images of a class that a Gaussian is fitted to
+MANY = 10_000  # images of a reference that precision and recall are against, if there are not more samples
 
 
 @dataclass(kw_only=True)
@@ -35,208 +34,73 @@ class Quality:
     buffer: bool = True  # also the replay buffer, where a method has one, by the protocol jempp-buffer
 
 
-class _Pixels(torch.utils.data.Dataset):
-    """uint8 (3, H, W), as torch-fidelity takes images; one channel is repeated."""
+class Reference:
+    """Images that samples are compared with: their features z (M, D), where the network computes, and the Gaussians fitted
+    to all of them and to each class, which are computed once."""
 
-    def __init__(self, x: np.ndarray):
-        self.x = torch.from_numpy(np.broadcast_to(x, (*x.shape[:3], 3)).copy()).permute(0, 3, 1, 2)
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.x[index]
-
-
-def register_judge(judge: nn.Module, channels: int) -> str:
-    """Give the judge's pooled features and logits to torch-fidelity, once; returns the name that it goes by there."""
-    from advebm.vision import torch_fidelity  # isort: skip
-    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
-
-    weights = b"".join(tensor.cpu().numpy().tobytes() for tensor in judge.state_dict().values())
-    name = f"judge-{hashlib.sha256(weights).hexdigest()[:16]}"
-    if name in FEATURE_EXTRACTORS_REGISTRY:
-        return name
-
-    class Judge(torch_fidelity.FeatureExtractorBase):
-        def __init__(self, name, features_list, **options):
-            super().__init__(name, features_list)
-
-        @staticmethod
-        def get_provided_features_list():
-            return "features", "logits"
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric):
-            return "logits" if metric == "isc" else "features"
-
-        @staticmethod
-        def can_be_compiled():
-            return False
-
-        def forward(self, x):
-            x = x[:, :channels].float() / 255
-            outputs = {"features": judge.features(x), "logits": judge(x)}
-            return tuple(outputs[key] for key in self.features_list)
-
-    torch_fidelity.register_feature_extractor(name, Judge)
-    return name
-
-
-@cache
-def register_inception() -> str:
-    """Give torch-fidelity its own Inception with the images' channels last in memory, where a CPU is faster."""
-    from advebm.vision import torch_fidelity
-
-    name = "inception-v3-compat-channels-last"
-
-    class Inception(torch_fidelity.FeatureExtractorInceptionV3):
-        def __init__(self, name, features_list, **options):
-            super().__init__(name, features_list, **options)
-            self.to(memory_format=torch.channels_last)
-
-    torch_fidelity.register_feature_extractor(name, Inception)
-    return name
-
-
-@dataclass(kw_only=True)
-class Network:
-    """A feature network of torch-fidelity, by the name that it is registered under."""
-
-    name: str
-    weights: Path | None = None
-    layers: tuple[str, str] = ("2048", "logits_unbiased")  # of FID, KID, precision and recall; of the Inception Score
-    classifies: bool = True  # a weights file without the classifier layer gives no Inception Score
-    references: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # their features; those not there are added
-    part: Part = anew
-    bar: Callable[[str], Callable] = lambda name: iter
+    def __init__(self, images: Images, using: Network):
+        self.images = images
+        self.z = using.features(images.x, "reference")[using.layers[0]].to(using.device)
 
     @cached_property
-    def options(self) -> dict[str, Any]:
-        return {
-            "feature_extractor": self.name,
-            "feature_extractor_weights_path": None if self.weights is None else str(self.weights),
-            "cuda": torch.cuda.is_available(),
-            "batch_size": 64,
-            "save_cpu_ram": True,  # no worker processes: the images are in memory
-            "verbose": False,
-            "rng_seed": 2020,
-        }
+    def gaussian(self) -> Gaussian:
+        return fitted(self.z)
 
     @cached_property
-    def extractor(self):
-        from advebm.vision import torch_fidelity
-
-        return torch_fidelity.utils.create_feature_extractor(self.name, list(self.layers), **self.options)
-
-    def features(self, x: np.ndarray, name: str) -> dict[str, Tensor]:
-        """{layer: (N, D)} of uint8 images (N, H, W, C), which go by that name in the bar and in the parts."""
-        from advebm.vision import torch_fidelity
-
-        def extracted(start: int) -> dict[str, Tensor]:
-            pixels = _Pixels(x[start : start + PART])
-            return torch_fidelity.utils.extract_featuresdict_from_input_id(1, self.extractor, input1=pixels, **self.options)
-
-        makers = {f"{name} from {start}": partial(extracted, start) for start in range(0, len(x), PART)}
-        parts = gathered(makers, self.part, self.bar(name))
-        return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
-
-    def reference(self, x: np.ndarray, key: str) -> dict[str, Tensor]:
-        """Those of the reference of that key, computed once."""
-        key = f"{self.name}-{key}-{len(x)}"
-        if key not in self.references:
-            self.references[key] = self.features(x, f"reference {key}")
-        return self.references[key]
+    def of_class(self) -> dict[int, Gaussian]:
+        """Of each class that has enough images."""
+        y = self.images.y
+        counts = {} if y is None else dict(zip(*np.unique(y, return_counts=True), strict=True))
+        return {int(k): fitted(self.z[_of(y, k, self.z)]) for k, count in counts.items() if count >= LEAST}
 
 
-def network(spec: Quality, judge: nn.Module, channels: int, root: Path, **more: Any) -> Network:
-    """The feature network that the spec names; more: fields of Network."""
-    if spec.features == "judge":
-        return Network(name=register_judge(judge, channels), layers=("features", "logits"), **more)
-    weights = root / spec.inception
-    if not weights.is_file():
-        return Network(name=register_inception(), **more)
-    classifier = torch.load(weights, weights_only=True, mmap=True)["fc.weight"]
-    return Network(name=register_inception(), weights=weights, classifies=bool(classifier.any()), **more)
+def _of(y: np.ndarray, k: int, z: Tensor) -> Tensor:
+    """Which images are of class k, (N,), where the features are."""
+    return torch.from_numpy(y == k).to(z.device)
 
 
-def kept(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """Features of references by key, of the files in a folder. Raises ValueError where one is damaged."""
-    found = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            found[file.stem] = load_file(file)
-        except SafetensorError as error:
-            raise ValueError(f"{file}: is damaged ({error}); run `advebm baselines` again") from error
-    return found
-
-
-def frechet(a: Tensor, b: Tensor) -> float:
-    """Frechet distance of Gaussians fitted to features a (N, D), b (M, D): |mean difference|^2 + tr A + tr B - 2 tr
-    (A B)^(1/2) (Heusel et al. 2017, Eq. 6). The last is the sum of the singular values of R_a R_b', with A = R_a' R_a, so
-    that few images are quick."""
-    return distance(fitted(a), fitted(b))
-
-
-def fitted(z: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean m (D,) of features z (N, D), and R with R' R their covariance."""
-    z = z.double()
-    centred = (z - z.mean(0)) / (len(z) - 1) ** 0.5
-    return z.mean(0), torch.linalg.qr(centred, mode="r").R if len(z) > z.shape[1] else centred
-
-
-def distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
-    """Frechet distance of Gaussians that are `fitted`."""
-    (m_a, r_a), (m_b, r_b) = a, b
-    shared = torch.linalg.svdvals(r_a @ r_b.T).sum()
-    means = (m_a - m_b).square().sum()
-    return (means + r_a.square().sum() + r_b.square().sum() - 2 * shared).item()
-
-
-def jackknife(a: Tensor, b: Tensor, groups: int = 10) -> float:
-    """Standard error of the Frechet distance from leaving out each of the groups of a's images in turn; b is held fixed
-    (Efron 1982, Section 3). A group is a run of images: where their classes go round, as those of samples do, it has as
-    many of each."""
-    group = torch.arange(len(a)) * groups // len(a)
-    whole = fitted(b)
-    values = torch.tensor([distance(fitted(a[group != g]), whole) for g in range(groups)])
-    return ((groups - 1) * values.var(correction=0)).sqrt().item()
+def reference(images: Images, m: int, using: Network) -> Reference:
+    """The first m of the images as a reference. Raises ValueError where there are fewer."""
+    if m > len(images.x):
+        raise ValueError(f"quality.reference_images: {m} images are wanted of a reference of {len(images.x)}")
+    return Reference(images[:m], using)
 
 
 def fidelity(
-    images: Images, reference: Images, spec: Quality, using: Network, *, name: str, key: str, m: int | None = None
+    images: Images, reference: Reference, spec: Quality, using: Network, *, name: str, part: Part = anew
 ) -> dict[str, Any]:
-    """{fid, fid_se, fid_per_class, kid_mean, kid_std, is_mean, is_std, precision, recall, n, reference_n}.
+    """{fid, fid_se, fid_per_class, kid_mean, kid_std, is_mean, is_std, precision, recall, n, reference_n} of images, which
+    go by that name in the bar and in the parts, against a reference.
 
-    Of images, which go by that name, against the first m of the reference, which goes by that key. IS is None where the
-    features have no classifier layer, fid_per_class where the images have no classes or too few of one. kid_std is of
-    the subsets, is_std of the splits. Raises ValueError where the reference has too few images.
+    IS is None where the features have no classifier layer, fid_per_class where the images have no classes or too few of
+    one. kid_std is of the subsets, is_std of the splits. Precision and recall may be against fewer, see `compared`.
     """
     from advebm.vision import torch_fidelity as t
 
-    n, m = len(images.x), m or spec.reference_images or len(images.x)
-    if m > len(reference.x):
-        raise ValueError(f"quality.reference_images: {m} images are wanted of a reference of {len(reference.x)}")
+    n, m = len(images.x), len(reference.images.x)
     layer, logits = using.layers
-    ours, theirs = using.features(images.x, name), using.reference(reference.x[:m], key)
-    a, b = ours[layer], theirs[layer]
+    ours = using.features(images.x, name)
+    z, z_ref = ours[layer].to(using.device), reference.z
+    paired = compared(n, m)
+    evenly = torch.arange(paired) * m // paired
 
     def kept(what: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Numbers that take long, as a part."""
-        part = using.part(
-            f"{what} of {name}", lambda: {key: torch.tensor(v, dtype=torch.float64) for key, v in make().items()}
-        )
-        return {key: value.item() for key, value in part.items()}
+        made = part(f"{what} of {name}", lambda: {key: torch.tensor(v, dtype=torch.float64) for key, v in make().items()})
+        return {key: value.item() for key, value in made.items()}
 
-    statistics = t.metric_fid.fid_features_to_statistics
-    fid = kept("fid", lambda: t.metric_fid.fid_statistics_to_metric(statistics(a), statistics(b), verbose=False))
-    kid = t.metric_kid.kid_features_to_metric(a, b, kid_subset_size=min(spec.kid_subset, n, m), **using.options)
-    prc = kept("precision and recall", lambda: t.metric_prc.prc_features_to_metric(a, b, **using.options))
+    def frechet() -> dict[str, float]:
+        return {"fid": distance(fitted(z), reference.gaussian), "fid_se": jackknife(z, reference.gaussian)}
+
+    kid = kept(
+        "kid",
+        lambda: t.metric_kid.kid_features_to_metric(z, z_ref, kid_subset_size=min(spec.kid_subset, n, m), **using.options),
+    )
+    prc = kept("precision and recall", lambda: t.metric_prc.prc_features_to_metric(z, z_ref[evenly], **using.options))
     score = t.metric_isc.isc_features_to_metric(ours[logits], splits=min(spec.splits, n)) if using.classifies else {}
     return {
-        "fid": fid["frechet_inception_distance"],
-        **kept("standard error", lambda: {"fid_se": jackknife(a, b)}),
-        "fid_per_class": per_class(a, images.y, b, reference.y[:m]) if images.y is not None else None,
+        **kept("fid", frechet),
+        "fid_per_class": per_class(z, images.y, reference) if images.y is not None else None,
         "kid_mean": kid["kernel_inception_distance_mean"],
         "kid_std": kid["kernel_inception_distance_std"],
         "is_mean": score.get("inception_score_mean"),
@@ -248,12 +112,19 @@ def fidelity(
     }
 
 
-def per_class(a: Tensor, y: np.ndarray, b: Tensor, y_b: np.ndarray, least: int = 10) -> list[float] | None:
-    """Frechet distance of each class by itself; None where a class has fewer than `least` images on a side."""
+def compared(n: int, m: int) -> int:
+    """How many of m images of a reference, evenly spaced, precision and recall of n images are against: they compare each
+    image with each, and are of the same number on both sides where they were published (Kynkaanniemi et al. 2019)."""
+    return min(m, max(n, MANY))
+
+
+def per_class(z: Tensor, y: np.ndarray, reference: Reference) -> list[float] | None:
+    """Frechet distance of the features z (N, D) of each class y (N,) by itself; None where one has fewer than LEAST images
+    on a side."""
     classes = np.unique(y)
-    if min(min((y == k).sum(), (y_b == k).sum()) for k in classes) < least:
+    if min((y == k).sum() for k in classes) < LEAST or not set(classes.tolist()) <= set(reference.of_class):
         return None
-    return [frechet(a[torch.from_numpy(y == k)], b[torch.from_numpy(y_b == k)]) for k in classes]
+    return [distance(fitted(z[_of(y, k, z)]), reference.of_class[k]) for k in classes.tolist()]
 
 
 @torch.no_grad()
@@ -296,5 +167,6 @@ def protocol(spec: Quality, name: str, numbers: dict[str, Any], distinct: int) -
     }[name]
     against = "train and test" if name == "jempp-buffer" else spec.reference
     repeats = f" ({distinct} distinct)" if distinct < numbers["n"] else ""
-    ours, theirs = f"{numbers['n']} images{repeats} {made}", f"{numbers['reference_n']} {against} images"
-    return f"{name}: {ours} against {theirs}, features of {features}"
+    n, m = numbers["n"], numbers["reference_n"]
+    fewer = f" (precision and recall: {compared(n, m)} of them)" if m > compared(n, m) else ""
+    return f"{name}: {n} images{repeats} {made} against {m} {against} images{fewer}, features of {features}"

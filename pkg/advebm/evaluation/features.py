@@ -1,0 +1,155 @@
+"""Features of images, by torch-fidelity: of the judge, or of its Inception."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advebm import ranks
+from advebm.data.images import digest
+from advebm.evaluation.parts import Part, anew
+
+if TYPE_CHECKING:
+    from advebm.evaluation.quality import Quality
+
+PART = 256  # images whose features are a part: four of torch-fidelity's batches
+
+
+class _Pixels(torch.utils.data.Dataset):
+    """uint8 (3, H, W), as torch-fidelity takes images; one channel is repeated."""
+
+    def __init__(self, x: np.ndarray):
+        self.x = torch.from_numpy(np.broadcast_to(x, (*x.shape[:3], 3)).copy()).permute(0, 3, 1, 2)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.x[index]
+
+
+def register_judge(judge: nn.Module, channels: int) -> str:
+    """Give the judge's pooled features and logits to torch-fidelity, once; returns the name that it goes by there."""
+    from advebm.vision import torch_fidelity  # isort: skip
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+    weights = b"".join(tensor.cpu().numpy().tobytes() for tensor in judge.state_dict().values())
+    name = f"judge-{hashlib.sha256(weights).hexdigest()[:16]}"
+    if name in FEATURE_EXTRACTORS_REGISTRY:
+        return name
+
+    class Judge(torch_fidelity.FeatureExtractorBase):
+        def __init__(self, name, features_list, **options):
+            super().__init__(name, features_list)
+
+        @staticmethod
+        def get_provided_features_list():
+            return "features", "logits"
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric):
+            return "logits" if metric == "isc" else "features"
+
+        @staticmethod
+        def can_be_compiled():
+            return False
+
+        def forward(self, x):
+            x = x[:, :channels].float() / 255
+            outputs = {"features": judge.features(x), "logits": judge(x)}
+            return tuple(outputs[key] for key in self.features_list)
+
+    torch_fidelity.register_feature_extractor(name, Judge)
+    return name
+
+
+@cache
+def register_inception() -> str:
+    """Give torch-fidelity its own Inception with the images' channels last in memory, where a CPU is faster."""
+    from advebm.vision import torch_fidelity
+
+    name = "inception-v3-compat-channels-last"
+
+    class Inception(torch_fidelity.FeatureExtractorInceptionV3):
+        def __init__(self, name, features_list, **options):
+            super().__init__(name, features_list, **options)
+            self.to(memory_format=torch.channels_last)
+
+    torch_fidelity.register_feature_extractor(name, Inception)
+    return name
+
+
+@dataclass(kw_only=True)
+class Network:
+    """A feature network of torch-fidelity, by the name that it is registered under."""
+
+    name: str
+    weights: Path | None = None
+    layers: tuple[str, str] = ("2048", "logits_unbiased")  # of FID, KID, precision and recall; of the Inception Score
+    classifies: bool = True  # a weights file without the classifier layer gives no Inception Score
+    cache: Part = anew  # of features, for any images
+    bar: Callable[[str], Callable] = lambda name: iter
+
+    @cached_property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        return {
+            "feature_extractor": self.name,
+            "feature_extractor_weights_path": None if self.weights is None else str(self.weights),
+            "cuda": self.device.type == "cuda",
+            "batch_size": 64,
+            "save_cpu_ram": True,  # no worker processes: the images are in memory
+            "verbose": False,
+            "rng_seed": 2020,
+        }
+
+    @cached_property
+    def extractor(self):
+        from advebm.vision import torch_fidelity
+
+        return torch_fidelity.utils.create_feature_extractor(self.name, list(self.layers), **self.options)
+
+    @cached_property
+    def about(self) -> str:
+        """All that features depend on beside the images: the network, its weights and what computes it."""
+        weights = "its own" if self.weights is None else digest(self.weights)
+        place = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
+        return f"{self.name}, weights {weights}, layers {self.layers}, torch-fidelity {version('torch-fidelity')}, {place}"
+
+    def features(self, x: np.ndarray, name: str) -> dict[str, Tensor]:
+        """{layer: (N, D)} of uint8 images (N, H, W, C), which go by that name in the bar. Those of each run of PART images
+        are found again by their bytes."""
+        from advebm.vision import torch_fidelity
+
+        def extracted(part: np.ndarray) -> dict[str, Tensor]:
+            options = {"input1": _Pixels(part), **self.options}
+            return torch_fidelity.utils.extract_featuresdict_from_input_id(1, self.extractor, **options)
+
+        def found(start: int) -> dict[str, Tensor]:
+            part = np.ascontiguousarray(x[start : start + PART])
+            key = f"features of {part.shape} {hashlib.sha256(part).hexdigest()}, {self.about}"
+            return self.cache(key, partial(extracted, part))
+
+        parts = ranks.spread(found, range(0, len(x), PART), self.bar(name))
+        return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
+
+
+def network(spec: "Quality", judge: nn.Module, channels: int, root: Path, **more: Any) -> Network:
+    """The feature network that the spec names; more: fields of Network."""
+    if spec.features == "judge":
+        return Network(name=register_judge(judge, channels), layers=("features", "logits"), **more)
+    weights = root / spec.inception
+    if not weights.is_file():
+        return Network(name=register_inception(), **more)
+    classifier = torch.load(weights, weights_only=True, mmap=True)["fc.weight"]
+    return Network(name=register_inception(), weights=weights, classifies=bool(classifier.any()), **more)

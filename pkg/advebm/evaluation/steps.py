@@ -1,0 +1,95 @@
+"""How generated images change with the number of steps of a recipe's chain: FID, label consistency, energy, saturation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advebm.data.images import Images
+from advebm.energy import Energy, marginal
+from advebm.evaluation.features import Network
+from advebm.evaluation.frechet import distance, fitted, jackknife
+from advebm.evaluation.parts import BATCH
+from advebm.evaluation.quality import Reference, label_consistency
+from advebm.samplers.pgd import Ascent
+from advebm.samplers.recipes import Recipe, Starts
+from advebm.samplers.sgld import Langevin
+from advebm.samplers.streams import Streams
+
+
+@dataclass
+class Kept:
+    """A Langevin chain that is run to the longest of the lengths and keeps its images at each, and before the first step.
+    They are those of chains of so many steps, bit for bit: the noise continues where its streams are."""
+
+    chain: Langevin
+    lengths: Sequence[int]
+    images: dict[int, Tensor] = field(default_factory=dict)
+
+    def __call__(self, energy: Energy, x: Tensor, streams: Streams) -> Tensor:
+        self.images[0] = x
+        for before, length in pairwise((0, *self.lengths)):
+            x = self.images[length] = replace(self.chain, steps=length - before)(energy, x, streams)
+        return x
+
+
+@dataclass
+class Repeated:
+    """As `Kept`, of an ascent: run anew to each of the lengths, as its ball is around the start."""
+
+    ascent: Ascent
+    lengths: Sequence[int]
+    images: dict[int, Tensor] = field(default_factory=dict)
+
+    def __call__(self, energy: Energy, x: Tensor) -> Tensor:
+        self.images |= {length: self.ascent(energy, x, length) for length in (0, *self.lengths)}
+        return self.images[self.lengths[-1]]
+
+
+KEEPERS = {"chain": Kept, "ascent": Repeated}  # by the field of a recipe that holds its last chain
+
+
+def last_chain(recipe: Recipe) -> str | None:
+    """The field of the recipe that holds its last chain; None where it has none."""
+    return next((name for name in KEEPERS if hasattr(recipe, name)), None)
+
+
+def snapshots(
+    recipe: Recipe, net: nn.Module, y: Tensor, starts: Starts, streams: Streams, lengths: Sequence[int]
+) -> dict[int, Tensor]:
+    """{length: images (B, C, H, W)} that the recipe makes by a last chain of each of the lengths, which increase; 0: what
+    that chain starts from. The recipe is one that has a last chain."""
+    name = last_chain(recipe)
+    keeper = KEEPERS[name](getattr(recipe, name), lengths)
+    replace(recipe, **{name: keeper})(net, y, starts, streams)
+    return keeper.images
+
+
+def scores(images: Images, reference: Reference, using: Network, name: str) -> dict[str, float]:
+    """{fid, fid_se}: the Frechet distance of the images, which go by that name in the bar, and its jackknife error."""
+    z = using.features(images.x, name)[using.layers[0]].to(using.device)
+    return {"fid": distance(fitted(z), reference.gaussian), "fid_se": jackknife(z, reference.gaussian)}
+
+
+def looks(net: nn.Module, judge: nn.Module, images: Images) -> dict[str, float | None]:
+    """{label_consistency, energy, saturated}: how often the judge sees the class of an image, None where they have none;
+    the mean of E(x) by the network that made them; the share of bytes that are 0 or 255."""
+    consistency = None if images.y is None else label_consistency(judge, images)
+    saturated = float(np.isin(images.x, (0, 255)).mean())
+    return {"label_consistency": consistency, "energy": mean_energy(net, images), "saturated": saturated}
+
+
+@torch.no_grad()
+def mean_energy(net: nn.Module, images: Images, batch: int = BATCH) -> float:
+    """The mean of E(x) over the images."""
+    device, energy = next(net.parameters()).device, marginal(net)
+    parts = [energy(images[i : i + batch].pixels(device)).double().sum() for i in range(0, len(images.x), batch)]
+    return (sum(parts) / len(images.x)).item()
+
+
+def best(fid: Sequence[float], lengths: Sequence[int]) -> int:
+    """The length whose FID is least."""
+    return min(zip(fid, lengths, strict=True))[1]

@@ -1,0 +1,133 @@
+"""Quality against the number of steps."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from advebm import config, figures
+from advebm.commands.steps import drawn, variants
+from advebm.data.gaussians import Gaussians
+from advebm.data.images import Images
+from advebm.energy import marginal
+from advebm.evaluation import features, frechet, quality, steps
+from advebm.evaluation.parts import SEED, anew
+from advebm.samplers.pgd import Ascent, Attack
+from advebm.samplers.recipes import SGLD, Ascend, CELangevin, Combined
+from advebm.samplers.sgld import Langevin
+from advebm.samplers.streams import Streams
+
+CHAIN = Langevin(steps=5, step_size=0.5, noise=0.05, clamp_grad=1.0)
+RECIPES = [
+    SGLD(recipe="sgld", start="uniform", chain=CHAIN),
+    SGLD(recipe="sgld", start="gaussians", conditional=True, chain=replace(CHAIN, clip=True)),
+    CELangevin(recipe="ce_langevin", start="gaussians", chain=CHAIN),
+    Combined(recipe="combined", attack=Attack(eps=0.2, steps=2), contrast=0.8, chain=CHAIN),
+    Ascend(recipe="ascent", start="uniform", ascent=Ascent(steps=5, step_size=0.3, eps=1.0)),
+]
+LENGTHS = [1, 3, 11, 20]  # noise is drawn for 8 steps at once
+
+
+@pytest.fixture
+def starts(images):
+    gaussians = Gaussians.fit(images, ridge=1e-3)
+    return {"gaussians": gaussians.sample, "uniform": lambda y, streams: streams.uniform(1, 4, 4)}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.recipe)
+def test_an_image_after_so_many_steps_is_that_of_a_chain_of_so_many(recipe, wrn, starts):
+    net, y, ids = wrn.eval(), torch.tensor([0, 1, 2, 0, 1]), torch.arange(5)
+    found = steps.snapshots(recipe, net, y, starts, Streams(0, "sample", ids=ids), LENGTHS)
+    assert list(found) == [0, *LENGTHS]
+    name = steps.last_chain(recipe)
+    for length in LENGTHS:
+        whole = replace(recipe, **{name: replace(getattr(recipe, name), steps=length)})
+        stages = list(whole(net, y, starts, Streams(0, "sample", ids=ids)).values())
+        assert torch.equal(found[length], stages[-1]) and torch.equal(found[0], stages[-2])
+    assert not torch.equal(found[11], found[20])
+
+
+def test_the_images_are_those_that_sample_draws(wrn, starts):
+    recipe, ids = RECIPES[1], torch.arange(7)
+    sets = drawn({"mine": ("sgld", recipe)}, [2, 5], 7, wrn.eval(), starts, classes=3, part=anew, quiet=True)
+    x = list(recipe(wrn, ids % 3, starts, Streams(SEED, "sample", "sgld", ids=ids)).values())[-1]
+    assert np.array_equal(sets["mine"][5].x, (x * 255).round().byte().permute(0, 2, 3, 1).numpy())
+    assert list(sets["mine"]) == [0, 2, 5] and sets["mine"][5].y.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    with pytest.raises(ValueError, match="mine: images are not finite after 2 steps"):
+        broken = replace(recipe, chain=replace(CHAIN, step_size=1e38, clamp_grad=None, noise=1e38))
+        drawn({"mine": ("sgld", broken)}, [2, 5], 7, wrn, starts, classes=3, part=anew, quiet=True)
+
+
+def test_numbers_of_images(wrn, tmp_path):
+    rng = np.random.default_rng(0)
+    made, real = (Images(rng.integers(0, high, (60, 8, 8, 1), dtype=np.uint8), np.arange(60) % 3) for high in (256, 200))
+    wrn.eval()
+    using = features.network(quality.Quality(features="judge"), wrn, 1, tmp_path)
+    found = steps.scores(made, quality.Reference(real, using), using, "made")
+    a, b = (wrn.features(images.pixels()).double().detach() for images in (made, real))
+    assert found["fid"] == pytest.approx(frechet.frechet(a, b), rel=1e-4)
+    assert found["fid_se"] == pytest.approx(frechet.jackknife(a, frechet.fitted(b)), rel=1e-3)
+    found = steps.looks(wrn, wrn, made)
+    logits = wrn(made.pixels())
+    assert found["energy"] == pytest.approx(-logits.logsumexp(1).mean().item(), rel=1e-5)
+    assert found["label_consistency"] == (logits.argmax(1).numpy() == made.y).mean()
+    assert found["saturated"] == ((made.x == 0).sum() + (made.x == 255).sum()) / made.x.size > 0
+    assert steps.looks(wrn, wrn, Images(made.x))["label_consistency"] is None
+    assert steps.mean_energy(wrn, made, batch=7) == pytest.approx(marginal(wrn)(made.pixels()).mean().item(), rel=1e-5)
+    assert steps.best([3.0, 1.0, 2.0], [10, 20, 40]) == 20
+
+
+ENTRY = config.read(Path("params.yaml"), "tiny", "robust_jem")
+
+
+def test_a_number_varies_beside_the_studys_own():
+    vary = ["combined.attack.eps=0.1,0.5", "combined.contrast=0.2"]  # tiny has .5
+    found = variants(ENTRY, "robust_jem", "tiny", [], vary, ["sgld.conditional=false"])
+    assert list(found) == ["combined attack.eps=0.1", "combined attack.eps=0.5", "combined contrast=0.2", "sgld"]
+    eps, contrast = (
+        {curve: f(recipe) for curve, (name, recipe) in found.items() if name == "combined"}
+        for f in (lambda recipe: recipe.attack.eps, lambda recipe: recipe.contrast)
+    )
+    assert list(eps.values()) == [0.1, 0.5, 0.5] and list(contrast.values()) == [0.9, 0.9, 0.2]
+    assert found["sgld"][1].conditional is False and ENTRY["sampling"]["robust_jem"]["sgld"]["conditional"] is True
+    assert list(variants(ENTRY, "robust_jem", "tiny", ["sgld"], [], [])) == ["sgld"]
+    beside = variants(ENTRY, "robust_jem", "tiny", ["combined"], ["combined.attack.eps=0.1"], [])
+    assert list(beside) == ["combined", "combined attack.eps=0.1"]
+
+
+@pytest.mark.parametrize(
+    ("method", "names", "vary", "changes", "told"),
+    [
+        ("robust_jem", ["combind"], [], [], "no recipe 'combind'; there are combined, sgld"),
+        ("robust_jem", [], ["combind.contrast=1"], [], "no recipe 'combind'"),
+        ("robust_jem", [], ["combined.contrast"], [], "must be KEY=VALUE,VALUE"),
+        ("robust_jem", [], ["combined=1"], [], "must be KEY=VALUE,VALUE"),
+        ("robust_jem", [], ["combined.contrast=1,2"], [], "2 is greater than the maximum of 1"),
+        ("robust_jem", [], [], ["combined.attack.epss=1"], "unknown key 'epss' .did you mean eps?"),
+        ("robust_jem", [], [], ["sgld.steps"], "must be KEY=VALUE"),
+        ("at", [], [], [], "none of its recipes has a chain of steps"),
+        ("at", ["targeted"], [], [], "targeted has no chain of steps"),
+        ("at", [], ["targeted.attack.eps=1"], [], "targeted has no chain of steps"),
+        ("standard", [], [], [], "none of its recipes has a chain"),
+    ],
+)
+def test_what_has_no_steps_is_told(method, names, vary, changes, told):
+    with pytest.raises(ValueError, match=told):
+        variants(ENTRY, method, "tiny", names, vary, changes)
+
+
+def test_pictures_of_steps(tmp_path):
+    curve = {"fid": [3.0, 2.0], "fid_se": [0.2, 0.1], "label_consistency": [0.5, 0.9], "energy": [1.0, 0.5], "best": 20}
+    real = {"label_consistency": 0.9, "energy": 1.0, "saturated": 0.1}
+    numbers = {
+        "images": 60,
+        "lengths": [10, 20],
+        "real": {"validation": real, "train": {**real, "fid": 1.5, "fid_se": 0.1}},
+    }
+    for count in (1, 9):
+        curves = {f"sgld chain.step_size=0.{i}": curve | {"label_consistency": [None, None]} for i in range(count)}
+        with Image.open(figures.steps(numbers | {"curves": curves}, tmp_path / "steps.png", "title")) as picture:
+            assert picture.width > 800
