@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import nn
 
+from advebm.commands.quality import generated
 from advebm.data.images import Images
 from advebm.energy import SCORES, grad, marginal, negative, posterior
 from advebm.evaluation import autoattack, features, frechet, intervals, ood, quality, robustness
@@ -290,6 +291,9 @@ def test_quality_is_the_formulas_on_the_judges_features(judge, images, tmp_path,
     assert [more[key] for key in ("precision", "recall")] == [equal[key] for key in ("precision", "recall")]
     assert "against 300 train images (precision and recall: 100 of them)" in quality.protocol(spec, "ours", more, 100)
     assert quality.protocol(spec, "atebm", fewer, 30).startswith("atebm: 300 images (30 distinct) from out-")
+    how = generated("bf16", {"statistics": "batch"})
+    assert "from scratch (in bf16, on batch statistics) against" in quality.protocol(spec, "ours", fewer, 300, how)
+    assert generated("fp32", {}) == "" and how not in quality.protocol(spec, "jempp-buffer", fewer, 300, how)
 
 
 def test_features_are_computed_once_for_the_same_images_and_network(judge, tmp_path, monkeypatch):

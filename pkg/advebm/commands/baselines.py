@@ -69,9 +69,10 @@ def score(
     part: "Part",
     quiet: bool,
     protocols: dict[str, str] | None = None,
+    how: str = "",
 ) -> dict:
-    """The numbers of named images, see evaluation/quality.py; protocols: {name: protocol}, "ours" where none is named.
-    label_consistency is None where the images have no classes."""
+    """The numbers of named images, see evaluation/quality.py; protocols: {name: protocol}, "ours" where none is named; how:
+    what the protocol is to say of how they were generated. label_consistency is None where the images have no classes."""
     from functools import cache
 
     import numpy as np
@@ -117,5 +118,5 @@ def score(
         numbers = q.fidelity(content, against, spec, using, name=name, part=part)
         numbers["label_consistency"] = None if content.y is None else q.label_consistency(net, content)
         distinct = len({x.tobytes() for x in content.x})
-        result[name] = numbers | {"protocol": q.protocol(spec, named, numbers, distinct)}
+        result[name] = numbers | {"protocol": q.protocol(spec, named, numbers, distinct, how)}
     return result

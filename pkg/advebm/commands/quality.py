@@ -39,15 +39,21 @@ def quality(
     sets = sampled(samples, recipes)
     protocols = {name: "atebm" for name, recipe in recipes.items() if recipe.start == "outliers"}
     buffer = model.with_name("replay_buffer.npz")
+    net, header = networks.load(model, networks.device())
     if spec.buffer and buffer.is_file():
-        net, _ = networks.load(model, networks.device())
         sets["replay_buffer"] = confident(net, images.load(buffer), entry["samples"])
         protocols["replay_buffer"] = "jempp-buffer"
     files = [judge, *(samples / f"{name}.npz" for name in recipes), *([buffer] if "replay_buffer" in sets else [])]
     with resumable("quality", out, entry, method, model, data, *map(images.digest, files)) as state:
         given = {"data": data, "judge": judge, "entry": entry, "root": root, "part": state.part, "quiet": quiet}
-        scores = score(sets, protocols=protocols, **given)
+        scores = score(sets, protocols=protocols, how=generated(entry["precision"], header), **given)
         with keep("quality", out, {**scores, "baselines": ends}, entry, study, method, model) as run:
             for name, values in scores.items():
                 run.metrics({f"quality/{name}/{key}": v for key, v in values.items() if not isinstance(v, str | list)})
     print(f"wrote {out}: " + ", ".join(f"{name} FID {values['fid']:.3g}" for name, values in scores.items()))
+
+
+def generated(precision: str, header: dict) -> str:
+    """What a protocol says of how samples were generated, where that is not in float32 and in evaluation mode."""
+    parts = {f"in {precision}": precision != "fp32", "on batch statistics": header.get("statistics") == "batch"}
+    return ", ".join(said for said, so in parts.items() if so)

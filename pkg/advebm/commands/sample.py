@@ -46,12 +46,10 @@ def sample(
 
     def generated(name: str, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """The bytes of images `ids` (B, H, W, C); of the first ones also, as "0 start", "1 attack", ..., each stage."""
-        recipe, made = recipes[name], len(ids)
-        if net.training:  # the last ones beside as many as the others have
-            ids = torch.cat([ids, torch.arange(made, BATCH, device=device) + ids[0]])
         with networks.sampling(net):
-            stages = recipe(net, ids % classes, starts, Streams(SEED, "sample", name, ids=ids))
-        stages = {stage: x[:made] for stage, x in stages.items()}
+            together = company(net, ids)
+            stages = recipes[name](net, together % classes, starts, Streams(SEED, "sample", name, ids=together))
+        stages = {stage: x[: len(ids)] for stage, x in stages.items()}
         x = list(stages.values())[-1]
         if not x.isfinite().all():
             raise ValueError(f"{study}.sampling.{method}.{name}: images are not finite; take smaller steps or noise")
@@ -97,6 +95,16 @@ def generator(recipes: dict, precision: str, where: str, model: Path, data: Path
             )
     outliers = images.load(data / "outliers.npz") if any(r.start == "outliers" for r in recipes.values()) else None
     return net, start_images(Gaussians.load(gaussians, device), outliers)
+
+
+def company(net, ids):
+    """The images `ids` and, where the network samples on the statistics of its batch, so many more that the last images are
+    made beside as many as the others."""
+    import torch
+
+    from advebm.evaluation.parts import BATCH
+
+    return torch.arange(BATCH, device=ids.device) + ids[0] if net.training else ids
 
 
 def start_images(gaussians, outliers=None) -> dict:

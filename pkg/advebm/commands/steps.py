@@ -13,7 +13,7 @@ from advebm.commands import options as o
 from advebm.commands.baselines import Root
 from advebm.commands.measuring import network
 from advebm.commands.prepare import about, data_root
-from advebm.commands.sample import STRIP, generator
+from advebm.commands.sample import STRIP, company, generator
 
 if TYPE_CHECKING:
     from advebm.data.images import Images
@@ -64,10 +64,11 @@ def steps(
     there = min(described["images"][split] for split in ("validation", "train"))
     if images > there:
         raise ValueError(f"--images {images}: but there are {there} validation or training images")
-    net, starts = generator(dict(curves.values()), f"{study}.sampling.{method}", model, data, gaussians)
+    where = f"{study}.sampling.{method}"
+    net, starts = generator(dict(curves.values()), entry["precision"], where, model, data, gaussians)
     judging = network(judge, data)
     numbers = {"images": images, "lengths": counts, "recipes": {name: asdict(made) for name, (_, made) in curves.items()}}
-    spec = {**numbers, "quality": entry["quality"]}
+    spec = {**numbers, "quality": entry["quality"], "precision": entry["precision"]}
     key = [method, spec, described["sha256"], *(digest(file) for file in (model, gaussians, judge))]
     with (
         opened("steps", out, key) as state,
@@ -168,13 +169,18 @@ def drawn(
     from advebm.data.images import Images, to_bytes
     from advebm.evaluation.parts import BATCH, SEED, gathered
     from advebm.evaluation.steps import snapshots
+    from advebm.networks import sampling
     from advebm.samplers.streams import Streams
 
     y = torch.arange(n, device=next(net.parameters()).device)
 
     def generated(curve: str, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         name, recipe = curves[curve]
-        found = snapshots(recipe, net, ids % classes, starts, Streams(SEED, "sample", name, ids=ids), lengths)
+        with sampling(net):
+            together = company(net, ids)
+            streams = Streams(SEED, "sample", name, ids=together)
+            found = snapshots(recipe, net, together % classes, starts, streams, lengths)
+        found = {length: x[: len(ids)] for length, x in found.items()}
         for length, x in found.items():
             if not x.isfinite().all():
                 raise ValueError(f"{curve}: images are not finite after {length} steps; take fewer or smaller steps")

@@ -152,8 +152,9 @@ def label_consistency(judge: nn.Module, images: Images, batch: int = BATCH) -> f
     return right / len(images.x)
 
 
-def protocol(spec: Quality, name: str, numbers: dict[str, Any], distinct: int) -> str:
-    """What a number was made from, in words, after the protocol's name; distinct: how many of the images differ.
+def protocol(spec: Quality, name: str, numbers: dict[str, Any], distinct: int, how: str = "") -> str:
+    """What a number was made from, in words, after the protocol's name; distinct: how many of the images differ; how: what
+    is to be said of how they were generated, or nothing.
 
     ours: from scratch, against the reference split; atebm: as ours, but from out-distribution images (AE); jempp-buffer:
     images of the replay buffer, where it has more those of each class that the model is surest of, against training and
@@ -169,4 +170,5 @@ def protocol(spec: Quality, name: str, numbers: dict[str, Any], distinct: int) -
     repeats = f" ({distinct} distinct)" if distinct < numbers["n"] else ""
     n, m = numbers["n"], numbers["reference_n"]
     fewer = f" (precision and recall: {compared(n, m)} of them)" if m > compared(n, m) else ""
-    return f"{name}: {n} images{repeats} {made} against {m} {against} images{fewer}, features of {features}"
+    said = f" ({how})" if how and name != "jempp-buffer" else ""
+    return f"{name}: {n} images{repeats} {made}{said} against {m} {against} images{fewer}, features of {features}"

@@ -14,6 +14,7 @@ from advebm.evaluation.features import Network
 from advebm.evaluation.frechet import distance, fitted, jackknife
 from advebm.evaluation.parts import BATCH
 from advebm.evaluation.quality import Reference, label_consistency
+from advebm.networks import sampling
 from advebm.samplers.pgd import Ascent
 from advebm.samplers.recipes import Recipe, Starts
 from advebm.samplers.sgld import Langevin
@@ -86,7 +87,8 @@ def looks(net: nn.Module, judge: nn.Module, images: Images) -> dict[str, float |
 def mean_energy(net: nn.Module, images: Images, batch: int = BATCH) -> float:
     """The mean of E(x) over the images."""
     device, energy = next(net.parameters()).device, marginal(net)
-    parts = [energy(images[i : i + batch].pixels(device)).double().sum() for i in range(0, len(images.x), batch)]
+    with sampling(net):
+        parts = [energy(images[i : i + batch].pixels(device)).double().sum() for i in range(0, len(images.x), batch)]
     return (sum(parts) / len(images.x)).item()
 
 
