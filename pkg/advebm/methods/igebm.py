@@ -26,10 +26,9 @@ class IGEBM(ReplayMethod):
         return uniform_start(self.context.shape, self.context.device)
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
-        x, y = batch.x, batch.y
+        x, y, sampler = batch.x, batch.y, self.grown(step)
         with sampling(net):
-            chain = lambda v, y_neg, streams: self.grown(step)(conditional(net, y_neg), v, streams)  # noqa: E731
-            x_neg, y_neg = self.negatives(chain, len(x), step)
+            x_neg, y_neg = self.negatives(lambda v, y, s: sampler(conditional(net, y), v, s), len(x), step)
         f_neg, f = map(given, passes(net, x_neg, x))  # the data last: batch norm's statistics end on them
         term, logs = self.contrast(conditional(f, y)(x), conditional(f_neg, y_neg)(x_neg))
         return Loss(term, logs, x_neg=x_neg)

@@ -27,10 +27,9 @@ class JEM(JointMethod):
         return uniform_start(self.context.shape, self.context.device)
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
-        x, y = batch.x, batch.y
+        x, y, sampler = batch.x, batch.y, self.grown(step)
         with sampling(net):
-            chain = lambda v, y_neg, streams: self.grown(step)(self.descended(net, y_neg), v, streams)  # noqa: E731
-            x_neg, _ = self.negatives(chain, len(x), step)
+            x_neg, _ = self.negatives(lambda v, k, s: sampler(self.descended(net, k), v, s), len(x), step)
         data = [batch.x_plain, x] if self.plain else [x]
         f_neg, *f = map(given, passes(net, x_neg, *data))  # the data last: batch norm's statistics end on them
         ce = posterior(f[-1], y)(x).mean()

@@ -24,10 +24,9 @@ class JEMPP(JointMethod):
     positives: Literal["augmented", "plain"] = "augmented"
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
-        x, y = batch.x, batch.y
+        x, y, sampler = batch.x, batch.y, self.grown(step)
         with sampling(net):
-            chain = lambda v, y_neg, _: self.grown(step)(net.stem, self.descended(net.body, y_neg), v)  # noqa: E731
-            x_neg, _ = self.negatives(chain, len(x), step)
+            x_neg, _ = self.negatives(lambda v, k, _: sampler(net.stem, self.descended(net.body, k), v), len(x), step)
         data = [batch.x_plain, x] if self.plain else [x]
         f_neg, *f = map(given, passes(net, x_neg, *data))  # the data last: batch norm's statistics end on them
         ce = posterior(f[-1], y)(x).mean()

@@ -30,11 +30,10 @@ class RobustJEM(JointMethod):
     positives: Literal["clean", "adversarial", "plain"] = "clean"
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
-        x, y = batch.x, batch.y
+        x, y, sampler = batch.x, batch.y, self.grown(step)
         with sampling(net):
             x_adv = self.attack(negative(posterior(net, y)), x, self.streams("attack", step, count=len(x)))
-            chain = lambda v, y_neg, _: self.grown(step)(net.stem, self.descended(net.body, y_neg), v)  # noqa: E731
-            x_neg, _ = self.negatives(chain, len(x), step)
+            x_neg, _ = self.negatives(lambda v, k, _: sampler(net.stem, self.descended(net.body, k), v), len(x), step)
         data = [x_adv] if self.positives == "adversarial" else [x_adv, batch.x_plain if self.plain else x]
         f_neg, *f = map(given, passes(net, x_neg, *data))  # the data last: batch norm's statistics end on them
         ce = posterior(f[0], y)(x_adv).mean()
