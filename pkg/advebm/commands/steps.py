@@ -64,10 +64,10 @@ def steps(
     there = min(described["images"][split] for split in ("validation", "train"))
     if images > there:
         raise ValueError(f"--images {images}: but there are {there} validation or training images")
-    where = f"{study}.sampling.{method}"
-    net, starts = generator(dict(curves.values()), entry["precision"], where, model, data, gaussians)
+    recipes = {name: made for name, (_, made) in curves.items()}
+    net, starts = generator(recipes, entry["precision"], f"{study}.sampling.{method}", model, data, gaussians)
     judging = network(judge, data)
-    numbers = {"images": images, "lengths": counts, "recipes": {name: asdict(made) for name, (_, made) in curves.items()}}
+    numbers = {"images": images, "lengths": counts, "recipes": {name: asdict(made) for name, made in recipes.items()}}
     spec = {**numbers, "quality": entry["quality"], "precision": entry["precision"]}
     key = [method, spec, described["sha256"], *(digest(file) for file in (model, gaussians, judge))]
     with (
@@ -133,7 +133,7 @@ def variants(
 
     recipes, curves = built(changes), {}
     asked = names or [name for name in recipes if last_chain(recipes[name])]
-    asked += [name for name in dict.fromkeys(key.split(".")[0] for _, key, _ in varied) if name not in asked]
+    asked = list(dict.fromkeys([*asked, *(key.split(".")[0] for _, key, _ in varied)]))
     for name in asked:
         values = [(key, value) for _, key, listed in varied if key.split(".")[0] == name for value in listed.split(",")]
         found = {f"{key.replace('.', ' ', 1)}={value}": built([*changes, f"{key}={value}"])[name] for key, value in values}
