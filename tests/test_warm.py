@@ -60,6 +60,40 @@ def test_an_interrupted_training_from_a_warm_start_ends_with_the_same_bytes(work
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
+def test_a_training_that_diverges_begins_again_from_its_start(work, tmp_path, monkeypatch):
+    """Before its first record there is nothing else to go back to."""
+    from advebm import training
+
+    check, failed = training.check_finite, []
+
+    def once(record, step, bound):
+        if not failed:
+            failed.append(step)
+            raise training.Diverged("training diverged, as this test says", step + 1)
+        check(record, step, bound)
+
+    initialise, begun = networks.initialise, []
+    monkeypatch.setattr(training, "check_finite", once)
+    monkeypatch.setattr(networks, "initialise", lambda net, path: begun.append(path) or initialise(net, path))
+    _, header = trained(work, tmp_path / "m", "jeat", warm=work / "warm")
+    events = json.loads((tmp_path / "m/recoveries.json").read_text())["recoveries"]
+    assert [event["back_to"] for event in events] == [0] and header["init"]
+    assert len(begun) == 3  # to see whether it fits, and for each try
+
+
+def test_mlflow_is_told_of_both_phases(work, tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("ADVEBM_TRACKING", "outbox")
+    trained(work, tmp_path / "m", "jeat", warm=work / "warm")
+    (journal,) = tmp_path.glob("state/outbox/*/events.jsonl")
+    events = [json.loads(line) for line in journal.read_text().splitlines()]
+    told = {event[2]: event[1] for event in events if event[0] == "metrics"}
+    assert list(told) == [int(row["step"]) for row in records(tmp_path / "m")]
+    assert min(told) < 0 and "train/energy_gap" in told[max(told)] and "train/energy_gap" not in told[min(told)]
+    tags = {name: value for event in events if event[0] == "tags" for name, value in event[1].items()}
+    assert tags["init.sha256"] == images.digest(work / "warm/model.safetensors")
+
+
 def test_stability_trains_from_the_warm_start(work, tmp_path):
     run(
         "stability",
