@@ -130,9 +130,9 @@ class Cache:
             file.unlink()
 
 
-def features() -> Cache:
-    """The features of images that are kept for all commands of the project."""
-    return Cache(config.root() / "state" / "features", code("evaluation/features.py", "networks"))
+def features(kind: str) -> Cache:
+    """The features of images, by the judge or by Inception, that are kept for all commands of the project."""
+    return Cache(config.root() / "state" / "features", code("evaluation/features.py", *["networks"] * (kind == "judge")))
 
 
 @contextmanager

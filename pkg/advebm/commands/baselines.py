@@ -91,7 +91,7 @@ def score(
     def bar(name: str):
         return progress.bar(f"quality {name}", quiet)
 
-    using = features.network(spec, net, net.shape[0], data_root(root), cache=state.features().part, bar=bar)
+    using = features.network(spec, net, net.shape[0], data_root(root), cache=state.features(spec.features).part, bar=bar)
     wanted = spec.reference_images or max((len(s.x) for s in sets.values()), default=0)
     split = images.load(data / f"{spec.reference}.npz")
     if spec.reference == "train" and wanted > len(split.x):  # all published training images
@@ -113,7 +113,7 @@ def score(
             against = everything()
             content = content[: len(against.images.x)]
         else:
-            content = content[: len(split.x)]
+            content = content if spec.reference_images else content[: len(split.x)]
             against = reference(spec.reference_images or len(content.x))
         numbers = q.fidelity(content, against, spec, using, name=name, part=part)
         numbers["label_consistency"] = None if content.y is None else q.label_consistency(net, content)

@@ -7,17 +7,17 @@ from typer import Argument, Option
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.measured import BUFFER, Found, measured, scored
+from advebm.commands.measured import BUFFER, Found, read_json, scored
 from advebm.commands.papers import DATA, printed_fid
 from advebm.commands.tables import about, table
 
+PARTS = ("quality", "robustness", "ood")  # what is read, of each what is there
 HEADER = ["method", "recipe", "clean", "PGD-20", "FID", "label consistency", "AUC", "worst case"]
 
 
 def headline(
     page: Annotated[Path, Argument(help="Markdown file with the lines <!-- headline STUDY --> and <!-- end headline -->")],
     results: Annotated[Path, Option(help="folder with a sub-folder for each method")],
-    models: Annotated[Path, Option(help="folder with a sub-folder for each method")],
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
     method: Annotated[list[str] | None, Option(help="a row's method, again for more [default: all]")] = None,
@@ -40,8 +40,7 @@ def headline(
     printed = printed_fid() if entry["data"]["source"] == DATA else {}
     rows = []
     for name in method or entry["models"]:
-        run = (results / name / "robustness.json").is_file()
-        found = measured(results / name, models / name) if run else None
+        found = {key: read_json(file, key) for key in PARTS if (file := results / name / f"{key}.json").is_file()}
         found_rows = measured_rows(name, found) if found else not_run(name, list(entry["sampling"][name]))
         rows += [[*row, printed.get((name, row[1]))] for row in found_rows] if printed else found_rows
     lines = table([*HEADER, "FID, published"] if printed else HEADER, rows)
@@ -56,12 +55,13 @@ def not_run(method: str, recipes: list[str]) -> list[list[Any]]:
 
 
 def measured_rows(method: str, found: Found) -> list[list[Any]]:
-    """A row for each recipe; what does not depend on it stands in the first."""
-    robust = next((a for a in found["robustness"]["attacks"].values() if (a["norm"], a["ascends"]) == ("linf", "ce")), {})
-    detected = next(iter(found["ood"].values()))
-    first = [found["robustness"]["clean"], robust.get("accuracy")], [detected["auc"], detected["auc_worst"]]
-    rows = []
-    for recipe, s in [(name, s) for name, s in scored(found).items() if name != BUFFER] or [(None, {})]:
+    """A row for each recipe; what does not depend on it stands in the first. A dash for what was not measured yet."""
+    robust, detected = found.get("robustness", {}), next(iter(found.get("ood", {}).values()), {})
+    attacks = robust.get("attacks", {}).values()
+    attacked = next((a for a in attacks if (a["norm"], a["ascends"], a["steps"]) == ("linf", "ce", 20)), {})
+    first = [robust.get("clean"), attacked.get("accuracy")], [detected.get("auc"), detected.get("auc_worst")]
+    rows, images = [], scored(found) if "quality" in found else {}
+    for recipe, s in [(name, s) for name, s in images.items() if name != BUFFER] or [(None, {})]:
         quality = [about(s.get("fid"), s.get("fid_se")), s.get("label_consistency")]
         general = first if not rows else (["", ""], ["", ""])
         rows.append([method if not rows else "", recipe, *general[0], *quality, *general[1]])

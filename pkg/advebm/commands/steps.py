@@ -49,7 +49,8 @@ def steps(
     steps.png, and in pictures/ the same images after each number of steps.
 
     One chain of each recipe is run, to the longest. By this a recipe's steps, and by --vary its other numbers, are chosen,
-    without an image that results are reported on. The numbers of params.yaml have a curve beside those of --vary.
+    without a test image and without the images that a reported FID is against (but where those are all of train and
+    validation). The numbers of params.yaml have a curve beside those of --vary.
     """
     entry = config.read(params, study, method)
     counts = increasing(lengths)
@@ -120,6 +121,8 @@ def variants(
     for text, key, values in varied:
         if "." not in key or not values:
             raise ValueError(f"--vary {text}: must be KEY=VALUE,VALUE,..., such as combined.attack.eps=0.1,0.2")
+        if key.split(".")[1:] in (["chain", "steps"], ["ascent", "steps"]):
+            raise ValueError(f"--vary {text}: the number of steps is what all curves are against; give --lengths")
     for name in (*names, *(text.split(".")[0] for text in (*changes, *vary))):
         if name not in sampling:
             raise ValueError(f"{where}.sampling.{method}: no recipe {name!r}; there are {', '.join(sampling) or 'none'}")
@@ -207,7 +210,7 @@ def feature_network(quality: dict[str, Any], judging: "Network", root: Path, qui
         return progress.bar(f"steps {name}", quiet)
 
     spec = config.build(Quality, quality)
-    return network(spec, judging, judging.shape[0], root, cache=state.features().part, bar=bar)
+    return network(spec, judging, judging.shape[0], root, cache=state.features(spec.features).part, bar=bar)
 
 
 def measured(

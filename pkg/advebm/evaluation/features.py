@@ -41,7 +41,7 @@ def register_judge(judge: nn.Module, channels: int) -> str:
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
     weights = b"".join(tensor.cpu().numpy().tobytes() for tensor in judge.state_dict().values())
-    name = f"judge-{hashlib.sha256(weights).hexdigest()[:16]}"
+    name = f"judge-{hashlib.sha256(weights + repr(judge.spec).encode()).hexdigest()[:16]}"
     if name in FEATURE_EXTRACTORS_REGISTRY:
         return name
 

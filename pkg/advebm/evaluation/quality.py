@@ -113,8 +113,8 @@ def fidelity(
 
 
 def compared(n: int, m: int) -> int:
-    """How many of m images of a reference, evenly spaced, precision and recall of n images are against: they compare each
-    image with each, and are of the same number on both sides where they were published (Kynkaanniemi et al. 2019)."""
+    """How many of m images of a reference, evenly spaced, precision and recall of n images are against. They compare each
+    image with each, so of a large reference as many as there are samples, but not fewer than 10,000."""
     return min(m, max(n, MANY))
 
 
