@@ -1,6 +1,8 @@
-"""A study without DVC, MLflow and git: `advebm away`. Says first which of the packages that it needs are missing."""
+"""A study without DVC, MLflow and git: `advebm away`. Says first which of the packages that it needs are missing or old."""
 
+import re
 import sys
+from importlib import metadata
 from importlib.util import find_spec
 
 from wiring import stage
@@ -15,30 +17,38 @@ NEEDED = {  # what is imported, and what pip calls it
     "PIL": "pillow",
     "yaml": "pyyaml",
     "tqdm": "tqdm",
-    "jinja2": "jinja2",
-    "typer.exceptions": "typer>=0.29",
+    "typer": "typer>=0.29",
     "pydantic": "pydantic",
     "annotated_types": "annotated-types",
     "jsonschema": "jsonschema",
     "filelock": "filelock",
     "safetensors": "safetensors",
-    "torch_fidelity": "torch-fidelity",
-    "pyautoattack": "pyautoattack",
+    "torch_fidelity": "torch-fidelity>=0.4",
 }
+SOME = {"jinja2": "compare", "pyautoattack": "autoattack, and ood by queries"}  # without which only these fail
 FLOWS = ("glow", "residual_flow")  # which also need normflows
 
 
 def missing(methods: list[str]) -> list[str]:
     """What pip is to install."""
     needed = NEEDED | ({"normflows": "normflows"} if set(FLOWS) & set(methods) else {})
-    return [package for module, package in needed.items() if not found(module)]
+    return [package for module, package in needed.items() if not found(module, package)]
 
 
-def found(module: str) -> bool:
+def found(module: str, package: str) -> bool:
+    """Whether the module is there, and of the version that `name>=version` asks for."""
+    name, _, least = package.partition(">=")
     try:
-        return find_spec(module) is not None
-    except ImportError:  # of the package that it is in
+        if find_spec(module) is None:
+            return False
+        return not least or numbers(metadata.version(name)) >= numbers(least)
+    except ImportError:  # also where the package has no version
         return False
+
+
+def numbers(version: str) -> list[int]:
+    """1.2.dev3 as [1, 2]."""
+    return list(map(int, re.match(r"[\d.]*\d", version)[0].split(".")))
 
 
 if __name__ == "__main__":
@@ -46,4 +56,7 @@ if __name__ == "__main__":
     if packages:
         command = " ".join(f"'{package}'" for package in packages)
         sys.exit(f"advebm: not installed: {', '.join(packages)}; {sys.executable} -m pip install {command}")
+    for module, stages in SOME.items():
+        if not found(module, module):
+            print(f"advebm: {module} is not installed: {stages} will fail", file=sys.stderr)
     stage("away")

@@ -5,6 +5,7 @@ goes first on the path. The command's own arguments, given in dvc.yaml, name stu
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +24,7 @@ def stage(name: str) -> None:
     app.command()(cli.COMMANDS[name])
     alone = name not in cli.SHARED or "RANK" in os.environ or "--help" in sys.argv
     cli.run(app if alone else partial(launched, app), name)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is written: it is to end as done, not by a signal
 
 
 def launched(app: Callable[..., int | None], **options: bool) -> int | None:

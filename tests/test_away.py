@@ -1,19 +1,23 @@
 """A study where there is neither DVC nor MLflow nor git, and what it leaves taken home."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
-from advebm import cli, packs, pipeline
+from advebm import cli, config, packs, pipeline, tracking
 from advebm.commands import away, receive
 from test_pipeline import PROJECT, STAGES, clone, mlflow_runs, shell, stages_run
 
@@ -178,7 +182,88 @@ def test_what_is_damaged_or_of_another_study_changes_nothing(rented, tmp_path):
     assert "study is digits, but the files are of tiny" in refused(part)
 
 
-def test_other_data_are_refused_and_rounding_is_not(monkeypatch):
+@pytest.fixture
+def home(rented, tmp_path, monkeypatch):
+    """A project without DVC, which is the current folder: (its folder, what lies in it but for code)."""
+    folder = tmp_path / "home"
+    for name in ("dvc.yaml", "params.yaml", "stages", "pkg", "results/tiny/study"):
+        source, target = rented[0] / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    params = folder / "params.yaml"
+    params.write_text(params.read_text().replace("study: digits", "study: tiny", 1))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(tracking, "sync", lambda: 0)
+    return folder, lambda: {path: data for path, data in files(folder).items() if path.parts[0] not in ("pkg", "stages")}
+
+
+def test_some_of_several_parts_are_of_use(rented, home, tmp_path, monkeypatch, capsys):
+    [part] = rented[2]
+    (tmp_path / "whole").mkdir()
+    manifest = packs.read([part], tmp_path / "whole").manifest
+    monkeypatch.setattr(packs, "PART", 20 * tarfile.RECORDSIZE)
+    with monkeypatch.context() as context:
+        context.chdir(rented[0])
+        parts = packs.write(tmp_path / "parts", manifest)
+    large = [entry for entry in manifest["files"] if entry["size"] > packs.PART]
+    assert len(parts) > 10 and large
+    uids = {name for entry in manifest["files"] if (name := entry["path"]).endswith("/events.jsonl")}
+    about = {uid: tracking.checkpoints((rented[0] / uid).read_bytes()) for uid in uids}
+    for i in (1, 2, len(parts) // 2, len(parts) - 1, len(parts)):
+        receive.receive(parts[:i])
+        log = capsys.readouterr().out
+        present = {uid for uid in uids if Path(uid).is_file()}
+        came = {about[uid][1] for uid in present}
+        assert all(about[uid][0] in {None, *came} for uid in present), "no measurement is told before its training"
+        assert ("has not come whole" in log) == ("not told to MLflow" in log or i < len(parts)) == (i < len(parts))
+    assert present == uids and not list(Path().rglob("*.part"))
+    for entry in manifest["files"]:
+        assert (home[0] / entry["path"]).read_bytes() == (rented[0] / entry["path"]).read_bytes()
+    receive.receive([parts[-1]])
+    assert "chunks" in capsys.readouterr().out, "the last part holds a chunk"
+
+
+def test_what_is_here_stays_where_it_is_not_done(rented, home, capsys):
+    receive.receive(rented[2])
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "will run here" in line]
+    assert line == "compare: will run here, for models/tiny is another", "that holds the class Gaussians, too"
+    mine = {Path("results/tiny/at/fisher.json"): b"{}", Path("results/tiny/at/samples/mine.txt"): b"mine"}
+    for path, data in mine.items():
+        path.write_bytes(data)
+    Path("pkg/advebm/commands/fisher.py").write_text("")
+    Path("results/tiny/at/quality.json").unlink()
+    before = home[1]()
+    receive.receive(rented[2])
+    log = capsys.readouterr().out
+    assert "fisher@robust_jem: will run here, for pkg/advebm/commands/fisher.py is another\n" in log
+    assert "fisher.py is another, results/tiny/at/fisher.json stays as it was here\n" in log
+    after = home[1]()
+    quality, other = Path("results/tiny/at/quality.json"), Path("results/tiny/at/samples/mine.txt")
+    assert after.pop(quality) == (rented[0] / quality).read_bytes() and other not in after, "sample and quality are done"
+    assert after == {path: data for path, data in before.items() if path != other}
+
+
+def test_what_a_stage_is_writing_is_not_touched(rented, home):
+    before = home[1]()
+    config.lock(Path("models/tiny/at")).parent.mkdir(parents=True)
+    with FileLock(config.lock(Path("models/tiny/at"))):
+        with pytest.raises(BlockingIOError, match="models/tiny/at: another process is writing it"):
+            receive.receive(rented[2])
+        assert home[1]() == before
+
+
+def test_off_is_off(rented, home, monkeypatch):
+    def sent():
+        raise AssertionError
+
+    monkeypatch.setattr(tracking, "sync", sent)
+    monkeypatch.setenv("ADVEBM_TRACKING", "off")
+    receive.receive(rented[2])
+    assert not tracking.outbox().exists() and Path("models/tiny/at/model.safetensors").is_file()
+
+
+def test_other_data_are_refused_and_rounding_is_not(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     there = {"images": "ab", "gaussians": [[1.0, -2.0]]}
     pack = packs.Pack({"study": "tiny", "home": there}, Path())
     monkeypatch.setattr(receive, "dvc", lambda *arguments: True)
@@ -190,16 +275,29 @@ def test_other_data_are_refused_and_rounding_is_not(monkeypatch):
         with pytest.raises(ValueError, match=told):
             receive.made(pack)
     monkeypatch.setattr(receive, "facts", lambda study: there | {"gaussians": [[1.0, -2.0001]]})
-    assert receive.made(pack) == Path(".dvc").is_dir()
+    assert receive.made(pack) is False, "there is no DVC"
+    Path(".dvc").mkdir()
+    assert receive.made(pack) is True
+    monkeypatch.setattr(receive, "facts", lambda study: {})
+    with pytest.raises(FileNotFoundError, match="are not here; nothing is unpacked"):
+        receive.made(pack)
+    monkeypatch.setattr(receive, "dvc", lambda *arguments: False)
+    with pytest.raises(OSError, match="`dvc repro gaussians` has failed, see above; nothing is unpacked"):
+        receive.made(pack)
 
 
 def test_what_is_missing_is_told_at_once(tmp_path):
     sys.path.insert(0, str(PROJECT / "stages"))
-    from away import NEEDED
+    from away import NEEDED, SOME, numbers
 
-    header = (PROJECT / "stages/away.sh").read_text()
-    assert all(f" {package}" in header for package in NEEDED.values())
-    code, log = script(PROJECT, rent(tmp_path, "pydantic", "typer"), "tiny", 60, "glow")
+    header = " ".join((PROJECT / "stages/away.sh").read_text().split("\n# "))
+    assert all(f" {package}" in header for package in (*NEEDED.values(), *SOME))
+    assert numbers("0.29.2.dev1") == [0, 29, 2] > numbers("0.29") > numbers("0.4.0+cpu") and numbers("3") == [3]
+    machine = rent(tmp_path, "pydantic")
+    old = tmp_path / "absent/typer-0.12.5.dist-info/METADATA"
+    old.parent.mkdir()
+    old.write_text("Metadata-Version: 2.1\nName: typer\nVersion: 0.12.5\n")
+    code, log = script(PROJECT, machine, "tiny", 60, "glow")
     assert code == 1 and log.startswith("advebm: not installed: typer>=0.29, pydantic, normflows; ")
     assert log.endswith("-m pip install 'typer>=0.29' 'pydantic' 'normflows'\n") and log.count("\n") == 1
 
@@ -246,6 +344,10 @@ def test_parts_are_small_and_hold_everything(made):
     assert read(*parts) == read(*reversed(parts)) == content
     del content["a/large"]
     assert read(parts[0]) == content, "the first part is of use alone"
+    assert read(*parts[:-1]) == content and read(*parts[1:]) == {"a/large": Path("a/large").read_bytes()}
+    shutil.rmtree("into")
+    Path("into").mkdir()
+    assert packs.read(parts[:-1], Path("into")).cut == {"a/large": "2 of 3 chunks"}
     before = [part.read_bytes() for part in parts]
     assert [part.read_bytes() for part in write(*names)] == before
     assert write("a/small") == sorted(Path("out").iterdir()), "parts of before are gone"
@@ -280,15 +382,180 @@ def test_every_byte_of_a_part_counts(made):
 def test_a_part_that_is_not_right_is_refused(made):
     write, read = made
     parts = write("a/large")
-    with pytest.raises(ValueError, match=r"a/large: chunk 2 of \d is missing"):
-        read(parts[0], *parts[2:])
     with tarfile.open(parts[0], "a") as tar:
         link = tarfile.TarInfo("a/link")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
     with pytest.raises(ValueError, match="a/link is not a plain file"):
         read(*parts)
+    for kind, size in ((tarfile.GNUTYPE_SPARSE, 0), (tarfile.CONTTYPE, 0), (tarfile.REGTYPE, packs.PART + 1)):
+        [part] = write("a/small")
+        with tarfile.open(part, "a") as tar:
+            other = tarfile.TarInfo("a/other")
+            other.type, other.size = kind, size
+            tar.addfile(other, io.BytesIO(bytes(size)))
+        with pytest.raises(ValueError, match="a/other is not a plain file of at most"):
+            read(part)
     with tarfile.open(write("a/large")[0], "a") as tar:
         tar.addfile(tarfile.TarInfo("a/other"))
     with pytest.raises(ValueError, match="holds a/other, which its manifest does not list"):
         read(*parts)
+
+
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+
+name, way = sys.argv[1], Path("ways", sys.argv[1])
+with open("ran", "a") as file:
+    file.write(name + " ")
+Path(f"{name}.out").write_text(os.environ["ADVEBM_TRACKING"])
+way = way.read_text() if way.is_file() else ""
+if way == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if way in ("deaf", "long"):
+    Path(f"{name}.pid").write_text(str(os.getpid()))
+    Path("begun").touch()
+    time.sleep(60)
+sys.exit(int(way or 0))
+"""
+
+
+@pytest.fixture
+def small_project(tmp_path, monkeypatch):
+    """A folder whose stages, named like the real ones, do what a file says: (make a stage, tell one what to do)."""
+    monkeypatch.chdir(tmp_path)
+    Path("stage.py").write_text(SCRIPT)
+    Path("ways").mkdir()
+
+    def stage(name, *deps):
+        return pipeline.Stage(name, name, f"python stage.py {name}", tuple(f"{dep}.out" for dep in deps), (f"{name}.out",))
+
+    return stage, lambda name, way: Path("ways", name).write_text(way)
+
+
+class Endless:
+    """A piece that is over where a file is there."""
+
+    code = away.AGAIN
+
+    def left(self):
+        return 0
+
+    def over(self):
+        return Path("begun").exists()
+
+
+def test_what_does_not_depend_on_a_failed_stage_is_run(small_project, capsys, monkeypatch):
+    stage, tell = small_project
+    stages = [stage("a"), stage("b", "a"), stage("c", "b"), stage("d"), stage("e"), stage("f", "e", "d")]
+    tell("a", "3")
+    tell("e", "4")
+    assert away.run("tiny", stages, Endless()) == 3 and Path("ran").read_text() == "a d e "
+    told = capsys.readouterr().err
+    assert "advebm: a has failed with exit code 3; not run, as they depend on it: b, c\n" in told
+    assert "advebm: e has failed with exit code 4; not run, as they depend on it: f\n" in told
+    assert Path("d.out").read_text() == "outbox"
+    tell("a", "0")
+    tell("e", "0")
+    monkeypatch.setenv("ADVEBM_TRACKING", "off")
+    assert away.run("tiny", stages, Endless()) == 0 and Path("ran").read_text() == "a d e a b c e f "
+    assert Path("b.out").read_text() == "off"
+
+
+def test_a_stage_that_does_not_end_is_killed(small_project, monkeypatch):
+    stage, tell = small_project
+    monkeypatch.setattr(pipeline, "GRACE", 0.5)
+    tell("a", "deaf")
+    assert pipeline.run("tiny", stage("a"), stopped=Endless().over, tracking="off") == 128 + signal.SIGKILL
+    assert not running(int(Path("a.pid").read_text()))
+    assert away.run("tiny", [stage("b"), stage("c")], Endless()) == away.AGAIN
+
+
+def test_what_another_process_writes_is_not_removed(small_project, capsys):
+    stage, _ = small_project
+    Path("a.out").write_text("another's")
+    config.lock(Path("a.out")).parent.mkdir(parents=True)
+    with FileLock(config.lock(Path("a.out"))):
+        assert away.run("tiny", [stage("a"), stage("b")], Endless()) == 1
+    assert "a.out: another process is writing it" in capsys.readouterr().err
+    assert Path("a.out").read_text() == "another's" and Path("ran").read_text() == "b "
+
+
+def running(pid):
+    """Whether a process is there, and not only its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def until(said, seconds=30):
+    end = time.monotonic() + seconds
+    while not said():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def begun(small_project):
+    """Start `away` in the small project, whose first stage takes long: (process, the stage's process id)."""
+    shutil.copy(PROJECT / "params.yaml", ".")
+    names = [*away.SOON, *away.LATE]
+    each = "\n".join(
+        f"  {name}:\n    foreach: []\n    do: {{cmd: 'python stage.py {name}', outs: [{name}.out]}}" for name in names
+    )
+    ends = "\n".join(f"  {name}: {{cmd: python stage.py {name}}}" for name in ("report", "compare"))
+    Path("dvc.yaml").write_text(f"stages:\n{each}\n{ends}\n")
+    small_project[1]("train", "long")
+    command = [sys.executable, "-m", "advebm", "away", "tiny", "600", "at"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT / "pkg")}
+    processes = []
+
+    def start(wait=True):
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        processes.append(subprocess.Popen(command, env=environment, **options))
+        if not wait:
+            return processes[-1]
+        until(Path("begun").exists)
+        return processes[-1], int(Path("train.pid").read_text())
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_a_signal_ends_a_piece(begun, name):
+    process, pid = begun()
+    if name == "SIGHUP":
+        other = begun(wait=False)
+        said = other.communicate()[0]
+        assert (
+            other.returncode == 1 and said == "advebm: state/away: another process is writing it; wait for it, or stop it\n"
+        )
+    process.send_signal(getattr(signal, name))
+    said = process.communicate()[0]
+    assert process.returncode == 128 + getattr(signal, name) and not running(pid)
+    assert f"stopped by {name} in train@at; run it again\npacked 1 files" in said
+
+
+def test_a_stage_does_not_outlive_what_started_it(begun):
+    process, pid = begun()
+    assert running(pid)
+    process.kill()
+    until(lambda: not running(pid))
+
+
+def test_weights_of_inception_are_asked_for_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADVEBM_DATA", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    quality = config.read(PROJECT / "params.yaml", "cifar10-smoke")["quality"]
+    name = "weights-inception-2015-12-05-6726825d.pth"
+    with pytest.raises(FileNotFoundError, match=f"{name}: Inception's weights are not there; see data/README.md"):
+        away.weights(quality)
+    (tmp_path / name).touch()
+    away.weights(quality)
+    away.weights(config.read(PROJECT / "params.yaml", "tiny")["quality"])

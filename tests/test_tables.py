@@ -289,6 +289,20 @@ def test_the_comparison_and_its_page(study):
     assert page.count("<table>") == page.count("</table>") > 20 and "<b>9.25</b> | <i>9.28</i>" in page
 
 
+def test_a_comparison_leaves_out_what_is_not_whole(study, tmp_path):
+    out, results = tmp_path / "comparison.json", study / "results"
+    (results / "jem/quality.json").unlink()
+    next((results / "robust_jem/samples").glob("sgld.npz")).unlink()
+    compare(results, study / "models", out, study="tiny", params=Path("params.yaml"))
+    assert list(json.loads(out.read_text())) == ["standard", "at_ebm/ascent", "(gaussians)", "(real)"]
+    told = "Left out: jem, which lacks quality.json; robust_jem, which lacks samples/sgld.npz."
+    assert told in out.with_suffix(".md").read_text()
+    for method in RECIPES:
+        (results / method / "ood.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no results of a method there but standard, which lacks ood\.json; jem, "):
+        compare(results, study / "models", out, study="tiny", params=Path("params.yaml"))
+
+
 def test_the_page_is_small_enough(tmp_path):
     from advebm.commands.page import embedded
 

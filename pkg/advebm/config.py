@@ -59,6 +59,11 @@ def root() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")).resolve()
 
 
+def lock(out: Path) -> Path:
+    """The file that a process which writes `out` keeps locked."""
+    return root() / "state" / "locks" / f"{digest(str(out.resolve()))[:16]}.lock"
+
+
 def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
     """The study's part of params.yaml, checked, each model with its network and training written out.
 

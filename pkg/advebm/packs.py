@@ -115,16 +115,18 @@ class Pack:
 
     def __init__(self, manifest: dict[str, Any], folder: Path):
         self.manifest, self.folder = manifest, folder
+        self.cut: dict[str, str] = {}  # files of which only some chunks came, and which these are
 
     def came(self) -> dict[str, Path]:
-        """Where the content of each file lies, by its path; those in parts that are not here are left out."""
+        """Where the content of each file lies, by its path; those in parts that are not here are left out,
+        also those of which a chunk is."""
         contents = {entry["path"]: self.folder / entry["sha256"] for entry in self.manifest["files"]}
         return {path: content for path, content in contents.items() if content.is_file()}
 
 
 def read(parts: Iterable[Path], folder: Path) -> Pack:
     """Unpack the parts to a folder, each content under its sha256, and verify them. Raises FileNotFoundError, or ValueError
-    where a part is damaged or is none that `write` wrote, they are of different packings, or a chunk is missing."""
+    where a part is damaged or is none that `write` wrote, or they are of different packings."""
     known = None
     for part in parts:
         if not part.is_file():
@@ -146,7 +148,8 @@ def read(parts: Iterable[Path], folder: Path) -> Pack:
             (folder / (f"{listed[path]}.{chunk}.{count}" if chunk else listed[path])).write_bytes(data)
     pack = Pack(_manifest(known, part), folder)
     for entry in pack.manifest["files"]:
-        _join(entry, folder)
+        if some := _join(entry, folder):
+            pack.cut[entry["path"]] = some
     return pack
 
 
@@ -157,8 +160,11 @@ def _members(part: Path) -> Iterator[tuple[str, bytes]]:
         data, end = part.read_bytes(), 0
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for member in tar:
-                if not member.isreg():
-                    raise ValueError(f"{part}: {member.name} is not a plain file; `advebm away` writes none such")
+                plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
+                if not plain or member.size > PART:
+                    raise ValueError(
+                        f"{part}: {member.name} is not a plain file of at most {PART} bytes; `advebm away` writes none such"
+                    )
                 yield member.name, tar.extractfile(member).read()
                 end = member.offset + _cost(member.size)
     except (tarfile.TarError, EOFError, OSError) as error:
@@ -183,18 +189,21 @@ def _manifest(text: bytes, part: Path) -> dict[str, Any]:
     return manifest
 
 
-def _join(entry: dict[str, Any], folder: Path) -> None:
-    """Put the chunks of a file together. Raises ValueError where one is missing or damaged."""
+def _join(entry: dict[str, Any], folder: Path) -> str:
+    """Put the chunks of a file together; where some are missing, say how many came and remove these. Raises ValueError
+    where they are damaged."""
     chunks = {int(file.name.split(".")[1]): file for file in folder.glob(f"{entry['sha256']}.*")}
     if not chunks:
-        return
-    path, count = entry["path"], int(next(iter(chunks.values())).name.split(".")[2])
-    for i in range(1, count + 1):
-        if i not in chunks:
-            raise ValueError(f"{path}: chunk {i} of {count} is missing; give the parts of all of its chunks, or of none")
-    data = b"".join(chunks[i].read_bytes() for i in range(1, count + 1))
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise ValueError(f"{path}: is damaged: its chunks do not make the sha256 of the manifest; carry its parts again")
-    (folder / entry["sha256"]).write_bytes(data)
+        return ""
+    count = next(iter(chunks.values())).name.split(".")[2]
+    whole = len(chunks) >= int(count)
+    data = b"".join(chunks[i].read_bytes() for i in sorted(chunks)) if whole else b""
     for file in chunks.values():
         file.unlink()
+    if not whole:
+        return f"{len(chunks)} of {count} chunks"
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        path = entry["path"]
+        raise ValueError(f"{path}: is damaged: its chunks do not make the sha256 of the manifest; carry its parts again")
+    (folder / entry["sha256"]).write_bytes(data)
+    return ""

@@ -4,6 +4,7 @@ The commands are stated in those files and nowhere else. As with DVC a stage is 
 and what it wrote are as they were when it ended: their sha256 are kept in state/away/.
 """
 
+import ctypes
 import hashlib
 import json
 import os
@@ -14,16 +15,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from string import Template
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from advebm import config, disk
 
 GRACE = 60  # seconds that a stopped stage has to write its state
 POLL = 0.1  # seconds between two looks at a running stage
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent ends
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,22 @@ def ordered(stages: dict[str, Stage], wanted: Iterable[str]) -> Iterator[Stage]:
         given.add(stage.name)
         for path in stage.deps:
             for other in stages.values():
-                if other is not stage and any(within(path, out) or within(out, path) for out in other.outs):
+                if other is not stage and overlap(path, other):
                     yield from ahead(other)
         yield stage
 
     for name in wanted:
         yield from ahead(stages[name])
+
+
+def overlap(path: str, stage: Stage) -> bool:
+    """Whether the stage writes the path, in it, or what it lies in."""
+    return any(within(path, out) or within(out, path) for out in stage.outs)
+
+
+def needs(stage: Stage, other: Stage) -> bool:
+    """Whether the stage depends on what the other writes."""
+    return any(overlap(path, other) for path in stage.deps)
 
 
 def within(path: str, folder: str) -> bool:
@@ -92,10 +107,14 @@ def within(path: str, folder: str) -> bool:
 
 
 def files(path: Path) -> list[Path]:
-    """The file, or those in the folder and below, in order."""
+    """The file, or those in the folder and below, in order, but not what is still being written beside its place."""
     if path.is_file():
         return [path]
-    return sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    return sorted(file for file in path.rglob("*") if file.is_file() and _counts(file))
+
+
+def _counts(file: Path) -> bool:
+    return "__pycache__" not in file.parts and file.suffix != ".part"
 
 
 def digest(path: Path) -> str | None:
@@ -126,17 +145,36 @@ def _file(study: str, stage: Stage) -> Path:
     return config.root() / "state" / "away" / study / f"{stage.name}.json"
 
 
-def run(study: str, stage: Stage, *, stopped: Callable[[], bool]) -> int:
+@contextmanager
+def alone(*outs: str) -> Iterator[None]:
+    """In this block no other process that locks what it writes, as training and measurements do, writes these. Raises
+    BlockingIOError where one is at it."""
+    with ExitStack() as stack:
+        for out in outs:
+            lock = config.lock(Path(out))
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(FileLock(lock, timeout=0))
+            except Timeout:
+                raise BlockingIOError(f"{out}: another process is writing it; wait for it, or stop it") from None
+        yield
+
+
+def run(study: str, stage: Stage, *, stopped: Callable[[], bool], tracking: str) -> int:
     """Run the stage as DVC does, without what it wrote before, and keep what it depended on and wrote; returns its exit
-    code, for a signal 128 and its number. Where `stopped` says so it is told to end, and after GRACE is killed."""
+    code, for a signal 128 and its number. Where `stopped` says so it is told to end, and after GRACE is killed; it is also
+    told so where this process ends. tracking: its ADVEBM_TRACKING. Raises BlockingIOError where another process writes what
+    it is to write, FileNotFoundError where it has not written that."""
     depended = stage.now()["deps"]
-    for out in map(Path, stage.outs):
-        shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
     python, *arguments = shlex.split(stage.command)
     if python != "python":
         raise ValueError(f"{stage.target}: its command begins with {python}; only python can be run here")
-    environment = os.environ | {"DVC_ROOT": str(config.root()), "ADVEBM_TRACKING": "outbox"}
-    running = subprocess.Popen([sys.executable, *arguments], env=environment, start_new_session=True)
+    with alone(*stage.outs):
+        for out in map(Path, stage.outs):
+            shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
+    environment = os.environ | {"DVC_ROOT": str(config.root()), "ADVEBM_TRACKING": tracking}
+    own = {"start_new_session": True, "preexec_fn": _bound()}
+    running = subprocess.Popen([sys.executable, *arguments], env=environment, **own)
     try:
         while running.poll() is None and not stopped():
             time.sleep(POLL)
@@ -158,3 +196,17 @@ def run(study: str, stage: Stage, *, stopped: Callable[[], bool]) -> int:
         file.parent.mkdir(parents=True, exist_ok=True)
         disk.write(file, (json.dumps(found, indent=1) + "\n").encode())
     return 128 - code if code < 0 else code
+
+
+def _bound() -> Callable[[], None] | None:
+    """What a child calls before it begins, to be told to end when this process does; None where the system is not Linux."""
+    if sys.platform != "linux":
+        return None
+    libc, parent = ctypes.CDLL(None), os.getpid()
+
+    def bind() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # that has ended before
+            os._exit(128 + signal.SIGTERM)
+
+    return bind

@@ -154,7 +154,7 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
     locks.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:  # the system lets go of a lock when the process ends, however it ends
         try:
-            stack.enter_context(FileLock(locks / f"{config.digest(str(Path(out).resolve()))[:16]}.lock", timeout=0))
+            stack.enter_context(FileLock(config.lock(Path(out)), timeout=0))
         except Timeout:
             raise BlockingIOError(f"{out}: another process is writing it; wait for it, or stop it") from None
         for slot in count():  # the same work for another `out` has a slot of its own

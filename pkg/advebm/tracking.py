@@ -40,8 +40,12 @@ def uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{config.root() / 'mlflow.db'}"
 
 
+def off() -> bool:
+    return os.environ.get("ADVEBM_TRACKING", "on").lower() in ("off", "0", "false", "no")
+
+
 def enabled() -> bool:
-    if os.environ.get("ADVEBM_TRACKING", "on").lower() in ("off", "0", "false", "no"):
+    if off():
         return False
     return "DVC_ROOT" in os.environ or "MLFLOW_TRACKING_URI" in os.environ
 
@@ -305,9 +309,8 @@ def receive(uid: str, files: dict[str, Path]) -> None:
     received before is not told again, nor put there."""
     from filelock import FileLock
 
-    kept, journal = outbox().parent / "received.json", files["events.jsonl"].read_bytes()
-    known = json.loads(kept.read_text()) if kept.is_file() else {}  # how many events of each stage
-    if journal.count(b"\n") <= known.get(uid, 0):
+    journal = files["events.jsonl"].read_bytes()
+    if received(uid, journal):
         return
     folder = outbox() / uid
     folder.mkdir(parents=True, exist_ok=True)
@@ -315,7 +318,29 @@ def receive(uid: str, files: dict[str, Path]) -> None:
         for name in sorted(files, key="events.jsonl".__eq__):  # that is last: what it names is there then
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             disk.write(folder / name, files[name].read_bytes())
-    disk.write(kept, json.dumps(known | {uid: journal.count(b"\n")}, indent=1).encode())
+    disk.write(_counts(), json.dumps(_received() | {uid: journal.count(b"\n")}, indent=1).encode())
+
+
+def received(uid: str, journal: bytes) -> bool:
+    """Whether all that a stage's events.jsonl holds was received before."""
+    return journal.count(b"\n") <= _received().get(uid, 0)
+
+
+def _counts() -> Path:
+    return outbox().parent / "received.json"
+
+
+def _received() -> dict[str, int]:
+    """How many events of each stage were received, by its uid."""
+    return json.loads(_counts().read_text()) if _counts().is_file() else {}
+
+
+def checkpoints(journal: bytes) -> tuple[str | None, str | None]:
+    """By a stage's events.jsonl, sha256 of the model that it measured, and of the one that it trained; None where it did
+    not."""
+    events = [json.loads(line) for line in journal.splitlines()]
+    made = [event[1]["checkpoint.sha256"] for event in events if event[0] == "tags" and "checkpoint.sha256" in event[1]]
+    return events[0][1]["checkpoint"] if events else None, made[-1] if made else None
 
 
 def _reason(error: Exception) -> str:

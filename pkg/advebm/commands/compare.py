@@ -8,7 +8,7 @@ from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.measured import BUFFER, Found, fisher_score, measured, scored
+from advebm.commands.measured import BUFFER, NEEDED, Found, fisher_score, measured, read_json, scored
 from advebm.commands.page import page, pictures
 from advebm.commands.papers import papers
 from advebm.commands.sections import ends, samples, sections
@@ -29,8 +29,12 @@ def compare(
     tables and pictures."""
     entry = config.read(params, study)
     methods = [method for method in entry["models"] if any(results.glob(f"{method}/*"))]  # DVC leaves empty folders
+    lacking = {method: lacks(results / method) for method in methods}
+    left_out = "; ".join(f"{method}, which lacks {', '.join(files)}" for method, files in lacking.items() if files)
+    methods = [method for method in methods if not lacking[method]]
     if not methods:
-        raise FileNotFoundError(f"{results}: no results of a method there; `dvc repro -P` makes them")
+        what = f" but {left_out}" if left_out else ""
+        raise FileNotFoundError(f"{results}: no results of a method there{what}; `dvc repro -P` makes them")
     from advebm import figures
     from advebm.commands.sample import sampled
 
@@ -42,7 +46,7 @@ def compare(
         made = sampled(results / method / "samples", [recipe for recipe in scored(numbers) if recipe != BUFFER])
         sheets |= {f"{method}/{recipe}": content.x for recipe, content in made.items()}
     rows |= {name: {key: entry.get(key) for key in QUALITY} for name, entry in ends(found[methods[0]]).items()}
-    general = [*overview(found), *papers(study, entry["data"], found)]
+    general = [*overview(found, f"Left out: {left_out}." if left_out else ""), *papers(study, entry["data"], found)]
     text = document(f"{study}: every method", general)
     shown = {
         method: (sections(numbers), pictures(numbers, results / method, models / method))
@@ -56,6 +60,16 @@ def compare(
         figures.sheets(sheets, out.with_suffix(".png"), f"{study}: the first samples of each method and recipe")
     out.with_suffix(".html").write_text(page(study, general, out.with_suffix(".png"), shown), encoding="utf-8")
     print(text)
+
+
+def lacks(results: Path) -> list[str]:
+    """What is not in a method's folder of what a comparison needs."""
+    numbers = [f"{name}.json" for name in NEEDED if not (results / f"{name}.json").is_file()]
+    if numbers:
+        return numbers
+    names = scored({"quality": read_json(results / "quality.json", "quality")})
+    files = [f"samples/{name}.npz" for name in names if name != BUFFER]
+    return [file for file in files if not (results / file).is_file()]
 
 
 def row(found: Found, recipe: str | None) -> dict[str, float | None]:
@@ -74,10 +88,12 @@ def row(found: Found, recipe: str | None) -> dict[str, float | None]:
     }
 
 
-def overview(found: dict[str, Found]) -> list[Table]:
-    """Every method as a classifier, as a generator and as a detector."""
+def overview(found: dict[str, Found], *notes: str) -> list[Table]:
+    """Every method as a classifier, as a generator and as a detector; notes: more of these under the first table."""
     images = {f"{method}/{recipe}": s for method, content in found.items() for recipe, s in scored(content).items()}
-    return [classification(found), samples(images | ends(next(iter(found.values())))), detection(found)]
+    first = classification(found)
+    first = first._replace(notes=(*first.notes, *filter(None, notes)))
+    return [first, samples(images | ends(next(iter(found.values())))), detection(found)]
 
 
 def classification(found: dict[str, Found]) -> Table:

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,14 +25,15 @@ OUTBOX = re.compile(r"state/outbox/([0-9a-f]+-[0-9a-f]+)/(.+)")
 CLOSE = 1e-3  # by how much numbers of the class Gaussians may differ, relatively: machines round differently
 
 
-def receive(parts: Annotated[list[Path], Argument(help="files that `advebm away` wrote, all or the first ones")]) -> None:
+def receive(parts: Annotated[list[Path], Argument(help="files that `advebm away` wrote, all or some")]) -> None:
     """Unpack what stages wrote on another machine, let DVC take them for done, and tell MLflow.
 
     Data and class Gaussians are made here first, by `dvc repro gaussians`, and must be those that were used there. A stage
-    is taken for done where its command and all that it depends on are here as they were there. Nothing is written unless
-    all parts are whole.
+    is taken for done where its command and all that it depends on are here as they were there, and all that it wrote has
+    come; where it will run here, files that are here already stay as they are. Nothing is written unless all parts are
+    whole, and no stage is writing here what they hold.
     """
-    from advebm import packs, tracking
+    from advebm import packs, pipeline, tracking
 
     state = config.root() / "state"
     state.mkdir(exist_ok=True)
@@ -41,15 +42,16 @@ def receive(parts: Annotated[list[Path], Argument(help="files that `advebm away`
         stages = accepted(pack)
         told = made(pack)
         contents = pack.came()
-        unpack({path: content for path, content in contents.items() if not OUTBOX.fullmatch(path)}, pack)
-        for uid, names in records(pack).items():
-            if set(names.values()) <= set(contents):
-                tracking.receive(uid, {name: contents[path] for name, path in names.items()})
-            else:
-                print(f"not told to MLflow before all parts have come: state/outbox/{uid}")
+        for path, some in pack.cut.items():
+            print(f"{path}: has not come whole, only {some}")
+        with pipeline.alone(*(out for stage in stages.values() for out in stage.outs)):
+            found = unpack(contents, stages, pack)
+        if not tracking.off():
+            tell(contents, pack)
     print(f"received {len(contents)} of {len(pack.manifest['files'])} files of {pack.manifest['study']}")
-    done = {name: stages[name] for name in pack.manifest["stages"] if name in stages and name not in HOME}
-    commit(done, pack, told)
+    commit(stages, found, told)
+    if tracking.off():
+        return
     try:
         print(f"sent what waited of {tracking.sync()} stages to {tracking.uri()}")
     except ConnectionError as error:
@@ -57,15 +59,17 @@ def receive(parts: Annotated[list[Path], Argument(help="files that `advebm away`
 
 
 def accepted(pack: "Pack") -> dict[str, "Stage"]:
-    """The stages of dvc.yaml here. Raises ValueError where params.yaml selects another study than the pack's, or the pack
-    holds a file that none of them writes."""
+    """The stages that the pack has files of, as they are here, in their order. Raises ValueError where params.yaml selects
+    another study than the pack's, or the pack holds a file that none of them writes."""
     from advebm import pipeline
 
     content, study = config.read_yaml(o.PARAMS), pack.manifest["study"]
     if content.get("study") != study:
         raise ValueError(f"{o.PARAMS}: study is {content.get('study')}, but the files are of {study}; select that first")
-    stages = pipeline.read(study, content["method"], content["methods"], content["seed"])
-    outs = [out for name, stage in stages.items() if name not in HOME for out in stage.outs]
+    known = pipeline.read(study, content["method"], content["methods"], content["seed"])
+    there = [name for name in pack.manifest["stages"] if name in known and name not in HOME]
+    stages = {stage.name: stage for stage in pipeline.ordered(known, there) if stage.name in there}
+    outs = [out for stage in stages.values() for out in stage.outs]
     for path in (entry["path"] for entry in pack.manifest["files"]):
         if not OUTBOX.fullmatch(path) and not any(pipeline.within(path, out) for out in outs):
             raise ValueError(f"{path}: is no file that a stage of {study} writes here; nothing is unpacked")
@@ -73,14 +77,19 @@ def accepted(pack: "Pack") -> dict[str, "Stage"]:
 
 
 def made(pack: "Pack") -> bool:
-    """Whether DVC is here and has data and class Gaussians. Raises ValueError where they are others than the pack's."""
+    """Whether DVC is here; data and class Gaussians are then too. Raises OSError where DVC is here and cannot make these,
+    ValueError where they are others than the pack's."""
     study, there = pack.manifest["study"], pack.manifest["home"]
-    can = find_spec("dvc") is not None and Path(".dvc").is_dir() and dvc("repro", "gaussians")
+    can = find_spec("dvc") is not None and Path(".dvc").is_dir()
+    if can and not dvc("repro", "gaussians"):
+        raise OSError("`dvc repro gaussians` has failed, see above; nothing is unpacked")
     here = facts(study)
+    if can and not here:
+        raise FileNotFoundError(f"data/{study} or its class Gaussians are not here; nothing is unpacked")
     for name, kind in (("images", f"data/{study} holds other images"), ("gaussians", "the class Gaussians are others")):
-        if here and there and not close(here[name], there[name]):
+        if here and there and not close(here[name], there.get(name)):
             raise ValueError(f"{kind} than where these files were made, see data/README.md; nothing is unpacked")
-    return can and bool(here)
+    return can
 
 
 def dvc(*arguments: str) -> bool:
@@ -105,61 +114,97 @@ def records(pack: "Pack") -> dict[str, dict[str, str]]:
     return found
 
 
-def unpack(contents: dict[str, Path], pack: "Pack") -> None:
-    """Put files in their places: first all beside these, then each by its name. In folders that came whole nothing else is
-    left."""
+def tell(contents: dict[str, Path], pack: "Pack") -> None:
+    """Put what MLflow is to be told into the outbox, but what belongs to a training of the pack that has not come whole:
+    another run would be opened for it."""
+    from advebm import tracking
+
+    found, missing, journals = records(pack), set(), {}
+    for uid, names in found.items():
+        journal = contents.get(names.get("events.jsonl", ""))
+        if journal:
+            journals[uid] = journal.read_bytes()
+        if not journal or (not set(names.values()) <= set(contents) and not tracking.received(uid, journals[uid])):
+            missing.add(uid)
+    waiting = {tracking.checkpoints(journals[uid])[1] for uid in missing & set(journals)} - {None}
+    unknown = bool(missing - set(journals))  # these may be trainings
+    for uid, names in found.items():
+        measured = tracking.checkpoints(journals[uid])[0] if uid in journals else None
+        if uid in missing or measured in waiting or (measured and unknown):
+            print(f"not told to MLflow before more parts have come: state/outbox/{uid}")
+        elif not tracking.received(uid, journals[uid]):
+            tracking.receive(uid, {name: contents[path] for name, path in names.items()})
+
+
+def unpack(contents: dict[str, Path], stages: dict[str, "Stage"], pack: "Pack") -> dict[str, list[str]]:
+    """Put files in their places: first all beside these, then each by its name, stage after stage. Returns what each stage
+    differs by here. Where that is nothing, it is done, and only what it wrote is left in its folders; else what was here
+    before stays."""
     from advebm import disk, pipeline
 
-    beside = {Path(path): Path(f"{path}.part") for path in contents}
+    listed = {entry["path"]: entry["sha256"] for entry in pack.manifest["files"] if not OUTBOX.fullmatch(entry["path"])}
+    same = [out for name in HOME[1:] for out in pack.manifest["stages"].get(name, {}).get("outs", {})]
+    beside = {path: Path(f"{path}.part") for path in listed if path in contents}
+    found = {}
     try:
-        for (path, part), content in zip(beside.items(), contents.values(), strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(content.read_bytes())
+        for path, part in beside.items():
+            part.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(contents[path].read_bytes())
             disk.force(part)
-    except BaseException:
+        for name, stage in stages.items():
+            there = pack.manifest["stages"][name]
+            found[name] = list(differences(stage.now(), there, same, listed, contents))
+            for out in stage.outs:
+                files = {path: sha256 for path, sha256 in listed.items() if pipeline.within(path, out)}
+                others = [file for file in pipeline.files(Path(out)) if file.as_posix() not in files]
+                if found[name] and (others or any(pipeline.digest(Path(p)) not in (None, s) for p, s in files.items())):
+                    found[name].append(f"{out} stays as it was here")
+                    continue
+                for path in files.keys() & beside.keys():
+                    beside[path].replace(path)
+                for file in others:
+                    file.unlink()
+                disk.force(*{Path(path).parent for path in files.keys() & beside.keys()})
+            if not found[name]:  # what it wrote is then as the pack says
+                found[name] += [
+                    f"{out} has not come whole" for out, s in there["outs"].items() if s != stage.now()["outs"].get(out)
+                ]
+    finally:
         for part in beside.values():
             part.unlink(missing_ok=True)
-        raise
-    for path, part in beside.items():
-        part.replace(path)
-    disk.force(*{path.parent for path in beside})
-    listed = {entry["path"] for entry in pack.manifest["files"]}
-    for out in (out for name, found in pack.manifest["stages"].items() if name not in HOME for out in found["outs"]):
-        whole = {path for path in listed if pipeline.within(path, out)}
-        if Path(out).is_dir() and whole and whole <= set(contents):
-            for file in pipeline.files(Path(out)):
-                if file.as_posix() not in whole:
-                    file.unlink()
+    return found
 
 
-def commit(stages: dict[str, "Stage"], pack: "Pack", told: bool) -> None:
+def commit(stages: dict[str, "Stage"], found: dict[str, list[str]], told: bool) -> None:
     """Let DVC take the stages for done, and say of which it cannot. Raises OSError where DVC does not."""
-    same = [out for name in HOME[1:] for out in pack.manifest["stages"].get(name, {}).get("outs", {})]
-    taken = []
-    for name, stage in stages.items():
-        differing = list(differences(stage.now(), pack.manifest["stages"][name], same))
+    for name, differing in found.items():
         if differing:
             print(f"{name}: will run here, for {', '.join(differing)}")
-        else:
-            taken.append(stage)
+    taken = [stage for name, stage in stages.items() if not found[name]]
     if not told:
         print(
-            "DVC was not told: it is not installed, or `dvc repro gaussians` has failed, see above. Receive the files again"
+            "DVC was not told: it is not here. Receive the files again when it is, and before `dvc repro`, which would run"
         )
-        print("when that is mended, and before `dvc repro`, which would run all of this anew")
+        print("all of this anew")
         return
     if taken and not dvc("commit", "--quiet", "--force", *(stage.target for stage in taken)):
         raise OSError("`dvc commit` has failed, see above; the files are unpacked: receive them again when it can")
     print(f"done for DVC: {', '.join(stage.name for stage in taken) or 'nothing'}")
 
 
-def differences(here: dict[str, Any], there: dict[str, Any], same: list[str]) -> Iterator[str]:
-    """What a stage is other by here than there; same: paths that were found to be the same."""
+def differences(
+    here: dict[str, Any], there: dict[str, Any], same: list[str], listed: Iterable[str], came: Container[str]
+) -> Iterator[str]:
+    """What a stage is other by here than there; same: paths that were found to be the same; listed: files of the pack, of
+    which some came."""
+    from advebm import pipeline
+
     if here["command"] != there["command"]:
         yield "its command is another"
     for path in sorted({*here["deps"], *there["deps"]} - {*same}):
         if here["deps"].get(path) != there["deps"].get(path):
             yield f"{path} is another" if here["deps"].get(path) else f"{path} is not here"
-    for path, sha256 in there["outs"].items():
-        if here["outs"].get(path) != sha256:
-            yield f"{path} has not come whole"
+    for out in there["outs"]:
+        files = [path for path in listed if pipeline.within(path, out)]
+        if not files or not all(path in came for path in files):
+            yield f"{out} has not come whole"
