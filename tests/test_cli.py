@@ -31,13 +31,13 @@ def advebm(*arguments, **environment):
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A folder with data, Gaussians and judge of the study tiny."""
+    """A folder with data, Gaussians, judge and warm start of the study tiny."""
     work = tmp_path_factory.mktemp("work")
     gaussians = work / "g.safetensors"
     for arguments in (
         ("prepare", "--out", work / "data", "--quiet"),
         ("gaussians", "--data", work / "data", "--out", gaussians, "--quiet"),
-        ("train", "judge", "--data", work / "data", "--out", work / "judge", "--quiet"),
+        *(("train", name, "--data", work / "data", "--out", work / name, "--quiet") for name in ("judge", "warm")),
         (
             "baselines",
             "--data",
@@ -70,7 +70,7 @@ def run(work, method, command, *more, out):
 def test_the_whole_chain_of_every_method(work, method):
     gaussians = ("--gaussians", work / "g.safetensors")
     judge = ("--judge", work / "judge/model.safetensors", "--baselines", work / "baselines")
-    done = run(work, method, "train", *gaussians, out=method)
+    done = run(work, method, "train", *gaussians, "--warm", work / "warm", out=method)
     assert "it/s" in done.stderr and f"train tiny/{method}" in done.stderr
     run(work, method, "sample", *gaussians, out=f"{method}/results/samples")
     run(

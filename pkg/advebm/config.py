@@ -83,13 +83,12 @@ def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
         read(params, like)  # so that what is wrong there is told under its name
         entry = content[like] | {key: part for key, part in entry.items() if key != "like"}
     models = entry.get("models")
-    if isinstance(models, dict):
-        for model in [*models.values(), entry.get("judge"), entry.get("warm")]:
-            if isinstance(model, dict):
-                for part in ("network", "training"):
-                    if isinstance(entry.get(part), dict) and isinstance(model.get(part, {}), dict):
-                        own = model.get(part, {})
-                        model[part] = own if _other_kind(entry[part], own) else entry[part] | own
+    for model in [*(models.values() if isinstance(models, dict) else ()), *map(entry.get, OTHERS)]:
+        if isinstance(model, dict):
+            for part in ("network", "training"):
+                if isinstance(entry.get(part), dict) and isinstance(model.get(part, {}), dict):
+                    own = model.get(part, {})
+                    model[part] = own if _other_kind(entry[part], own) else entry[part] | own
     check(entry, f"{params}: {study}")
     if not models:
         raise ValueError(f"{params}: {study}.models: must name at least one method")
@@ -195,6 +194,8 @@ def check(entry: dict[str, Any], where: str, kind: str = "Study") -> None:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
+    if entry.get("warm", {}) is None:  # the study has no warm start
+        entry = {key: part for key, part in entry.items() if key != "warm"}
     schema = {"$ref": f"#/$defs/{kind}", "$defs": json.loads(SCHEMA.read_text())["$defs"]}
     error = best_match(Draft202012Validator(schema).iter_errors(entry))
     if error is None:
@@ -257,7 +258,7 @@ def schema() -> dict[str, Any]:
         parts = [("network", Spec), ("training", Training), ("warm", bool, field(default=False))]
         return make_dataclass(name, parts if bases else parts[:2], bases=bases, kw_only=True)
 
-    attack = [("attack", Attack | None, field(default=None))]
+    attack = [("attack", Attack, field(default=None))]
     Warm = make_dataclass("Warm", attack, bases=(model("Classifier", ()),), kw_only=True)
     study = make_dataclass(
         "Study",
@@ -267,7 +268,7 @@ def schema() -> dict[str, Any]:
             ("network", Spec),
             ("training", Training),
             ("judge", model("Judge", ())),
-            ("warm", Warm | None, field(default=None)),
+            ("warm", Warm, field(default=None)),
             ("models", table("Models", {name: model(kind.__name__, (kind,)) for name, kind in METHODS.items()})),
             ("samples", Count),
             ("precision", Precision, field(default="fp32")),
