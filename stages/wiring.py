@@ -34,6 +34,6 @@ def launched(app: Callable[..., int | None], **options: bool) -> int | None:
     processes = config.processes(Path("params.yaml"))
     if processes == 1:
         return app(**options)
-    from advebm import ranks
+    from advebm.runtime import ranks
 
     return ranks.launch(processes, sys.argv)

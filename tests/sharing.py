@@ -5,7 +5,7 @@ import sys
 import torch
 from safetensors.torch import save_file
 
-from advebm import ranks
+from advebm.runtime import ranks
 from test_ranks import work
 
 torch.set_num_threads(1)

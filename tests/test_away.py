@@ -17,8 +17,11 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from advebm import cli, config, packs, pipeline, tracking
-from advebm.commands import away, receive
+from advebm import cli, config
+from advebm.away import home as receive
+from advebm.away import packs, pieces, pipeline
+from advebm.commands import away
+from advebm.runtime import project, tracking
 from test_pipeline import PROJECT, STAGES, clone, mlflow_runs, shell, stages_run
 
 METHODS = ["robust_jem", "at"]
@@ -73,7 +76,7 @@ def rented(tmp_path_factory):
 def there(rented, monkeypatch):
     """The names of its stages, each once, and which of them are to be run again."""
     monkeypatch.chdir(rented[0])
-    stages = list(pipeline.ordered(pipeline.read("tiny", METHODS[0], METHODS, 0), away.order(METHODS)))
+    stages = list(pipeline.ordered(pipeline.read("tiny", METHODS[0], METHODS, 0), pieces.order(METHODS)))
     return [stage.name for stage in stages], lambda: [s.name for s in stages if not pipeline.record("tiny", s)]
 
 
@@ -125,10 +128,10 @@ def test_home_takes_it_for_its_own(rented, tmp_path):
     project, first, last, _ = rented
     home = clone(tmp_path / "home", "tiny")
     for parts in (first, last):  # the second holds what the first held too
-        html = home / "pkg/advebm/page.html"
+        html = home / "pkg/advebm/reports/page.html"
         html.write_text(html.read_text() + " ")
         log = shell(home, sys.executable, "-m", "advebm", "receive", *parts, PYTHONPATH=home / "pkg")
-    assert "compare: will run here, for pkg/advebm/page.html is another" in log
+    assert "compare: will run here, for pkg/advebm/reports/page.html is another" in log
     done = log.split("done for DVC: ")[1].splitlines()[0].split(", ")
     measured = [f"{stage}@{method}" for stage in STAGES for method in METHODS]
     assert set(done) == {"warm", "judge", "baselines", "report", *measured}
@@ -245,8 +248,8 @@ def test_what_is_here_stays_where_it_is_not_done(rented, home, capsys):
 
 def test_what_a_stage_is_writing_is_not_touched(rented, home):
     before = home[1]()
-    config.lock(Path("models/tiny/at")).parent.mkdir(parents=True)
-    with FileLock(config.lock(Path("models/tiny/at"))):
+    project.lock(Path("models/tiny/at")).parent.mkdir(parents=True)
+    with FileLock(project.lock(Path("models/tiny/at"))):
         with pytest.raises(BlockingIOError, match="models/tiny/at: another process is writing it"):
             receive.receive(rented[2])
         assert home[1]() == before
@@ -437,7 +440,7 @@ def small_project(tmp_path, monkeypatch):
 class Endless:
     """A piece that is over where a file is there."""
 
-    code = away.AGAIN
+    code = pieces.AGAIN
 
     def left(self):
         return 0
@@ -451,7 +454,7 @@ def test_what_does_not_depend_on_a_failed_stage_is_run(small_project, capsys, mo
     stages = [stage("a"), stage("b", "a"), stage("c", "b"), stage("d"), stage("e"), stage("f", "e", "d")]
     tell("a", "3")
     tell("e", "4")
-    assert away.run("tiny", stages, Endless()) == 3 and Path("ran").read_text() == "a d e "
+    assert pieces.run("tiny", stages, Endless()) == 3 and Path("ran").read_text() == "a d e "
     told = capsys.readouterr().err
     assert "advebm: a has failed with exit code 3; not run, as they depend on it: b, c\n" in told
     assert "advebm: e has failed with exit code 4; not run, as they depend on it: f\n" in told
@@ -459,7 +462,7 @@ def test_what_does_not_depend_on_a_failed_stage_is_run(small_project, capsys, mo
     tell("a", "0")
     tell("e", "0")
     monkeypatch.setenv("ADVEBM_TRACKING", "off")
-    assert away.run("tiny", stages, Endless()) == 0 and Path("ran").read_text() == "a d e a b c e f "
+    assert pieces.run("tiny", stages, Endless()) == 0 and Path("ran").read_text() == "a d e a b c e f "
     assert Path("b.out").read_text() == "off"
 
 
@@ -469,15 +472,15 @@ def test_a_stage_that_does_not_end_is_killed(small_project, monkeypatch):
     tell("a", "deaf")
     assert pipeline.run("tiny", stage("a"), stopped=Endless().over, tracking="off") == 128 + signal.SIGKILL
     assert not running(int(Path("a.pid").read_text()))
-    assert away.run("tiny", [stage("b"), stage("c")], Endless()) == away.AGAIN
+    assert pieces.run("tiny", [stage("b"), stage("c")], Endless()) == pieces.AGAIN
 
 
 def test_what_another_process_writes_is_not_removed(small_project, capsys):
     stage, _ = small_project
     Path("a.out").write_text("another's")
-    config.lock(Path("a.out")).parent.mkdir(parents=True)
-    with FileLock(config.lock(Path("a.out"))):
-        assert away.run("tiny", [stage("a"), stage("b")], Endless()) == 1
+    project.lock(Path("a.out")).parent.mkdir(parents=True)
+    with FileLock(project.lock(Path("a.out"))):
+        assert pieces.run("tiny", [stage("a"), stage("b")], Endless()) == 1
     assert "a.out: another process is writing it" in capsys.readouterr().err
     assert Path("a.out").read_text() == "another's" and Path("ran").read_text() == "b "
 
@@ -501,7 +504,7 @@ def until(said, seconds=30):
 def begun(small_project):
     """Start `away` in the small project, whose first stage takes long: (process, the stage's process id)."""
     shutil.copy(PROJECT / "params.yaml", ".")
-    names = [*away.SOON, *away.LATE]
+    names = [*pieces.SOON, *pieces.LATE]
     each = "\n".join(
         f"  {name}:\n    foreach: []\n    do: {{cmd: 'python stage.py {name}', outs: [{name}.out]}}" for name in names
     )

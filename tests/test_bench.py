@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from advebm import cli, networks, plain
-from advebm.commands import bench, benches
+from advebm import cli, networks
+from advebm.bench import jobs, plain, timing
 from advebm.energy import grad, marginal
 from advebm.networks.wrn import WideResNet
 from advebm.samplers import pgd, sgld
@@ -30,7 +30,7 @@ def test_bench_runs_both_ways_and_checks_one_by_the_other(tmp_path, capsys):
 
 
 def test_bench_tells_when_the_two_ways_differ(tmp_path, monkeypatch):
-    monkeypatch.setitem(bench.ERROR, "fp32", 0.0)
+    monkeypatch.setitem(timing.ERROR, "fp32", 0.0)
     with pytest.raises(RuntimeError, match=r"the two ways differ by more than is right: one input gradient"):
         cli.bench(out=tmp_path / "b.json", study="tiny", method=["at"], what=["gradient"], batch=4, repeats=1, quiet=True)
     assert (tmp_path / "b.json").is_file()
@@ -38,14 +38,14 @@ def test_bench_tells_when_the_two_ways_differ(tmp_path, monkeypatch):
 
 def test_the_plain_way_is_float32_and_a_third_one_as_torch_is(tmp_path, monkeypatch, capsys):
     """As on a GPU: plain in float32, default with TF32; the package with TF32 in training, in float32 where it measures."""
-    monkeypatch.setattr(benches, "has_tf32", lambda device: True)
+    monkeypatch.setattr(jobs, "has_tf32", lambda device: True)
     seen = []
 
     def watched(way, real):
         return lambda energy, x: seen.append((way, torch.backends.cudnn.allow_tf32)) or real(energy, x)
 
     monkeypatch.setattr(plain, "gradient", watched("plain", plain.gradient))
-    for module in (benches, pgd, sgld):
+    for module in (jobs, pgd, sgld):
         monkeypatch.setattr(module, "grad", watched("fast", grad))
     for what, fast in (("gradient", True), ("chains", True), ("step", True), ("sample", False)):
         seen.clear()

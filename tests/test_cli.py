@@ -12,9 +12,10 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from advebm import cli, methods, progress
+from advebm import cli, methods
 from advebm.data import images
 from advebm.methods.base import ReplayMethod
+from advebm.runtime import progress
 
 RECIPES = yaml.safe_load(Path("params.yaml").read_text())["tiny"]["sampling"]
 METHODS = list(RECIPES)

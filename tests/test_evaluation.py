@@ -20,8 +20,8 @@ from advebm.energy import SCORES, grad, marginal, negative, posterior
 from advebm.evaluation import autoattack, features, frechet, intervals, ood, quality, robustness
 from advebm.evaluation.square import square
 from advebm.networks.wrn import WideResNet
+from advebm.runtime.state import Cache
 from advebm.samplers.apgd import AutoPGD, apgd
-from advebm.state import Cache
 from advebm.vision import torch_fidelity
 
 

@@ -22,8 +22,8 @@ from advebm.methods import METHODS
 from advebm.methods.base import Context
 from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import WideResNet
+from advebm.runtime.state import Good, State
 from advebm.samplers.buffer import Replay
-from advebm.state import Good, State
 from advebm.training import SGD, Adam, built, fit
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -11,12 +11,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from advebm import networks, ranks
+from advebm import networks
 from advebm.data.images import Images
 from advebm.energy import grad, marginal, steepness
 from advebm.evaluation import ood, robustness
 from advebm.networks import graphs
 from advebm.networks.wrn import WideResNet
+from advebm.runtime import ranks
 from advebm.samplers.apgd import AutoPGD
 
 

@@ -66,7 +66,7 @@ def stages_run(log):
 def mlflow_runs(copy):
     code = """
 import json
-from advebm import tracking
+from advebm.runtime import tracking
 
 client = tracking.client()
 print(json.dumps([{

@@ -15,12 +15,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from advebm import networks, ranks
+from advebm import networks
 from advebm.data.batches import Batch
 from advebm.energy import grad, marginal
 from advebm.methods import METHODS
 from advebm.methods.base import Context
 from advebm.networks.wrn import WideResNet
+from advebm.runtime import ranks
 from advebm.samplers.buffer import Buffer, Replay, uniform_start
 from advebm.samplers.pgd import Ascent
 from test_training import tiny

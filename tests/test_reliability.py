@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 
-from advebm import state
-from advebm.state import Cache, Good, State
+from advebm.runtime import state
+from advebm.runtime.state import Cache, Good, State
 
 PYTHONPATH = f"{Path('pkg').resolve()}:{Path('tests').resolve()}"
 RUN = """
@@ -25,7 +25,7 @@ if "AT" in os.environ:
     import dying
 if "CUT" in os.environ:
     import power
-from advebm import state
+from advebm.runtime import state
 if {"AT", "CUT"} & set(os.environ):
     state.SHARE = 0  # a state is written at every record
 from advebm.cli import main
@@ -266,7 +266,7 @@ def tracked(project, store):
     """The runs of a store, each with the steps of its training loss."""
     code = """
 import json
-from advebm import tracking
+from advebm.runtime import tracking
 
 client = tracking.client()
 runs = client.search_runs([e.experiment_id for e in client.search_experiments()])

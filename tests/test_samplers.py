@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy import stats
 
+from advebm.bench.plain import PlainAscent
 from advebm.energy import grad, marginal, negative, posterior
-from advebm.plain import PlainAscent
 from advebm.samplers.buffer import Buffer, Replay, uniform_start
 from advebm.samplers.norms import NORMS
 from advebm.samplers.pgd import Ascent, Attack, pgd

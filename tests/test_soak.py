@@ -15,9 +15,9 @@ import torch
 
 from advebm import config
 from advebm.commands.gaussians import gaussians
-from advebm.commands.prepare import about, prepare
 from advebm.data import images
 from advebm.data.gaussians import Gaussians
+from advebm.data.prepared import about, prepare
 from advebm.methods import METHODS
 from advebm.methods.base import Context
 from advebm.training import fit

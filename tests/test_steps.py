@@ -14,7 +14,7 @@ from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images
 from advebm.energy import marginal
 from advebm.evaluation import features, frechet, quality, steps
-from advebm.evaluation.parts import SEED, anew
+from advebm.runtime.parts import SEED, anew
 from advebm.samplers.pgd import Ascent, Attack
 from advebm.samplers.recipes import SGLD, Ascend, CELangevin, Combined
 from advebm.samplers.sgld import Langevin

@@ -12,11 +12,11 @@ from PIL import Image
 from advebm.commands import sweep
 from advebm.commands.compare import compare
 from advebm.commands.headline import headline
-from advebm.commands.measured import measured
-from advebm.commands.papers import PUBLISHED, both_attacks, ours, papers
 from advebm.commands.report import report
-from advebm.commands.tables import Beside, text
 from advebm.data import images
+from advebm.reports.papers import PUBLISHED, both_attacks, ours, papers
+from advebm.reports.results import measured
+from advebm.reports.tables import Beside, text
 
 DATA = {"source": "digits", "out": {"a": "svhn", "b": "npz:f/val.npz"}, "outliers": "uniform"}
 RECIPES = {"standard": [], "jem": ["sgld"], "robust_jem": ["combined", "sgld"], "at_ebm": ["ascent"]}
@@ -304,7 +304,7 @@ def test_a_comparison_leaves_out_what_is_not_whole(study, tmp_path):
 
 
 def test_the_page_is_small_enough(tmp_path):
-    from advebm.commands.page import embedded
+    from advebm.reports.page import embedded
 
     path = tmp_path / "grid.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)).save(path)

@@ -17,8 +17,8 @@ from advebm.methods.standard import Standard
 from advebm.networks.flow import Glow, ResidualFlow
 from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import WideResNet
+from advebm.runtime.state import Good, State
 from advebm.samplers.pgd import Ascent, Attack
-from advebm.state import Good, State
 from advebm.training import (
     SGD,
     Adam,

@@ -9,7 +9,7 @@ import torch
 
 from advebm import cli, networks
 from advebm.data import images
-from advebm.evaluation.parts import BATCH, SEED
+from advebm.runtime.parts import BATCH, SEED
 from advebm.samplers.streams import Streams
 
 
@@ -37,7 +37,7 @@ class Killed(Exception):
 
 
 def test_an_interrupted_training_from_a_warm_start_ends_with_the_same_bytes(work, tmp_path, monkeypatch):
-    from advebm import state
+    from advebm.runtime import state
 
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("ADVEBM_TRACKING", "off")

@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 
 from advebm.commands import options
 from advebm.commands.autoattack import autoattack
-from advebm.commands.away import away
+from advebm.commands.away import away, receive
 from advebm.commands.baselines import baselines
 from advebm.commands.bench import bench
 from advebm.commands.calibration import calibration
@@ -27,7 +27,6 @@ from advebm.commands.neighbours import neighbours
 from advebm.commands.ood import ood
 from advebm.commands.prepare import prepare
 from advebm.commands.quality import quality
-from advebm.commands.receive import receive
 from advebm.commands.report import report
 from advebm.commands.robustness import robustness
 from advebm.commands.sample import sample
@@ -96,7 +95,7 @@ def _together(name: str) -> Iterator[None]:
         return
     if name not in SHARED:
         sys.exit(0)
-    from advebm import ranks
+    from advebm.runtime import ranks
 
     with ranks.joined(), TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         if ranks.rank() == 0:

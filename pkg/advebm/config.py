@@ -6,10 +6,8 @@ makes a JSON schema of them, which is kept in params.schema.json so that a mista
 """
 
 import difflib
-import hashlib
 import json
 import math
-import os
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import MinLen
 
 from advebm.ranges import Count, Positive, Precision
+from advebm.runtime.project import digest
 
 if TYPE_CHECKING:
     from advebm.methods import Method
@@ -52,16 +51,6 @@ class Model:
 @dataclass(kw_only=True)
 class Gaussian:
     ridge: Positive  # added to the covariance's diagonal, images in [0, 1]
-
-
-def root() -> Path:
-    """The folder of the project: DVC tells it to a stage, also where that runs in a copy."""
-    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
-
-
-def lock(out: Path) -> Path:
-    """The file that a process which writes `out` keeps locked."""
-    return root() / "state" / "locks" / f"{digest(str(out.resolve()))[:16]}.lock"
 
 
 def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
@@ -372,11 +361,6 @@ def flat(entry: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in entry.items():
         result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return result
-
-
-def digest(entry: Any) -> str:
-    """sha256 of what JSON makes of the entry: tells one specification from another."""
-    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Discriminator
 from torch import Tensor, nn
 
-from advebm import ranks
 from advebm.data.batches import Augmentation, Batch, Batches
 from advebm.data.images import Images
 from advebm.energy import conditional, given, marginal
 from advebm.methods.base import Context, Loss, Method
 from advebm.networks import accelerated, cast, convolving, frozen
 from advebm.ranges import Count, Fraction, NonNegative, Positive, Precision, Steps
+from advebm.runtime import ranks
 
 Log = Callable[[int, dict[str, float]], None]
 Keep = Callable[[int, dict[str, Tensor]], None]

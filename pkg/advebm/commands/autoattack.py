@@ -16,8 +16,8 @@ def autoattack(
 ) -> None:
     """Accuracy on test images after each attack of AutoAttack's standard version."""
     entry = config.read(params, study, method)
-    from advebm import progress
     from advebm.evaluation import autoattack as evaluation
+    from advebm.runtime import progress
 
     spec = config.build(evaluation.AutoAttack, entry["autoattack"])
     with resumable("autoattack", out, entry, method, model, data) as state:

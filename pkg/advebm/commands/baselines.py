@@ -8,10 +8,11 @@ from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.prepare import about, data_root
+from advebm.data.prepared import about
+from advebm.runtime import project
 
 if TYPE_CHECKING:
-    from advebm.evaluation.parts import Part
+    from advebm.runtime.parts import Part
 
 Root = Annotated[
     Path | None, Option(help="where data sets and Inception's weights lie [default: ADVEBM_DATA, or data/raw]")
@@ -35,9 +36,9 @@ def baselines(
     from advebm import networks
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
-    from advebm.evaluation.parts import BATCH, SEED
+    from advebm.runtime.parts import BATCH, SEED
+    from advebm.runtime.state import opened
     from advebm.samplers.streams import Streams
-    from advebm.state import opened
 
     fitted = Gaussians.load(gaussians)
     n = entry["samples"]
@@ -77,10 +78,11 @@ def score(
 
     import numpy as np
 
-    from advebm import networks, progress, state
+    from advebm import networks
     from advebm.data import images
     from advebm.evaluation import features
     from advebm.evaluation import quality as q
+    from advebm.runtime import progress, state
 
     def joined(*sets: images.Images) -> images.Images:
         return images.Images(*(np.concatenate(parts) for parts in zip(*sets, strict=True)))
@@ -91,7 +93,9 @@ def score(
     def bar(name: str):
         return progress.bar(f"quality {name}", quiet)
 
-    using = features.network(spec, net, net.shape[0], data_root(root), cache=state.features(spec.features).part, bar=bar)
+    using = features.network(
+        spec, net, net.shape[0], project.data_root(root), cache=state.features(spec.features).part, bar=bar
+    )
     wanted = spec.reference_images or max((len(s.x) for s in sets.values()), default=0)
     split = images.load(data / f"{spec.reference}.npz")
     if spec.reference == "train" and wanted > len(split.x):  # all published training images

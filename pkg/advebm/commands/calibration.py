@@ -19,8 +19,9 @@ def calibration(
     Writes calibration.json and calibration.png (a reliability diagram).
     """
     entry = config.read(params, study, method)
-    from advebm import figures, progress
+    from advebm import figures
     from advebm.evaluation import calibration as evaluation
+    from advebm.runtime import progress
 
     spec = config.build(evaluation.Calibration, entry["calibration"])
     bar = progress.bar(f"calibration {study}/{method}", quiet)

@@ -8,11 +8,11 @@ from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.measured import BUFFER, NEEDED, Found, fisher_score, measured, read_json, scored
-from advebm.commands.page import page, pictures
-from advebm.commands.papers import papers
-from advebm.commands.sections import ends, samples, sections
-from advebm.commands.tables import Table, document
+from advebm.reports.page import page, pictures
+from advebm.reports.papers import papers
+from advebm.reports.results import BUFFER, NEEDED, Found, fisher_score, measured, read_json, scored
+from advebm.reports.sections import ends, samples, sections
+from advebm.reports.tables import Table, document
 
 ASCENDS = {"ce": "up the cross-entropy", "energy": "up E(x, y)", "target": "to another class"}
 QUALITY = ("fid", "kid_mean", "is_mean", "precision", "recall", "label_consistency")

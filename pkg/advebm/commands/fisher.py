@@ -16,8 +16,8 @@ def fisher(
 ) -> None:
     """Fisher scores of E(x, y) and E(x) on test images."""
     entry = config.read(params, study, method)
-    from advebm import progress
     from advebm.evaluation import fisher as evaluation
+    from advebm.runtime import progress
 
     spec = config.build(evaluation.Fisher, entry["fisher"])
     with resumable("fisher", out, entry, method, model, data) as state:

@@ -13,9 +13,9 @@ def gaussians(
 ) -> None:
     """Fit a Gaussian to the training images of each class."""
     spec = config.build(config.Gaussian, config.read(params, study)["gaussians"])
-    from advebm import progress
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
+    from advebm.runtime import progress
 
     fitted = Gaussians.fit(images.load(data / "train.npz"), ridge=spec.ridge, progress=progress.bar("gaussians", quiet))
     fitted.save(out)

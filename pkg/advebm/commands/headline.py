@@ -7,9 +7,9 @@ from typer import Argument, Option
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.measured import BUFFER, Found, read_json, scored
-from advebm.commands.papers import DATA, printed_fid
-from advebm.commands.tables import about, table
+from advebm.reports.papers import DATA, printed_fid
+from advebm.reports.results import BUFFER, Found, read_json, scored
+from advebm.reports.tables import about, table
 
 PARTS = ("quality", "robustness", "ood")  # what is read, of each what is there
 HEADER = ["method", "recipe", "clean", "PGD-20", "FID", "label consistency", "AUC", "worst case"]

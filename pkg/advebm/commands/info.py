@@ -7,7 +7,8 @@ from typer import Argument
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.tables import table
+from advebm.reports.tables import table
+from advebm.runtime import project
 
 
 def info(
@@ -24,8 +25,6 @@ def info(
         return
     import torch
 
-    from advebm.commands.prepare import data_root
-
     content = config.read_yaml(params) if params.is_file() else {}
     rows = [[name, _version(name)] for name in ("advebm", "torch", "torchvision", "torch-fidelity", "dvc", "mlflow")]
     rows += [
@@ -34,7 +33,7 @@ def info(
             f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'}, {torch.get_num_threads()} threads",
         ]
     ]
-    rows += [["data root", str(data_root(None))]]
+    rows += [["data root", str(project.data_root())]]
     rows += [
         [f"study {k}", f"like {v['like']}" if "like" in v else ", ".join(v["models"])]
         for k, v in content.items()

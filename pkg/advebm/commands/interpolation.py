@@ -3,8 +3,8 @@
 from advebm import config
 from advebm.commands import options as o
 from advebm.commands.measuring import keep
-from advebm.commands.prepare import about
 from advebm.commands.sample import generator
+from advebm.data.prepared import about
 
 
 def interpolation(
@@ -22,9 +22,10 @@ def interpolation(
     Writes interpolation.json and interpolation.png.
     """
     entry = config.read(params, study, method)
-    from advebm import figures, progress
+    from advebm import figures
     from advebm.evaluation import interpolation as evaluation
-    from advebm.evaluation.parts import SEED
+    from advebm.runtime import progress
+    from advebm.runtime.parts import SEED
 
     spec = config.build(evaluation.Interpolation, entry["interpolation"])
     recipes = config.recipes(entry, method)

@@ -19,10 +19,11 @@ def landscape(
     Writes landscape.json and landscape.png (a surface for each image).
     """
     entry = config.read(params, study, method)
-    from advebm import figures, progress
+    from advebm import figures
     from advebm.data import images
     from advebm.evaluation import landscape as evaluation
-    from advebm.evaluation.parts import SEED
+    from advebm.runtime import progress
+    from advebm.runtime.parts import SEED
 
     spec = config.build(evaluation.Landscape, entry["landscape"])
     net = network(model, data)

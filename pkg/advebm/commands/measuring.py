@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advebm import config
-from advebm.commands.prepare import about
+from advebm.data.prepared import about
 
 if TYPE_CHECKING:
     from advebm.networks import Network
-    from advebm.state import State
-    from advebm.tracking import Run
+    from advebm.runtime.state import State
+    from advebm.runtime.tracking import Run
 
 
 def network(model: Path, data: Path) -> "Network":
@@ -25,7 +25,7 @@ def network(model: Path, data: Path) -> "Network":
 def measure(evaluate: Callable[..., dict[str, Any]], spec: Any, model: Path, data: Path, **more: Any) -> dict[str, Any]:
     """What `evaluate` finds of the model on the images of the spec's split."""
     from advebm.data import images
-    from advebm.evaluation.parts import SEED
+    from advebm.runtime.parts import SEED
 
     inside = images.load(data / f"{spec.split}.npz")
     return evaluate(network(model, data), inside, spec, seed=SEED, **more)
@@ -37,7 +37,7 @@ def resumable(
 ) -> Iterator["State"]:
     """What the stage that writes `file` goes on from, if it is interrupted; more: whatever else its result depends on."""
     from advebm.data import images
-    from advebm.state import opened
+    from advebm.runtime.state import opened
 
     key = [method, config.stage_specs(entry, method)[stage], images.digest(model), about(data)["sha256"], *more]
     with opened(stage, file, key) as state:
@@ -49,8 +49,8 @@ def keep(
     stage: str, file: Path, numbers: dict[str, Any], entry: dict[str, Any], study: str, method: str, model: Path
 ) -> Iterator["Run"]:
     """Write what a stage measured, and open the model's run to log it in. entry: the study, as `config.read` gives it."""
-    from advebm import tracking
     from advebm.data import images
+    from advebm.runtime import tracking
 
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(numbers, indent=1) + "\n")

@@ -26,9 +26,10 @@ def neighbours(
     Writes neighbours.json and neighbours.png.
     """
     entry = config.read(params, study, method)
-    from advebm import figures, networks, progress
+    from advebm import figures, networks
     from advebm.data import images
     from advebm.evaluation import neighbours as evaluation
+    from advebm.runtime import progress
 
     spec = config.build(evaluation.Neighbours, entry["neighbours"])
     made = sampled(samples, config.recipes(entry, method))

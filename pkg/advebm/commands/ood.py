@@ -21,10 +21,11 @@ def ood(
     entry = config.read(params, study, method)
     from dataclasses import replace
 
-    from advebm import figures, networks, progress
+    from advebm import figures, networks
     from advebm.data import images
     from advebm.evaluation import ood as evaluation
-    from advebm.evaluation.parts import SEED
+    from advebm.runtime import progress
+    from advebm.runtime.parts import SEED
 
     spec = config.build(evaluation.Ood, entry["ood"])
     for other in spec.n_of:

@@ -1,7 +1,6 @@
 """Data sets and out-distribution sets, as the later stages read them."""
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,13 +8,9 @@ from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
+from advebm.runtime import project
 
 SPLIT_SEED = 0  # the split is fixed: seeds vary training, never the data
-
-
-def data_root(given: Path | None) -> Path:
-    """Where data sets lie: --root, ADVEBM_DATA, or data/raw; relative to the project."""
-    return config.root() / (given or os.environ.get("ADVEBM_DATA") or Path("data", "raw"))
 
 
 def prepare(
@@ -31,10 +26,10 @@ def prepare(
     import numpy as np
     from sklearn.model_selection import train_test_split
 
-    from advebm import progress
     from advebm.data import images, sources
+    from advebm.runtime import progress
 
-    root = data_root(root)
+    root = project.data_root(root)
     splits = sources.labelled(spec.source, root)
 
     def halves(whole: images.Images, held_out: int, name: str) -> tuple[images.Images, images.Images]:
@@ -80,14 +75,3 @@ def prepare(
     }
     (out / "about.json").write_text(json.dumps(about, indent=1) + "\n")
     print(f"wrote {out}: " + ", ".join(f"{n} {name}" for name, n in about["images"].items()))
-
-
-def about(data: Path) -> dict:
-    """What `prepare` wrote of its images: shape, classes, digest."""
-    from advebm.commands.measured import read_json
-
-    content = read_json(data / "about.json", "prepare")
-    for key in ("shape", "classes", "sha256"):
-        if key not in content:
-            raise ValueError(f"{data / 'about.json'}: lacks {key}; run `advebm prepare` again")
-    return content

@@ -8,9 +8,9 @@ from typer import Option
 from advebm import config
 from advebm.commands import options as o
 from advebm.commands.baselines import Root, score
-from advebm.commands.measured import read_json
 from advebm.commands.measuring import keep, resumable
 from advebm.commands.sample import sampled
+from advebm.runtime.disk import read_json
 
 
 def quality(

@@ -8,10 +8,10 @@ from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.measured import Found, measured, scored
-from advebm.commands.papers import papers
-from advebm.commands.sections import sections
-from advebm.commands.tables import Table, document
+from advebm.reports.papers import papers
+from advebm.reports.results import Found, measured, scored
+from advebm.reports.sections import sections
+from advebm.reports.tables import Table, document
 
 COUNTED = ("robustness", "quality", "ood", "autoattack", "fisher", "calibration", "neighbours")  # what report.json holds
 LEFT_OUT = ("protocol", "curve", "curves")  # of these files, beside every list

@@ -19,8 +19,9 @@ def robustness(
     Writes robustness.json and robustness.png.
     """
     entry = config.read(params, study, method)
-    from advebm import figures, progress
+    from advebm import figures
     from advebm.evaluation import robustness as evaluation
+    from advebm.runtime import progress
 
     spec = config.build(evaluation.Robustness, entry["robustness"])
     with resumable("robustness", out / "robustness.json", entry, method, model, data) as state:

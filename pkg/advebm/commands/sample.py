@@ -6,7 +6,7 @@ from pathlib import Path
 from advebm import config
 from advebm.commands import options as o
 from advebm.commands.measuring import resumable
-from advebm.commands.prepare import about
+from advebm.data.prepared import about
 
 STRIP = 12  # images of a strip figure
 
@@ -32,9 +32,10 @@ def sample(
 
     import torch
 
-    from advebm import figures, networks, progress, tracking
+    from advebm import figures, networks
     from advebm.data import images
-    from advebm.evaluation.parts import BATCH, SEED, gathered
+    from advebm.runtime import progress, tracking
+    from advebm.runtime.parts import BATCH, SEED, gathered
     from advebm.samplers.streams import Streams
 
     recipes = config.recipes(entry, method)
@@ -102,7 +103,7 @@ def company(net, ids):
     made beside as many as the others."""
     import torch
 
-    from advebm.evaluation.parts import BATCH
+    from advebm.runtime.parts import BATCH
 
     return torch.arange(BATCH, device=ids.device) + ids[0] if net.training else ids
 
@@ -112,7 +113,7 @@ def start_images(gaussians, outliers=None) -> dict:
     there are too few: without noise, equal starts would give equal images."""
     import numpy as np
 
-    from advebm.evaluation.parts import SEED
+    from advebm.runtime.parts import SEED
 
     order = None if outliers is None else np.random.default_rng(SEED).permutation(len(outliers.x))
 

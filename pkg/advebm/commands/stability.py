@@ -8,7 +8,7 @@ from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.tables import Table, document
+from advebm.reports.tables import Table, document
 
 
 def stability(
@@ -34,11 +34,11 @@ def stability(
 
     import torch
 
-    from advebm.commands.measured import read_json
-    from advebm.commands.prepare import about
     from advebm.commands.train import train
     from advebm.data import images
-    from advebm.state import opened
+    from advebm.data.prepared import about
+    from advebm.runtime.disk import read_json
+    from advebm.runtime.state import opened
     from advebm.training import Diverged
 
     methods = method or list(entry["models"])

@@ -12,14 +12,15 @@ from advebm import config
 from advebm.commands import options as o
 from advebm.commands.baselines import Root
 from advebm.commands.measuring import network
-from advebm.commands.prepare import about, data_root
 from advebm.commands.sample import STRIP, company, generator
+from advebm.data.prepared import about
+from advebm.runtime import project
 
 if TYPE_CHECKING:
     from advebm.data.images import Images
     from advebm.evaluation.features import Network as FeatureNetwork
-    from advebm.evaluation.parts import Part
     from advebm.networks import Network
+    from advebm.runtime.parts import Part
     from advebm.samplers.recipes import Recipe, Starts
 
 
@@ -57,9 +58,10 @@ def steps(
     curves = variants(entry, method, f"{params}: {study}", recipe or [], vary or [], change or [])
     from dataclasses import asdict
 
-    from advebm import figures, tracking
+    from advebm import figures
     from advebm.data.images import digest
-    from advebm.state import opened
+    from advebm.runtime import tracking
+    from advebm.runtime.state import opened
 
     described = about(data)
     there = min(described["images"][split] for split in ("validation", "train"))
@@ -76,7 +78,7 @@ def steps(
         tracking.run(stage="steps", study=study, method=method, checkpoint=digest(model), spec=spec) as run,
     ):
         sets = drawn(curves, counts, images, net, starts, classes=described["classes"], part=state.part, quiet=quiet)
-        using = feature_network(entry["quality"], judging, data_root(root), quiet)
+        using = feature_network(entry["quality"], judging, project.data_root(root), quiet)
         numbers |= measured(sets, counts, images, net, judging, using, data)
         out.mkdir(parents=True, exist_ok=True)
         (out / "steps.json").write_text(json.dumps(numbers, indent=1) + "\n")
@@ -168,11 +170,11 @@ def drawn(
 
     import torch
 
-    from advebm import progress
     from advebm.data.images import Images, to_bytes
-    from advebm.evaluation.parts import BATCH, SEED, gathered
     from advebm.evaluation.steps import snapshots
     from advebm.networks import sampling
+    from advebm.runtime import progress
+    from advebm.runtime.parts import BATCH, SEED, gathered
     from advebm.samplers.streams import Streams
 
     y = torch.arange(n, device=next(net.parameters()).device)
@@ -202,9 +204,9 @@ def drawn(
 
 def feature_network(quality: dict[str, Any], judging: "Network", root: Path, quiet: bool) -> "FeatureNetwork":
     """The network whose features the study's FID is of."""
-    from advebm import progress, state
     from advebm.evaluation.features import network
     from advebm.evaluation.quality import Quality
+    from advebm.runtime import progress, state
 
     def bar(name: str):
         return progress.bar(f"steps {name}", quiet)

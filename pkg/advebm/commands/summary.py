@@ -6,7 +6,8 @@ from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.tables import table
+from advebm.reports.tables import table
+from advebm.runtime import project
 
 
 def summary(
@@ -21,7 +22,7 @@ def summary(
     entry = config.read(params, study)
     import statistics
 
-    from advebm import tracking
+    from advebm.runtime import tracking
 
     found: dict[tuple[str, str], dict[str, float]] = {}  # (method, metric): {seed: value}
     runs = tracking.runs(study)  # newest first
@@ -33,7 +34,7 @@ def summary(
         if method not in entry["models"] or params != trained_with(entry, study, method):
             continue
         for stage, spec in config.stage_specs(entry, method).items():
-            if tags.get(f"spec.{stage}") == config.digest(spec):
+            if tags.get(f"spec.{stage}") == project.digest(spec):
                 for name, value in run["metrics"].items():
                     if name.startswith(f"{stage}/") and any(part in name for part in metric or [""]):
                         found.setdefault((method, name), {}).setdefault(seed, value)

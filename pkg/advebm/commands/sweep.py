@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 from typer import Argument, Option
 
-from advebm.commands.tables import about, table
+from advebm.reports.tables import about, table
 
 
 class Experiment(NamedTuple):

@@ -16,7 +16,8 @@ def toy2d(
     entry = config.read_toy2d(params)
     import torch
 
-    from advebm import figures, progress
+    from advebm import figures
+    from advebm.runtime import progress
     from advebm.toy2d import Toy2d, toy2d
 
     torch.set_num_threads(1)  # two numbers a point: more threads only wait for each other

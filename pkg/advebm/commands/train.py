@@ -12,13 +12,13 @@ from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.prepare import about
+from advebm.data.prepared import about
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from advebm.methods import Method
-    from advebm.state import State
+    from advebm.runtime.state import State
     from advebm.training import Diverged
 
 
@@ -26,7 +26,7 @@ class Course:
     """A training as it goes: its records, pictures and last good state, told to MLflow and kept on the disk."""
 
     def __init__(self, state: "State", title: str):
-        from advebm.state import Good
+        from advebm.runtime.state import Good
 
         self.state, self.title, self.grids = state, title, state.folder / "grids"
         self.good = state.load() or Good({}, {"step": 0, "rows": [], "recoveries": [], "run": None})
@@ -37,8 +37,9 @@ class Course:
         self.run.metrics(values, step)
 
     def watch(self, step: int, pictures: dict[str, "Tensor"]) -> None:
-        from advebm import disk, figures, ranks
+        from advebm import figures
         from advebm.data import images
+        from advebm.runtime import disk, ranks
 
         if ranks.rank():  # the leader draws
             return
@@ -62,7 +63,7 @@ class Course:
             last = type(error)(f"{error}{tried}", error.step)
             last.recoveries = self.recoveries
             raise last from None
-        from advebm import ranks
+        from advebm.runtime import ranks
 
         back = self.good.about["step"]
         self.rows = list(self.good.about["rows"])
@@ -106,11 +107,12 @@ def train(
     described = about(data)
     import torch
 
-    from advebm import figures, networks, progress, ranks, tracking
+    from advebm import figures, networks
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
     from advebm.methods.base import Context
-    from advebm.state import Stopped, opened
+    from advebm.runtime import progress, ranks, tracking
+    from advebm.runtime.state import Stopped, opened
     from advebm.training import Diverged, fit, recovered
 
     model = config.model(entry, method)

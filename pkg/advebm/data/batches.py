@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advebm import ranks
 from advebm.data.autoaugment import autoaugment
 from advebm.data.images import Images, to_pixels
 from advebm.ranges import NonNegative, Steps
+from advebm.runtime import ranks
 from advebm.samplers.streams import Streams
 
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from advebm.data.images import Images
 from advebm.evaluation import intervals
-from advebm.evaluation.parts import Part, anew, gathered
 from advebm.evaluation.square import NAMES
 from advebm.ranges import Count, Positive
+from advebm.runtime.parts import Part, anew, gathered
 
 ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version, in its order
 CHUNK = 100  # images at a time: random numbers are of the chunk, so its size is not to be chosen

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from advebm.data.images import Images
-from advebm.evaluation.parts import BATCH
 from advebm.networks import frozen
 from advebm.ranges import Count
+from advebm.runtime.parts import BATCH
 
 RESAMPLES = 999  # of the bootstrap
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advebm import ranks
 from advebm.data.images import digest
-from advebm.evaluation.parts import Part, anew
+from advebm.runtime import ranks
+from advebm.runtime.parts import Part, anew
 
 if TYPE_CHECKING:
     from advebm.evaluation.quality import Quality

@@ -12,9 +12,9 @@ from torch import Tensor, fx, nn
 
 from advebm.data.images import Images
 from advebm.energy import Energy, conditional, given, marginal, posterior
-from advebm.evaluation.parts import Part, anew, gathered
 from advebm.networks import frozen
 from advebm.ranges import Count
+from advebm.runtime.parts import Part, anew, gathered
 from advebm.samplers.streams import Streams
 
 LINEAR = (nn.Conv2d, nn.Linear, nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, nn.Identity, nn.ReLU, nn.LeakyReLU)

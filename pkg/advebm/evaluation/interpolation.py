@@ -10,9 +10,9 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from advebm.data.images import to_bytes
-from advebm.evaluation.parts import BATCH
 from advebm.networks import sampling
 from advebm.ranges import Count
+from advebm.runtime.parts import BATCH
 from advebm.samplers.recipes import Recipe, Starts
 from advebm.samplers.streams import Streams
 

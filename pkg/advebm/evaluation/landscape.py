@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from advebm.data.images import Images
 from advebm.energy import conditional, marginal
-from advebm.evaluation.parts import BATCH
 from advebm.networks import frozen
 from advebm.ranges import Count, Positive
+from advebm.runtime.parts import BATCH
 from advebm.samplers.streams import Streams
 
 ANGLES = 64  # points of the circle

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from advebm.data.images import Images
-from advebm.evaluation.parts import BATCH
 from advebm.ranges import Count
+from advebm.runtime.parts import BATCH
 
 CHUNK = 2**19  # numbers at a time of SSIM: as many as a cache holds
 

@@ -14,8 +14,8 @@ from advebm.data.images import Images
 from advebm.energy import given, unconfident
 from advebm.evaluation.features import Network
 from advebm.evaluation.frechet import Gaussian, distance, fitted, jackknife
-from advebm.evaluation.parts import BATCH, Part, anew
 from advebm.ranges import Count
+from advebm.runtime.parts import BATCH, Part, anew
 
 LEAST = 10  # images of a class that a Gaussian is fitted to
 MANY = 10_000  # images of a reference that precision and recall are against, if there are not more samples

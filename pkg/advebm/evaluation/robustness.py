@@ -9,13 +9,13 @@ import torch
 from annotated_types import MinLen
 from torch import Tensor, nn
 
-from advebm import ranks
 from advebm.data.images import Images
 from advebm.energy import Energy, conditional, negative, unsaturated
 from advebm.evaluation import intervals
-from advebm.evaluation.parts import BATCH, Part, anew
 from advebm.networks import sampling
 from advebm.ranges import Count, Positive
+from advebm.runtime import ranks
+from advebm.runtime.parts import BATCH, Part, anew
 from advebm.samplers.apgd import AutoPGD
 from advebm.samplers.pgd import Attack
 from advebm.samplers.streams import Streams

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from advebm.energy import Energy
-from advebm.evaluation.parts import BATCH
+from advebm.runtime.parts import BATCH
 
 NAMES = {"linf": "Linf", "l2": "L2"}
 

@@ -12,9 +12,9 @@ from advebm.data.images import Images
 from advebm.energy import Energy, marginal
 from advebm.evaluation.features import Network
 from advebm.evaluation.frechet import distance, fitted, jackknife
-from advebm.evaluation.parts import BATCH
 from advebm.evaluation.quality import Reference, label_consistency
 from advebm.networks import sampling
+from advebm.runtime.parts import BATCH
 from advebm.samplers.pgd import Ascent
 from advebm.samplers.recipes import Recipe, Starts
 from advebm.samplers.sgld import Langevin

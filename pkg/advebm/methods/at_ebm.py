@@ -7,12 +7,12 @@ import torch
 from annotated_types import MinLen
 from torch import Tensor, nn
 
-from advebm import ranks
 from advebm.data.batches import Batch
 from advebm.energy import binary, given, marginal, negative
 from advebm.methods.base import Context, Loss, Method
 from advebm.networks import sampling
 from advebm.ranges import Count, Fraction, NonNegative, Start
+from advebm.runtime import ranks
 from advebm.samplers.pgd import Ascent
 
 

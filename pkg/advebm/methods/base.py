@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from advebm import ranks
 from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
 from advebm.energy import Energy, Logits, conditional, given, marginal, posterior
 from advebm.ranges import Fraction, NonNegative
+from advebm.runtime import ranks
 from advebm.samplers.buffer import Buffer, Replay, Start
 from advebm.samplers.streams import Streams
 

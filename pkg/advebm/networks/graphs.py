@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from advebm import ranks
+from advebm.runtime import ranks
 
 KEPT = 8  # recordings at a time, such as whole batches, the last one and both precisions; the oldest is released
 WARM = 3  # passes before the recording, in which libraries choose their kernels and allocate what they need

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advebm import ranks
 from advebm.ranges import Count, Fraction
+from advebm.runtime import ranks
 from advebm.samplers.streams import Streams
 
 # fresh images (B, C, H, W), one for each stream, which may be on the CPU, and each place (B,), on the buffer's device

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from advebm.commands.measured import Found, scored
-from advebm.commands.tables import Beside, Table, text
+from advebm.reports.results import Found, scored
+from advebm.reports.tables import Beside, Table, text
 
-TEMPLATE = Path(__file__).parents[1] / "page.html"
+TEMPLATE = Path(__file__).with_name("page.html")
 COLORS = 256  # of a picture on the page: a third of the bytes, which keeps it below 20 MB
 
 CAPTIONS = {

@@ -23,7 +23,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from advebm import config, disk
+from advebm.runtime import disk, project
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -37,7 +37,7 @@ PATIENCE = 10  # seconds to wait for another process that makes the store
 
 
 def uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{config.root() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.root() / 'mlflow.db'}"
 
 
 def off() -> bool:
@@ -74,7 +74,7 @@ def _experiment(client, study: str) -> str:
     name = f"advebm/{study}"
     found = client.get_experiment_by_name(name)
     if found is None:
-        place = (config.root() / "mlartifacts" / study).as_uri() if uri().startswith("sqlite:") else None
+        place = (project.root() / "mlartifacts" / study).as_uri() if uri().startswith("sqlite:") else None
         try:
             return client.create_experiment(name, artifact_location=place)
         except MlflowException:
@@ -88,7 +88,7 @@ def _commit() -> str:
     if "DVC_EXP_BASELINE_REV" in os.environ:
         return os.environ["DVC_EXP_BASELINE_REV"]
     try:
-        git = subprocess.run(["git", "-C", config.root(), "rev-parse", "HEAD"], capture_output=True, text=True)
+        git = subprocess.run(["git", "-C", project.root(), "rev-parse", "HEAD"], capture_output=True, text=True)
     except FileNotFoundError:  # git is not installed
         return "none"
     return git.stdout.strip() or "none"
@@ -229,7 +229,7 @@ class _Off:
 
 
 def outbox() -> Path:
-    return config.root() / "state" / "outbox"
+    return project.root() / "state" / "outbox"
 
 
 @contextmanager
@@ -258,7 +258,7 @@ def run(
     disk.force(outbox().parent, outbox())
     with FileLock(folder / "lock"):
         opened = Run(Outbox(folder), uid)
-        digest = config.digest(spec)
+        digest = project.digest(spec)
         if opened.box.events:
             opened.box.put("status", "RUNNING")
         else:

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from advebm.commands.measured import Found, fisher_score, scored
-from advebm.commands.sections import protocols
-from advebm.commands.tables import Beside, Table, text
+from advebm.reports.results import Found, fisher_score, scored
+from advebm.reports.sections import protocols
+from advebm.reports.tables import Beside, Table, text
 
-PUBLISHED = Path(__file__).parents[1] / "published.yaml"
+PUBLISHED = Path(__file__).with_name("published.yaml")
 DATA = "cifar10"  # of a row that names none
 RADIUS = 1.0  # L2, of the worst cases of AE, Table 4
 

@@ -9,33 +9,27 @@ from collections.abc import Container, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
-
-from typer import Argument
+from typing import TYPE_CHECKING, Any
 
 from advebm import config
-from advebm.commands import options as o
-from advebm.commands.away import HOME, facts
+from advebm.away.pieces import HOME, facts
+from advebm.runtime import project
 
 if TYPE_CHECKING:
-    from advebm.packs import Pack
-    from advebm.pipeline import Stage
+    from advebm.away.packs import Pack
+    from advebm.away.pipeline import Stage
 
 OUTBOX = re.compile(r"state/outbox/([0-9a-f]+-[0-9a-f]+)/(.+)")
+PARAMS = Path("params.yaml")
 CLOSE = 1e-3  # by how much numbers of the class Gaussians may differ, relatively: machines round differently
 
 
-def receive(parts: Annotated[list[Path], Argument(help="files that `advebm away` wrote, all or some")]) -> None:
-    """Unpack what stages wrote on another machine, let DVC take them for done, and tell MLflow.
+def receive(parts: list[Path]) -> None:
+    """See the command of this name."""
+    from advebm.away import packs, pipeline
+    from advebm.runtime import tracking
 
-    Data and class Gaussians are made here first, by `dvc repro gaussians`, and must be those that were used there. A stage
-    is taken for done where its command and all that it depends on are here as they were there, and all that it wrote has
-    come; where it will run here, files that are here already stay as they are. Nothing is written unless all parts are
-    whole, and no stage is writing here what they hold.
-    """
-    from advebm import packs, pipeline, tracking
-
-    state = config.root() / "state"
+    state = project.root() / "state"
     state.mkdir(exist_ok=True)
     with TemporaryDirectory(dir=state) as folder:
         pack = packs.read(parts, Path(folder))
@@ -61,11 +55,11 @@ def receive(parts: Annotated[list[Path], Argument(help="files that `advebm away`
 def accepted(pack: "Pack") -> dict[str, "Stage"]:
     """The stages that the pack has files of, as they are here, in their order. Raises ValueError where params.yaml selects
     another study than the pack's, or the pack holds a file that none of them writes."""
-    from advebm import pipeline
+    from advebm.away import pipeline
 
-    content, study = config.read_yaml(o.PARAMS), pack.manifest["study"]
+    content, study = config.read_yaml(PARAMS), pack.manifest["study"]
     if content.get("study") != study:
-        raise ValueError(f"{o.PARAMS}: study is {content.get('study')}, but the files are of {study}; select that first")
+        raise ValueError(f"{PARAMS}: study is {content.get('study')}, but the files are of {study}; select that first")
     known = pipeline.read(study, content["method"], content["methods"], content["seed"])
     there = [name for name in pack.manifest["stages"] if name in known and name not in HOME]
     stages = {stage.name: stage for stage in pipeline.ordered(known, there) if stage.name in there}
@@ -117,7 +111,7 @@ def records(pack: "Pack") -> dict[str, dict[str, str]]:
 def tell(contents: dict[str, Path], pack: "Pack") -> None:
     """Put what MLflow is to be told into the outbox, but what belongs to a training of the pack that has not come whole:
     another run would be opened for it."""
-    from advebm import tracking
+    from advebm.runtime import tracking
 
     found, missing, journals = records(pack), set(), {}
     for uid, names in found.items():
@@ -140,7 +134,8 @@ def unpack(contents: dict[str, Path], stages: dict[str, "Stage"], pack: "Pack") 
     """Put files in their places: first all beside these, then each by its name, stage after stage. Returns what each stage
     differs by here. Where that is nothing, it is done, and only what it wrote is left in its folders; else what was here
     before stays."""
-    from advebm import disk, pipeline
+    from advebm.away import pipeline
+    from advebm.runtime import disk
 
     listed = {entry["path"]: entry["sha256"] for entry in pack.manifest["files"] if not OUTBOX.fullmatch(entry["path"])}
     same = [out for name in HOME[1:] for out in pack.manifest["stages"].get(name, {}).get("outs", {})]
@@ -197,7 +192,7 @@ def differences(
 ) -> Iterator[str]:
     """What a stage is other by here than there; same: paths that were found to be the same; listed: files of the pack, of
     which some came."""
-    from advebm import pipeline
+    from advebm.away import pipeline
 
     if here["command"] != there["command"]:
         yield "its command is another"

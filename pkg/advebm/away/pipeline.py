@@ -24,7 +24,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from advebm import config, disk
+from advebm.runtime import disk, project
 
 GRACE = 60  # seconds that a stopped stage has to write its state
 POLL = 0.1  # seconds between two looks at a running stage
@@ -125,7 +125,7 @@ def digest(path: Path) -> str | None:
     if not path.is_dir():
         return None
     listed = {file.relative_to(path).as_posix(): digest(file) for file in files(path)}
-    return config.digest(listed)
+    return project.digest(listed)
 
 
 @cache
@@ -142,7 +142,7 @@ def record(study: str, stage: Stage) -> dict[str, Any] | None:
 
 
 def _file(study: str, stage: Stage) -> Path:
-    return config.root() / "state" / "away" / study / f"{stage.name}.json"
+    return project.root() / "state" / "away" / study / f"{stage.name}.json"
 
 
 @contextmanager
@@ -151,7 +151,7 @@ def alone(*outs: str) -> Iterator[None]:
     BlockingIOError where one is at it."""
     with ExitStack() as stack:
         for out in outs:
-            lock = config.lock(Path(out))
+            lock = project.lock(Path(out))
             lock.parent.mkdir(parents=True, exist_ok=True)
             try:
                 stack.enter_context(FileLock(lock, timeout=0))
@@ -172,7 +172,7 @@ def run(study: str, stage: Stage, *, stopped: Callable[[], bool], tracking: str)
     with alone(*stage.outs):
         for out in map(Path, stage.outs):
             shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
-    environment = os.environ | {"DVC_ROOT": str(config.root()), "ADVEBM_TRACKING": tracking}
+    environment = os.environ | {"DVC_ROOT": str(project.root()), "ADVEBM_TRACKING": tracking}
     own = {"start_new_session": True, "preexec_fn": _bound()}
     running = subprocess.Popen([sys.executable, *arguments], env=environment, **own)
     try:

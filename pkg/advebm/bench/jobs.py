@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advebm import config, plain
-from advebm.commands.bench import Job
+from advebm import config
+from advebm.bench import plain
+from advebm.bench.timing import Job
 from advebm.data import images
 from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians

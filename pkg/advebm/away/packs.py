@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from advebm import disk
+from advebm.runtime import disk
 
 PART = 15 * 2**20  # bytes of a part at most; a multiple of tarfile.RECORDSIZE, by which a part grows
 MANIFEST = "manifest"  # the member's name begins so; its sha256 follows

@@ -1,8 +1,9 @@
 """What was measured of a method, read from its files."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from advebm.runtime.disk import read_json
 
 Found = dict[str, dict[str, Any]]  # the contents of a method's files, by name
 
@@ -20,19 +21,6 @@ def measured(results: Path, model: Path) -> Found:
             raise ValueError(f"{results / name}.json: lacks {key}; run `advebm {name}` again")
     files = {name: results / f"{name}.json" for name in MORE} | {"training": model / "recoveries.json"}
     return found | {name: read_json(file, name) if file.is_file() else {} for name, file in files.items()}
-
-
-def read_json(file: Path, command: str) -> dict[str, Any]:
-    """What a command wrote. Raises FileNotFoundError or ValueError that names the file and the command."""
-    try:
-        content = json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{file}: not there; `advebm {command}` makes it") from error
-    except ValueError as error:
-        raise ValueError(f"{file}: is damaged ({error}); run `advebm {command}` again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: is damaged (not an object); run `advebm {command}` again")
-    return content
 
 
 def scored(found: Found) -> dict[str, dict[str, Any]]:

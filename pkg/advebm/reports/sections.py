@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from advebm.commands.measured import Found, scored
-from advebm.commands.tables import Table, about, within
+from advebm.reports.results import Found, scored
+from advebm.reports.tables import Table, about, within
 
 
 def sections(found: Found) -> list[Table]:

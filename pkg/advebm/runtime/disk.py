@@ -1,7 +1,9 @@
 """Files that a power cut leaves as they were, or as they are to be."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def force(*paths: Path) -> None:
@@ -25,3 +27,16 @@ def write(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     force(path.parent)
+
+
+def read_json(file: Path, command: str) -> dict[str, Any]:
+    """What a command wrote. Raises FileNotFoundError or ValueError that names the file and the command."""
+    try:
+        content = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file}: not there; `advebm {command}` makes it") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: is damaged ({error}); run `advebm {command}` again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: is damaged (not an object); run `advebm {command}` again")
+    return content

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from advebm import ranks
+from advebm.runtime import ranks
 
 SEED = 20220717  # of every measurement and of samples, whatever the training's
 BATCH = 500  # images at a time, where a measurement has no number of its own; the last digits hang on it

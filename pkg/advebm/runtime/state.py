@@ -25,12 +25,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from advebm import config, disk, ranks
-from advebm.evaluation.parts import Made
+from advebm.runtime import disk, project, ranks
+from advebm.runtime.parts import Made
 
 SHARE = 20  # a state is written when so many times have passed what the last one took: 5% of the time at most
 GENERATIONS = 2  # that are kept
-RESULTS = ("energy.py", "ranks.py", "training.py", "data", "evaluation", "methods", "networks", "samplers")
+RESULTS = ("energy.py", "runtime/ranks.py", "training.py", "data", "evaluation", "methods", "networks", "samplers")
 BOUND = 4 * 10**9  # bytes of features that are kept: those of more than 300,000 images by Inception
 
 
@@ -132,7 +132,7 @@ class Cache:
 
 def features(kind: str) -> Cache:
     """The features of images, by the judge or by Inception, that are kept for all commands of the project."""
-    return Cache(config.root() / "state" / "features", code("evaluation/features.py", *["networks"] * (kind == "judge")))
+    return Cache(project.root() / "state" / "features", code("evaluation/features.py", *["networks"] * (kind == "judge")))
 
 
 @contextmanager
@@ -148,13 +148,13 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
             yield State(ranks.leaders(Path()))
             ranks.barrier()
         return
-    root = config.root() / "state"
-    digest = config.digest({"key": key, "code": code(), "torch": torch.__version__})[:16]
+    root = project.root() / "state"
+    digest = project.digest({"key": key, "code": code(), "torch": torch.__version__})[:16]
     locks = root / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:  # the system lets go of a lock when the process ends, however it ends
         try:
-            stack.enter_context(FileLock(config.lock(Path(out)), timeout=0))
+            stack.enter_context(FileLock(project.lock(Path(out)), timeout=0))
         except Timeout:
             raise BlockingIOError(f"{out}: another process is writing it; wait for it, or stop it") from None
         for slot in count():  # the same work for another `out` has a slot of its own
@@ -177,7 +177,7 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
 
 def code(*names: str) -> str:
     """sha256 of the files and folders of the package by these names, or of all code that results come from."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     total = hashlib.sha256()
     for name in names or RESULTS:
         for file in sorted((package / name).rglob("*.py")) if (package / name).is_dir() else [package / name]:

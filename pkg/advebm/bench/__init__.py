@@ -1,0 +1,1 @@
+"""The package beside the plain way, timed in one run."""

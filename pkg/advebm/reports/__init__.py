@@ -1,0 +1,1 @@
+"""How measurements are shown: tables, figures, captions, the papers' numbers, the page."""
