@@ -5,7 +5,7 @@ import sys
 from importlib import metadata
 from importlib.util import find_spec
 
-from wiring import stage
+from run import stage
 
 NEEDED = {  # what is imported, and what pip calls it
     "torch": "torch",

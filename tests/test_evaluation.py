@@ -7,6 +7,7 @@ import numpy as np
 import pyautoattack
 import pytest
 import torch
+from advebm.commands.quality import generated
 from PIL import Image
 from pyautoattack.autopgd_base import APGDAttack
 from scipy.linalg import sqrtm
@@ -14,7 +15,6 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import nn
 
-from advebm.commands.quality import generated
 from advebm.data.images import Images
 from advebm.energy import SCORES, grad, marginal, negative, posterior
 from advebm.evaluation import autoattack, features, frechet, intervals, ood, quality, robustness

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from advebm.commands.compare import compare
 from PIL import Image
 
 from advebm.commands import sweep
-from advebm.commands.compare import compare
 from advebm.commands.headline import headline
 from advebm.commands.report import report
 from advebm.data import images

@@ -9,26 +9,15 @@ from tempfile import TemporaryDirectory
 import typer
 from typer.exceptions import TyperException
 
-from advebm.commands import options
-from advebm.commands.autoattack import autoattack
+from advebm.commands import measure, options
 from advebm.commands.away import away, receive
 from advebm.commands.baselines import baselines
 from advebm.commands.bench import bench
-from advebm.commands.calibration import calibration
-from advebm.commands.compare import compare
-from advebm.commands.fisher import fisher
 from advebm.commands.gaussians import gaussians
 from advebm.commands.headline import headline
 from advebm.commands.info import check, info
-from advebm.commands.interpolation import interpolation
-from advebm.commands.landscape import landscape
-from advebm.commands.look import look
-from advebm.commands.neighbours import neighbours
-from advebm.commands.ood import ood
 from advebm.commands.prepare import prepare
-from advebm.commands.quality import quality
-from advebm.commands.report import report
-from advebm.commands.robustness import robustness
+from advebm.commands.report import compare, report
 from advebm.commands.sample import sample
 from advebm.commands.stability import stability
 from advebm.commands.steps import steps
@@ -37,25 +26,24 @@ from advebm.commands.sweep import sweep
 from advebm.commands.sync import sync
 from advebm.commands.toy2d import toy2d
 from advebm.commands.train import train
+from advebm.evaluation import MEASUREMENTS
 
 COMMANDS: dict[str, Callable] = {
-    f.__name__: f
-    for f in (
-        *(check, prepare, gaussians, train, sample, baselines, quality, steps, ood, robustness, autoattack),
-        *(fisher, calibration, landscape, neighbours, interpolation, look, report, compare),
-        *(headline, summary, sweep, stability, bench, sync, away, receive, toy2d, info),
-    )
+    **{f.__name__: f for f in (check, prepare, gaussians, train, sample, baselines)},
+    **measure.commands(),
+    **{f.__name__: f for f in (report, compare, steps, headline, summary, sweep)},
+    **{f.__name__: f for f in (stability, bench, sync, away, receive, toy2d, info)},
 }
 
-SHARED = ("train", "sample", "ood", "robustness", "autoattack", "fisher")  # which several processes can run together
+SHARED = ("train", "sample", *(name for name, m in MEASUREMENTS.items() if m.shared))  # by several processes
 
 app = typer.Typer(
     help="Energy-based models trained with adversarial training.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in COMMANDS.values():
-    app.command()(command)
+for name, command in COMMANDS.items():
+    app.command(name)(command)
 
 
 def run(app: Callable[..., object], name: str) -> None:

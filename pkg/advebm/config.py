@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import MinLen
 
+from advebm.evaluation import MEASUREMENTS
 from advebm.ranges import Count, Positive, Precision
 from advebm.runtime.project import digest
 
@@ -224,15 +225,6 @@ def schema() -> dict[str, Any]:
     """The JSON schema of params.yaml: `$defs` holds Study, whose models are written out, and Toy2d."""
     from pydantic import TypeAdapter
 
-    from advebm.evaluation.autoattack import AutoAttack
-    from advebm.evaluation.calibration import Calibration
-    from advebm.evaluation.fisher import Fisher
-    from advebm.evaluation.interpolation import Interpolation
-    from advebm.evaluation.landscape import Landscape
-    from advebm.evaluation.neighbours import Neighbours
-    from advebm.evaluation.ood import Ood
-    from advebm.evaluation.quality import Quality
-    from advebm.evaluation.robustness import Robustness
     from advebm.methods import METHODS
     from advebm.networks import Spec
     from advebm.samplers.pgd import Attack
@@ -262,15 +254,7 @@ def schema() -> dict[str, Any]:
             ("samples", Count),
             ("precision", Precision, field(default="fp32")),
             ("sampling", table("Sampling", dict.fromkeys(METHODS, dict[str, Recipe]))),
-            ("quality", Quality),
-            ("ood", Ood),
-            ("robustness", Robustness),
-            ("autoattack", AutoAttack),
-            ("fisher", Fisher),
-            ("calibration", Calibration),
-            ("landscape", Landscape),
-            ("neighbours", Neighbours),
-            ("interpolation", Interpolation),
+            *((name, measurement.spec) for name, measurement in MEASUREMENTS.items()),
         ],
         kw_only=True,
     )
@@ -338,21 +322,13 @@ def recipes(study: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def stage_specs(study: dict[str, Any], method: str) -> dict[str, Any]:
-    """What params.yaml says, beside the model, of each stage that follows training."""
+    """What params.yaml says, beside the model, of sampling and of each measurement."""
     sample = {key: study[key] for key in ("samples", "precision")} | {"sampling": study["sampling"][method]}
-    return {
-        "sample": sample,
-        "quality": {"quality": study["quality"], **sample},
-        "neighbours": {"neighbours": study["neighbours"], **sample},
-        "interpolation": {"interpolation": study["interpolation"], **sample},
-        **{stage: study[stage] for stage in ("ood", "robustness", "autoattack", "fisher", "calibration", "landscape")},
-    }
-
-
-def parts(study: dict[str, Any]) -> dict[str, Any]:
-    """A study that `read` has checked, in the parts that stages depend on: {"data": ..., "models/jem": ...}."""
-    split = {f"{key}/{name}": part for key in ("models", "sampling") for name, part in study[key].items()}
-    return {key: part for key, part in study.items() if key not in ("models", "sampling", "network", "training")} | split
+    specs = {"sample": sample}
+    for name, measurement in MEASUREMENTS.items():
+        if study.get(name) is not None:
+            specs[name] = {name: study[name], **sample} if measurement.sampled else study[name]
+    return specs
 
 
 def flat(entry: dict[str, Any], prefix: str = "") -> dict[str, Any]:

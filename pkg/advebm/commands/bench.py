@@ -8,7 +8,6 @@ from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.baselines import Root
 from advebm.runtime import project
 
 WHAT = ("gradient", "chains", "step", "sample", "evaluate")
@@ -29,7 +28,7 @@ def bench(
     steps: Annotated[int, Option(min=1, help="of a chain or an attack that is measured by itself")] = 5,
     repeats: Annotated[int, Option(min=1, help="times that each way is run, in turn")] = 5,
     device: Annotated[str | None, Option(help="cpu or cuda [default: the GPU where there is one]")] = None,
-    root: Root = None,
+    root: o.Root = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Images a second of the package and of the plain way (plain.py), by turns in one run: medians and spread, memory,

@@ -73,7 +73,9 @@ def check(
     if out is not None:
         import yaml
 
-        texts = {f"{name}.json": json.dumps(part, indent=1) + "\n" for name, part in config.parts(entry).items()}
+        from advebm import stages
+
+        texts = {f"{name}.json": json.dumps(part, indent=1) + "\n" for name, part in stages.parts(entry).items()}
         texts["params.yaml"] = yaml.safe_dump({study: entry}, sort_keys=False)
         for name, text in texts.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)

@@ -24,4 +24,7 @@ OutFolder = Annotated[Path, Option(help="folder to write", callback=_own)]
 OutFile = Annotated[Path, Option(help="file to write", callback=_own)]
 Seed = Annotated[int, Option(min=0, help="seed of everything random")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="no progress bar")]
+Root = Annotated[
+    Path | None, Option(help="where data sets and Inception's weights lie [default: ADVEBM_DATA, or data/raw]")
+]
 PARAMS = Path("params.yaml")

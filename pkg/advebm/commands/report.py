@@ -1,20 +1,13 @@
-"""The selected method's numbers beside the published ones."""
+"""A method's numbers beside the published ones, and all methods side by side."""
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.reports.papers import papers
-from advebm.reports.results import Found, measured, scored
-from advebm.reports.sections import sections
-from advebm.reports.tables import Table, document
-
-COUNTED = ("robustness", "quality", "ood", "autoattack", "fisher", "calibration", "neighbours")  # what report.json holds
-LEFT_OUT = ("protocol", "curve", "curves")  # of these files, beside every list
 
 
 def report(
@@ -27,32 +20,68 @@ def report(
 ) -> None:
     """Write a method's numbers beside the published ones, as JSON and Markdown, and print them."""
     entry = config.read(params, study, method)
+    from advebm.reports.method import markdown, numbers
+    from advebm.reports.results import measured
+
     found = measured(results, model.parent)
     text = markdown(study, entry["data"], method, found, results)
     out.parent.mkdir(parents=True, exist_ok=True)
-    numbers = {name: plain(scored(found) if name == "quality" else found[name]) for name in COUNTED}
-    out.write_text(json.dumps(numbers, indent=1) + "\n")
+    out.write_text(json.dumps(numbers(found), indent=1) + "\n")
     out.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
 
 
-def plain(content: Any) -> Any:
-    """Of numbers by name those that DVC is to show, a column each."""
-    if not isinstance(content, dict):
-        return content
-    return {key: plain(value) for key, value in content.items() if key not in LEFT_OUT and not isinstance(value, list)}
+def compare(
+    results: Annotated[Path, Option(help="folder with a sub-folder for each method")],
+    models: Annotated[Path, Option(help="folder with a sub-folder for each method")],
+    out: Annotated[Path, Option(help="the JSON file to write; Markdown, picture and web page lie beside it")],
+    study: o.Study = "digits",
+    params: o.Params = o.PARAMS,
+) -> None:
+    """Write all methods of a study side by side, the papers' tables beside what was measured, and one web page of all
+    tables and pictures."""
+    entry = config.read(params, study)
+    from advebm import figures
+    from advebm.data import images
+    from advebm.evaluation.quality import BUFFER
+    from advebm.reports import comparison
+    from advebm.reports.method import sections
+    from advebm.reports.page import page, pictures
+    from advebm.reports.papers import papers
+    from advebm.reports.results import measured
+    from advebm.reports.tables import document
 
+    found, left_out = {}, []
+    for method in entry["models"]:
+        if any(results.glob(f"{method}/*")):  # DVC leaves empty folders
+            lacking = comparison.lacks(results / method)
+            if not lacking:
+                found[method] = measured(results / method, models / method)
+                lacking = comparison.unsampled(found[method], results / method)
+            if lacking:
+                found.pop(method, None)
+                left_out.append(f"{method}, which lacks {', '.join(lacking)}")
+    if not found:
+        what = f" but {'; '.join(left_out)}" if left_out else ""
+        raise FileNotFoundError(f"{results}: no results of a method there{what}; `dvc repro -P` makes them")
+    note = f"Left out: {'; '.join(left_out)}." if left_out else ""
+    general = [*comparison.overview(found, note), *papers(study, entry["data"], found)]
+    text = document(f"{study}: every method", general)
+    sheets = {
+        f"{method}/{recipe}": images.load(results / method / "samples" / f"{recipe}.npz").x
+        for method, content in found.items()
+        for recipe in content.samples
+        if recipe != BUFFER
+    }
+    shown = {
+        method: (sections(content), pictures(content, results / method, models / method))
+        for method, content in found.items()
+    }
 
-def markdown(study: str, used: dict[str, Any], method: str, found: Found, results: Path) -> str:
-    """The report of a method; used: what params.yaml says of the study's data."""
-    look = [
-        f"- samples: {results}/samples/pictures/",
-        *(f"- {picture.stem}: {picture}" for picture in sorted(results.glob("*.png"))),
-        "- this report: report.md, report.json",
-        "- every method, tables and pictures on one page: comparison.html, by `dvc repro -P`",
-        "- every run: MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db",
-    ]
-    published = papers(study, used, {method: found}, whole=False)
-    return document(
-        f"{study}: {method}", [*sections(found), *published, Table("Where to look", [], [], ("\n".join(look),))]
-    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(comparison.rows(found), indent=1) + "\n")
+    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    if sheets:
+        figures.sheets(sheets, out.with_suffix(".png"), f"{study}: the first samples of each method and recipe")
+    out.with_suffix(".html").write_text(page(study, general, out.with_suffix(".png"), shown), encoding="utf-8")
+    print(text)

@@ -3,25 +3,18 @@
 import copy
 import json
 import re
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.commands.baselines import Root
-from advebm.commands.measuring import network
-from advebm.commands.sample import STRIP, company, generator
-from advebm.data.prepared import about
+from advebm.commands.sample import STRIP
 from advebm.runtime import project
 
 if TYPE_CHECKING:
-    from advebm.data.images import Images
-    from advebm.evaluation.features import Network as FeatureNetwork
-    from advebm.networks import Network
-    from advebm.runtime.parts import Part
-    from advebm.samplers.recipes import Recipe, Starts
+    from advebm.samplers.recipes import Recipe
 
 
 def steps(
@@ -33,7 +26,7 @@ def steps(
     out: o.OutFolder,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    root: Root = None,
+    root: o.Root = None,
     images: Annotated[int, Option(min=20, help="images by each recipe, and of the validation split")] = 1000,
     lengths: Annotated[str, Option(help="numbers of steps")] = "10,20,40,80,160,320,640",
     recipe: Annotated[list[str] | None, Option(help="a recipe, again for more [default: all that have a chain]")] = None,
@@ -58,28 +51,55 @@ def steps(
     curves = variants(entry, method, f"{params}: {study}", recipe or [], vary or [], change or [])
     from dataclasses import asdict
 
-    from advebm import figures
-    from advebm.data.images import digest
-    from advebm.runtime import tracking
-    from advebm.runtime.state import opened
+    from torch import Tensor
 
-    described = about(data)
+    from advebm import figures, networks
+    from advebm.data.images import Images, digest
+    from advebm.evaluation import steps as s
+    from advebm.evaluation.generation import Generator, asked, batched
+    from advebm.evaluation.quality import Quality
+    from advebm.evaluation.subject import Surroundings
+    from advebm.runtime import progress, state, tracking
+
+    around = Surroundings(
+        data=data,
+        judge=judge,
+        root=project.data_root(root),
+        cache=lambda features: state.features(features).part,
+        bar=lambda name: progress.bar(f"steps {name}", quiet),
+    )
+    described = around.about
     there = min(described["images"][split] for split in ("validation", "train"))
     if images > there:
         raise ValueError(f"--images {images}: but there are {there} validation or training images")
     recipes = {name: made for name, (_, made) in curves.items()}
-    net, starts = generator(recipes, entry["precision"], f"{study}.sampling.{method}", model, data, gaussians)
-    judging = network(judge, data)
+    make = Generator.load(model, data, gaussians, recipes, entry["precision"], f"{study}.sampling.{method}")
     numbers = {"images": images, "lengths": counts, "recipes": {name: asdict(made) for name, made in recipes.items()}}
     spec = {**numbers, "quality": entry["quality"], "precision": entry["precision"]}
     key = [method, spec, described["sha256"], *(digest(file) for file in (model, gaussians, judge))]
+    networks.load(judge, shape=described["shape"])  # what is wrong with the judge is reported before anything is drawn
+
+    def drawn(curve: str, ids: Tensor) -> dict[str, Tensor]:
+        """Images `ids` after each number of steps, as `sample` draws them."""
+        name, recipe = curves[curve]
+        found = make(partial(s.snapshots, recipe, lengths=counts), name, ids)
+        for length, x in found.items():
+            if not x.isfinite().all():
+                raise ValueError(f"{curve}: images are not finite after {length} steps; take fewer or smaller steps")
+        return {str(length): x for length, x in found.items()}
+
+    sets: dict[str, dict[int, Images]] = {}
+    about_run = {"stage": "steps", "study": study, "method": method, "checkpoint": digest(model), "spec": spec}
     with (
-        opened("steps", out, key) as state,
-        tracking.run(stage="steps", study=study, method=method, checkpoint=digest(model), spec=spec) as run,
+        networks.convolving("fp32"),
+        state.opened("steps", out, key) as opened,
+        tracking.run(**about_run) as run,
     ):
-        sets = drawn(curves, counts, images, net, starts, classes=described["classes"], part=state.part, quiet=quiet)
-        using = feature_network(entry["quality"], judging, project.data_root(root), quiet)
-        numbers |= measured(sets, counts, images, net, judging, using, data)
+        for curve, made in recipes.items():
+            found = batched(partial(drawn, curve), curve, images, part=opened.part, progress=around.bar(curve))
+            y = asked(made, images, make.classes)
+            sets[curve] = {length: Images(found[str(length)], y) for length in (0, *counts)}
+        numbers |= s.measured(sets, counts, images, make.net, config.build(Quality, entry["quality"]), around)
         out.mkdir(parents=True, exist_ok=True)
         (out / "steps.json").write_text(json.dumps(numbers, indent=1) + "\n")
         title = f"{study} {method}"
@@ -90,8 +110,8 @@ def steps(
             run.artifact(figures.strip(rows, picture, f"{title}: {name}"), "steps")
         for i, length in enumerate(counts):
             run.metrics({f"steps/{name}": values[i] for name, values in flat(numbers["curves"]).items()}, length)
-    found = [f"{name}: FID {min(curve['fid']):.3g} at {curve['best']} steps" for name, curve in numbers["curves"].items()]
-    print(f"wrote {out}: {', '.join(found)}")
+    best = [f"{name}: FID {min(curve['fid']):.3g} at {curve['best']} steps" for name, curve in numbers["curves"].items()]
+    print(f"wrote {out}: {', '.join(best)}")
 
 
 def flat(curves: dict[str, dict[str, Any]]) -> dict[str, list]:
@@ -151,95 +171,3 @@ def variants(
             "steps; sgld, ce_langevin, combined and ascent have one"
         )
     return curves
-
-
-def drawn(
-    curves: dict[str, tuple[str, "Recipe"]],
-    lengths: list[int],
-    n: int,
-    net: "Network",
-    starts: "Starts",
-    *,
-    classes: int,
-    part: "Part",
-    quiet: bool,
-) -> dict[str, dict[int, "Images"]]:
-    """{curve: {length: n images}}, drawn as `sample` draws them; length 0 is what the chain starts from. Raises ValueError
-    where an image is not finite."""
-    from functools import partial
-
-    import torch
-
-    from advebm.data.images import Images, to_bytes
-    from advebm.evaluation.steps import snapshots
-    from advebm.networks import sampling
-    from advebm.runtime import progress
-    from advebm.runtime.parts import BATCH, SEED, gathered
-    from advebm.samplers.streams import Streams
-
-    y = torch.arange(n, device=next(net.parameters()).device)
-
-    def generated(curve: str, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        name, recipe = curves[curve]
-        with sampling(net):
-            together = company(net, ids)
-            streams = Streams(SEED, "sample", name, ids=together)
-            found = snapshots(recipe, net, together % classes, starts, streams, lengths)
-        found = {length: x[: len(ids)] for length, x in found.items()}
-        for length, x in found.items():
-            if not x.isfinite().all():
-                raise ValueError(f"{curve}: images are not finite after {length} steps; take fewer or smaller steps")
-        return {str(length): torch.from_numpy(to_bytes(x)) for length, x in found.items()}
-
-    sets = {}
-    for curve, (_, recipe) in curves.items():
-        makers = {f"{curve} from {ids[0]}": partial(generated, curve, ids) for ids in y.split(BATCH)}
-        parts = gathered(makers, part, progress.bar(f"steps {curve}", quiet))
-        asked = (y % classes).cpu().numpy() if recipe.asks else None
-        sets[curve] = {
-            length: Images(torch.cat([made[str(length)] for made in parts]).numpy(), asked) for length in (0, *lengths)
-        }
-    return sets
-
-
-def feature_network(quality: dict[str, Any], judging: "Network", root: Path, quiet: bool) -> "FeatureNetwork":
-    """The network whose features the study's FID is of."""
-    from advebm.evaluation.features import network
-    from advebm.evaluation.quality import Quality
-    from advebm.runtime import progress, state
-
-    def bar(name: str):
-        return progress.bar(f"steps {name}", quiet)
-
-    spec = config.build(Quality, quality)
-    return network(spec, judging, judging.shape[0], root, cache=state.features(spec.features).part, bar=bar)
-
-
-def measured(
-    sets: dict[str, dict[int, "Images"]],
-    lengths: list[int],
-    n: int,
-    net: "Network",
-    judging: "Network",
-    using: "FeatureNetwork",
-    data: Path,
-) -> dict[str, Any]:
-    """{curves: {name: {fid, fid_se, label_consistency, energy, saturated: a number for each length; best}}, real: the same
-    numbers of n validation images, without FID, and of n training images}. FID is against the validation images."""
-    from advebm.data import images
-    from advebm.evaluation import steps as s
-    from advebm.evaluation.quality import Reference
-
-    validation, train = (images.load(data / f"{split}.npz")[:n] for split in ("validation", "train"))
-    reference = Reference(validation, using)
-
-    def numbers(content: "Images", name: str) -> dict[str, float | None]:
-        return s.scores(content, reference, using, name) | s.looks(net, judging, content)
-
-    real = {"validation": s.looks(net, judging, validation), "train": numbers(train, "train")}
-    curves = {}
-    for curve, by_length in sets.items():
-        found = [numbers(by_length[length], f"{curve} {length}") for length in lengths]
-        curves[curve] = {key: [number[key] for number in found] for key in found[0]}
-        curves[curve]["best"] = s.best(curves[curve]["fid"], lengths)
-    return {"real": real, "curves": curves}

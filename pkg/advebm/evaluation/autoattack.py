@@ -10,9 +10,11 @@ from torch import nn
 
 from advebm.data.images import Images
 from advebm.evaluation import intervals
+from advebm.evaluation.result import Interval, Result
 from advebm.evaluation.square import NAMES
+from advebm.evaluation.subject import Subject
 from advebm.ranges import Count, Positive
-from advebm.runtime.parts import Part, anew, gathered
+from advebm.runtime.parts import SEED, Part, anew, gathered
 
 ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version, in its order
 CHUNK = 100  # images at a time: random numbers are of the chunk, so its size is not to be chosen
@@ -26,6 +28,38 @@ class AutoAttack:
     split: Literal["validation", "test"] = "test"  # tune with validation
     eps: dict[Literal["linf", "l2"], Positive] = field(default_factory=lambda: {"linf": 8 / 255, "l2": 0.5})
 
+    def measure(self, subject: Subject) -> "tuple[AutoAttackResult, None]":
+        images, bar = subject.images(self.split), subject.bar("autoattack")
+        return autoattack(subject.net, images, self, seed=SEED, part=subject.part, progress=bar), None
+
+
+@dataclass(kw_only=True)
+class Ball:
+    """Accuracies in [0, 1] within a radius, None where the network has no logits of classes."""
+
+    eps: float
+    left: dict[str, float | None]  # clean, and after each of ATTACKS and those before it; keys of the JSON object
+    accuracy: float | None  # after all
+    ci: Interval | None = None
+
+
+@dataclass(kw_only=True)
+class AutoAttackResult(Result):
+    n: int
+    balls: dict[str, Ball]  # by norm, linf or l2; keys of the JSON object
+    warnings: list[str] = field(default_factory=list)
+
+    def json(self) -> dict[str, Any]:
+        content = super().json()
+        balls = {norm: {"eps": ball.pop("eps"), **ball.pop("left"), **ball} for norm, ball in content.pop("balls").items()}
+        return {"n": content.pop("n"), **balls, **content}
+
+    @classmethod
+    def read(cls, content: dict[str, Any]) -> "AutoAttackResult":
+        balls = {norm: content[norm] for norm in NAMES if norm in content}
+        left = {norm: {key: ball[key] for key in ("clean", *ATTACKS)} for norm, ball in balls.items()}
+        return super().read(content | {"balls": {norm: ball | {"left": left[norm]} for norm, ball in balls.items()}})
+
 
 def autoattack(
     net: nn.Module,
@@ -35,19 +69,17 @@ def autoattack(
     seed: int,
     part: Part = anew,
     progress: Callable = iter,
-) -> dict[str, Any]:
-    """{n, linf: {eps, clean, apgd-ce, apgd-t, fab-t, square, accuracy, ci}, l2: ..., warnings}; accuracies in [0, 1].
+) -> AutoAttackResult:
+    """Each attack is tried on what the ones before left right; its number is the accuracy after it.
 
-    Each attack is tried on what the ones before left right; its number is the accuracy after it. None where the network
-    has no logits of classes.
     Raises ValueError where there are fewer classes than its targeted loss needs (4).
     """
     images = images[: spec.n]
     n = len(images.x)
-    result: dict[str, Any] = {"n": n}
     if net.outputs == 1:
-        empty = dict.fromkeys(("clean", *ATTACKS, "accuracy", "ci"))
-        return result | {norm: {"eps": eps, **empty} for norm, eps in spec.eps.items()} | {"warnings": []}
+        empty: dict[str, float | None] = dict.fromkeys(("clean", *ATTACKS))
+        balls = {norm: Ball(eps=eps, left=empty, accuracy=None, ci=None) for norm, eps in spec.eps.items()}
+        return AutoAttackResult(n=n, balls=balls)
     if net.outputs < 4:
         raise ValueError(f"AutoAttack's targeted loss is defined for 4 classes and more, not {net.outputs}")
     makers = {
@@ -56,15 +88,15 @@ def autoattack(
         for start in range(0, n, CHUNK)
     }
     found = dict(zip(makers, gathered(makers, part, progress), strict=True))
-    warnings = []
+    balls, warnings = {}, []
     for norm, eps in spec.eps.items():
         right = torch.cat([found[f"{norm} {start}"] for start in range(0, n, CHUNK)])
         share = right.double().mean(0).tolist()
-        result[norm] = {"eps": eps, **dict(zip(("clean", *ATTACKS), share, strict=True))}
-        result[norm] |= {"accuracy": share[-1], "ci": intervals.proportion(share[-1], n)}
+        left = dict(zip(("clean", *ATTACKS), share, strict=True))
+        balls[norm] = Ball(eps=eps, left=left, accuracy=share[-1], ci=intervals.proportion(share[-1], n))
         if share[-1] < share[-2]:
             warnings.append(f"{norm}: Square, by queries alone, fools {share[-2] - share[-1]:.3g} that gradients do not")
-    return result | {"warnings": warnings}
+    return AutoAttackResult(n=n, balls=balls, warnings=warnings)
 
 
 def _chunk(net: nn.Module, images: Images, norm: str, eps: float, seed: int) -> torch.Tensor:

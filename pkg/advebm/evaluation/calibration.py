@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
 from advebm.data.images import Images
+from advebm.evaluation.result import Interval, Result
+from advebm.evaluation.subject import Subject
 from advebm.networks import frozen
 from advebm.ranges import Count
-from advebm.runtime.parts import BATCH
+from advebm.runtime.parts import BATCH, SEED
 
 RESAMPLES = 999  # of the bootstrap
 
@@ -22,6 +24,33 @@ class Calibration:
 
     split: Literal["validation", "test"] = "test"  # tune with validation
     bins: Count = 20
+
+    def measure(self, subject: Subject) -> "tuple[CalibrationResult, None]":
+        bar = subject.bar("calibration")
+        return calibration(subject.net, subject.images(self.split), self, seed=SEED, progress=bar), None
+
+
+@dataclass(kw_only=True)
+class Bin:
+    """The images whose confidence lies in a bin: means over them, None where there are none."""
+
+    low: float
+    high: float
+    confidence: float | None
+    accuracy: float | None
+    count: int
+
+
+@dataclass(kw_only=True)
+class CalibrationResult(Result):
+    """All but counts in [0, 1]; None, without bins, where the network has no logits of classes."""
+
+    ece: float | None  # expected calibration error
+    ece_ci: Interval | None = None
+    accuracy: float | None
+    confidence: float | None  # mean
+    n: int
+    bins: list[Bin]
 
 
 def bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
@@ -57,15 +86,11 @@ def interval(confidence: np.ndarray, right: np.ndarray, bins: int, seed: int) ->
 
 def calibration(
     net: nn.Module, images: Images, spec: Calibration, *, seed: int, batch: int = BATCH, progress: Callable = iter
-) -> dict[str, Any]:
-    """{ece, ece_ci, accuracy, confidence, n, bins: [{low, high, confidence, accuracy, count}]}, all but counts in [0, 1];
-    an empty bin's confidence and accuracy are None.
-
-    All are None, and there are no bins, where the network has no logits of classes. Softmax is in float64.
-    """
+) -> CalibrationResult:
+    """The expected calibration error over the images (Guo et al. 2017). Softmax is in float64."""
     n, device = len(images.x), next(net.parameters()).device
     if net.outputs == 1:
-        return dict.fromkeys(("ece", "ece_ci", "accuracy", "confidence")) | {"n": n, "bins": []}
+        return CalibrationResult(ece=None, ece_ci=None, accuracy=None, confidence=None, n=n, bins=[])
     parts = []
     with frozen(net), torch.no_grad():
         for start in progress(range(0, n, batch)):
@@ -78,19 +103,19 @@ def calibration(
     for m in range(spec.bins):
         inside, any_there = which == m, bool((which == m).any())
         bins.append(
-            {
-                "low": edges[m],
-                "high": edges[m + 1],
-                "confidence": float(confidence[inside].mean()) if any_there else None,
-                "accuracy": float(right[inside].mean()) if any_there else None,
-                "count": int(inside.sum()),
-            }
+            Bin(
+                low=edges[m],
+                high=edges[m + 1],
+                confidence=float(confidence[inside].mean()) if any_there else None,
+                accuracy=float(right[inside].mean()) if any_there else None,
+                count=int(inside.sum()),
+            )
         )
-    return {
-        "ece": error(confidence, right, spec.bins),
-        "ece_ci": interval(confidence, right, spec.bins, seed),
-        "accuracy": float(right.mean()),
-        "confidence": float(confidence.mean()),
-        "n": n,
-        "bins": bins,
-    }
+    return CalibrationResult(
+        ece=error(confidence, right, spec.bins),
+        ece_ci=interval(confidence, right, spec.bins, seed),
+        accuracy=float(right.mean()),
+        confidence=float(confidence.mean()),
+        n=n,
+        bins=bins,
+    )

@@ -4,7 +4,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
@@ -12,9 +12,11 @@ from torch import Tensor, fx, nn
 
 from advebm.data.images import Images
 from advebm.energy import Energy, conditional, given, marginal, posterior
+from advebm.evaluation.result import Result
+from advebm.evaluation.subject import Subject
 from advebm.networks import frozen
 from advebm.ranges import Count
-from advebm.runtime.parts import Part, anew, gathered
+from advebm.runtime.parts import SEED, Part, anew, gathered
 from advebm.samplers.streams import Streams
 
 LINEAR = (nn.Conv2d, nn.Linear, nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, nn.Identity, nn.ReLU, nn.LeakyReLU)
@@ -27,6 +29,28 @@ class Fisher:
     n: Annotated[int, Ge(2)] = 1000
     split: Literal["validation", "test"] = "test"  # tune with validation
     probes: Count = 8  # of Hutchinson's estimate of an image's trace, where the trace is not known exactly
+
+    def measure(self, subject: Subject) -> "tuple[FisherResult, None]":
+        images, bar = subject.images(self.split), subject.bar("fisher")
+        return fisher(subject.net, images, self, seed=SEED, part=subject.part, progress=bar), None
+
+
+@dataclass(kw_only=True)
+class Score:
+    """Mean over images and its standard error, pixels in [0, 1]; in [-1, 1] where "symmetric"."""
+
+    score: float
+    se: float
+    score_symmetric: float
+    se_symmetric: float
+    ways: str  # how the trace was computed: exact or hutchinson
+
+
+@dataclass(kw_only=True)
+class FisherResult(Result):
+    joint: Score | None  # of E(x, y); None where the network has no logits of classes
+    marginal: Score | None  # of E(x)
+    n: int
 
 
 class _Pieces(fx.Tracer):
@@ -88,12 +112,12 @@ def hutchinson(energy: Energy, x: Tensor, probes: int, streams: Streams) -> Tens
     return 0.5 * g.detach().flatten(1).square().sum(1) - trace
 
 
-def summary(scores: Tensor, ways: str) -> dict[str, Any]:
+def summary(scores: Tensor, ways: str) -> Score:
     """Mean over images and its standard error, which holds the noise of the probes; u = 2 x - 1 halves each slope, and so
     quarters both terms."""
     scores = scores.double()
     score, se = scores.mean().item(), scores.std().item() / len(scores) ** 0.5
-    return {"score": score, "se": se, "score_symmetric": score / 4, "se_symmetric": se / 4, "ways": ways}
+    return Score(score=score, se=se, score_symmetric=score / 4, se_symmetric=se / 4, ways=ways)
 
 
 def fisher(
@@ -105,13 +129,12 @@ def fisher(
     batch: int = 100,
     part: Part = anew,
     progress: Callable = iter,
-) -> dict[str, Any]:
-    """{joint, marginal: {score, se, score_symmetric, se_symmetric, ways}, n}: E[.5 |grad E|^2 - tr(Hess E)] over images of
-    E(x, y) and of E(x) (Hyvarinen 2005; JT, Eq. 23 and 24), with pixels in [0, 1], and in [-1, 1] where "symmetric".
+) -> FisherResult:
+    """E[.5 |grad E|^2 - tr(Hess E)] over images, of E(x, y) and of E(x) (Hyvarinen 2005; Zhu et al. 2021, Eq. 23 and 24).
 
-    "ways" is exact or hutchinson, by what the network is. joint is None where it has no logits of classes. It is used in
-    evaluation mode. The curvature in the kinks of a piecewise linear network counts for nothing, as in JT: its scores are
-    never below 0, and least where the energy is flat; those of smooth densities may be far below.
+    The network is used in evaluation mode. The curvature in the kinks of a piecewise linear network counts for nothing, as
+    in that paper: its scores are never below 0, and least where the energy is flat; those of smooth densities may be far
+    below.
     """
     images = images[: spec.n]
     n, device = len(images.x), next(net.parameters()).device
@@ -136,4 +159,4 @@ def fisher(
         makers = {f"{batch} from {start}": partial(scored, start) for start in range(0, n, batch)}
         found = torch.cat(gathered(makers, part, progress), 1)
     known = {name: summary(values, ways) for name, values in zip(names, found, strict=True)}
-    return {"joint": None, **known, "n": n}
+    return FisherResult(joint=known.get("joint"), marginal=known["marginal"], n=n)

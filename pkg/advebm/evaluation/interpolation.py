@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -10,9 +10,11 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from advebm.data.images import to_bytes
+from advebm.evaluation.result import Named
+from advebm.evaluation.subject import Subject
 from advebm.networks import sampling
 from advebm.ranges import Count
-from advebm.runtime.parts import BATCH
+from advebm.runtime.parts import BATCH, SEED
 from advebm.samplers.recipes import Recipe, Starts
 from advebm.samplers.streams import Streams
 
@@ -23,6 +25,23 @@ class Interpolation:
 
     rows: Count = 5
     columns: Annotated[int, Ge(2)] = 9
+
+    def measure(self, subject: Subject) -> "tuple[InterpolationResult, dict[str, np.ndarray | None]]":
+        made, classes = subject.generator, subject.about["classes"]
+        bar = subject.bar("interpolation")
+        return interpolation(made.net, subject.recipes, made.starts, classes, self, seed=SEED, progress=bar)
+
+
+@dataclass(kw_only=True)
+class Smoothness:
+    smoothness: float | None  # None where the recipe has no start (flows)
+
+
+@dataclass(kw_only=True)
+class InterpolationResult(Named):
+    """By recipe."""
+
+    named: dict[str, Smoothness]
 
 
 def between(net: nn.Module, recipe: Recipe, y: Tensor, starts: Starts, t: Tensor, one: Streams, other: Streams) -> Tensor:
@@ -56,8 +75,8 @@ def interpolation(
     seed: int,
     batch: int = BATCH,
     progress: Callable = iter,
-) -> tuple[dict[str, Any], dict[str, np.ndarray | None]]:
-    """{recipe: {smoothness}} and {recipe: uint8 (rows, columns, H, W, C)}, both None where a recipe has no start (flows).
+) -> tuple[InterpolationResult, dict[str, np.ndarray | None]]:
+    """The result and {recipe: uint8 (rows, columns, H, W, C)}, None where a recipe has no start (flows).
 
     Row i is of class i mod K. Its first image is sample i of the command `sample` under the same seed; the last begins
     where sample i + K rows, of the same class, does. All images of a row have the random stream of sample i.
@@ -66,9 +85,10 @@ def interpolation(
     device, shape = next(net.parameters()).device, (spec.rows, spec.columns)
     row = torch.arange(spec.rows, device=device).repeat_interleave(spec.columns)
     t = torch.linspace(0, 1, spec.columns, device=device).repeat(spec.rows)
-    numbers, pictures = {}, {}
+    found: dict[str, Smoothness] = {}
+    pictures: dict[str, np.ndarray | None] = {}
     for name, recipe in recipes.items():
-        numbers[name], pictures[name] = {"smoothness": None}, None
+        found[name], pictures[name] = Smoothness(smoothness=None), None
         if recipe.start is None:
             continue
         parts = []
@@ -79,7 +99,7 @@ def interpolation(
         x = torch.cat(parts)
         if not x.isfinite().all():
             raise ValueError(f"interpolation by {name}: images are not finite; take smaller steps or noise")
-        numbers[name]["smoothness"] = smoothness(x.clamp(0, 1).unflatten(0, shape))
+        found[name].smoothness = smoothness(x.clamp(0, 1).unflatten(0, shape))
         pixels = to_bytes(x)
         pictures[name] = pixels.reshape(*shape, *pixels.shape[1:])
-    return numbers, pictures
+    return InterpolationResult(named=found), pictures

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import pi
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from advebm.data.images import Images
 from advebm.energy import conditional, marginal
+from advebm.evaluation.result import Result
+from advebm.evaluation.subject import Subject
 from advebm.networks import frozen
 from advebm.ranges import Count, Positive
-from advebm.runtime.parts import BATCH
+from advebm.runtime.parts import BATCH, SEED
 from advebm.samplers.streams import Streams
 
 ANGLES = 64  # points of the circle
@@ -28,6 +30,26 @@ class Landscape:
     points: Count = 21
     split: Literal["validation", "test"] = "test"
 
+    def measure(self, subject: Subject) -> "tuple[LandscapeResult, Surfaces]":
+        images, net = subject.images(self.split), subject.net
+        result, energies = landscape(net, images, self, seed=SEED, progress=subject.bar("landscape"))
+        return result, Surfaces(images.x[: self.images], energies, "E(x, y)" if net.outputs > 1 else "E(x)")
+
+
+@dataclass(kw_only=True)
+class LandscapeResult(Result):
+    radius: float
+    images: int
+    rise: float  # mean over the circle of that radius, and over images
+
+
+class Surfaces(NamedTuple):
+    """What a landscape's picture shows."""
+
+    x: np.ndarray  # uint8 (images, H, W, C)
+    energies: np.ndarray  # (images, points, points)
+    energy: str  # which one
+
 
 def plane(shape: tuple[int, ...], streams: Streams) -> Tensor:
     """Two orthonormal directions for each stream, (B, 2, D), their plane uniformly distributed: QR of a normal matrix."""
@@ -36,8 +58,8 @@ def plane(shape: tuple[int, ...], streams: Streams) -> Tensor:
 
 def landscape(
     net: nn.Module, images: Images, spec: Landscape, *, seed: int, batch: int = BATCH, progress: Callable = iter
-) -> tuple[dict[str, Any], np.ndarray]:
-    """{radius, images, rise} and, (images, points, points), the energies at x + a u + b v less that of the image x (JT,
+) -> tuple[LandscapeResult, np.ndarray]:
+    """The result and, (images, points, points), the energies at x + a u + b v less that of the image x (JT,
     Fig. 2): E(x, y), y the class of x, or E(x) where the network has no logits of classes; rows are a, columns b, from
     -radius to radius.
 
@@ -61,5 +83,5 @@ def landscape(
     with frozen(net):
         e = torch.stack([energies(i) for i in progress(range(len(x)))]).double().cpu()
     ring, surface = (e[:, 1:] - e[:, :1]).split([ANGLES, spec.points**2], 1)
-    numbers = {"radius": spec.radius, "images": len(x), "rise": ring.mean().item()}
-    return numbers, surface.view(-1, spec.points, spec.points).numpy()
+    result = LandscapeResult(radius=spec.radius, images=len(x), rise=ring.mean().item())
+    return result, surface.view(-1, spec.points, spec.points).numpy()

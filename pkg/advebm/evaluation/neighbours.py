@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from advebm.data.images import Images
+from advebm.evaluation.result import Named
+from advebm.evaluation.subject import Subject
+from advebm.networks import device
 from advebm.ranges import Count
 from advebm.runtime.parts import BATCH
 
@@ -21,6 +24,52 @@ class Neighbours:
 
     samples: Count = 6
     nearest: Count = 5
+
+    def measure(self, subject: Subject) -> "tuple[NeighboursResult, Nearest]":
+        made, train, test = subject.sampled, subject.images("train"), subject.images("test")[: subject.count]
+        bar = subject.bar("neighbours")
+        result, found = neighbours(made, train, test, self, device=device(), progress=bar)
+        return result, Nearest({name: images.x for name, images in made.items()}, train.x, found)
+
+
+@dataclass(kw_only=True)
+class Distances:
+    """Of each image's distance to its nearest training image, L2 of images in [0, 1]."""
+
+    min: float
+    q05: float
+    median: float
+
+
+@dataclass(kw_only=True)
+class Similarities:
+    """Of the similarity (SSIM) of the first n images to the training image most like each."""
+
+    max: float
+    median: float
+    n: int
+
+
+@dataclass(kw_only=True)
+class Near:
+    l2: Distances
+    ssim: Similarities
+    n: int
+
+
+@dataclass(kw_only=True)
+class NeighboursResult(Named):
+    """By recipe, and of the "test images"."""
+
+    named: dict[str, Near]
+
+
+class Nearest(NamedTuple):
+    """What the picture of nearest neighbours shows."""
+
+    samples: dict[str, np.ndarray]  # uint8 (N, H, W, C) by recipe
+    train: np.ndarray
+    found: dict[str, tuple[np.ndarray, np.ndarray]]  # indices of training images, by L2 and by SSIM
 
 
 def nearest_by_l2(x: Tensor, reference: Tensor, k: int, batch: int, progress: Callable = iter) -> tuple[Tensor, Tensor]:
@@ -75,26 +124,24 @@ def neighbours(
     device: torch.device | str = "cpu",
     batch: int = BATCH,
     progress: Callable = iter,
-) -> tuple[dict[str, Any], dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """{set: {l2: {min, q05, median}, ssim: {max, median, n}, n}} and {set: indices (samples, nearest) of training images,
-    by L2 and by SSIM} (JT, Fig. 7), a set being a recipe's samples or "test images".
-
-    l2 is of each image's distance to its nearest training image (images in [0, 1]), of all n images of a set; ssim is of
-    the similarity to the most similar one, of the first ssim.n. Copies would be much nearer than test images are.
+) -> tuple[NeighboursResult, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """The result and {set: indices (samples, nearest) of training images, by L2 and by SSIM} (Zhu et al. 2021, Fig. 7), a
+    set being a recipe's samples or "test images". Copies would be much nearer than test images are.
     """
     reference = train.pixels(device)
     k = min(spec.nearest, len(reference))
-    numbers, found = {}, {}
+    numbers: dict[str, Near] = {}
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, images in (samples | {"test images": test}).items():
         x = images.pixels(device)
         distance, by_l2 = nearest_by_l2(x, reference, k, batch, progress)
         similarity, by_ssim = nearest_by_ssim(x[: spec.samples], reference, k, progress)
         least, q05, median = np.quantile(distance[:, 0].double().cpu().numpy(), [0, 0.05, 0.5]).tolist()
         most = similarity[:, 0].cpu().numpy()
-        numbers[name] = {
-            "l2": {"min": least, "q05": q05, "median": median},
-            "ssim": {"max": float(most.max()), "median": float(np.median(most)), "n": len(most)},
-            "n": len(x),
-        }
+        numbers[name] = Near(
+            l2=Distances(min=least, q05=q05, median=median),
+            ssim=Similarities(max=float(most.max()), median=float(np.median(most)), n=len(most)),
+            n=len(x),
+        )
         found[name] = by_l2[: spec.samples].cpu().numpy(), by_ssim.cpu().numpy()
-    return numbers, found
+    return NeighboursResult(named=numbers), found

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -15,11 +15,13 @@ from advebm.data.images import Images
 from advebm.energy import SCORES, Energy, marginal
 from advebm.evaluation import intervals
 from advebm.evaluation.fisher import piecewise_linear
+from advebm.evaluation.result import Interval, Named
 from advebm.evaluation.square import square
-from advebm.networks import sampling
+from advebm.evaluation.subject import Subject
+from advebm.networks import device, sampling
 from advebm.ranges import Count, Positive
 from advebm.runtime import ranks
-from advebm.runtime.parts import BATCH, Part, anew
+from advebm.runtime.parts import BATCH, SEED, Part, anew
 from advebm.samplers.apgd import AutoPGD
 from advebm.samplers.streams import Streams
 
@@ -44,6 +46,68 @@ class Ood:
             if radii != sorted(radii):
                 raise ValueError(f"ood.radii.{norm}: {radii} must rise: each radius starts from the one before")
 
+    def measure(self, subject: Subject) -> "tuple[OodResult, dict[str, dict[str, np.ndarray]]]":
+        spec = replace(self, n=self.n_of.get(subject.method, self.n))
+        inside, outside, bar = subject.images(self.split), subject.outside, subject.bar("ood")
+        more = {"seed": SEED, "device": device(), "part": subject.part, "progress": bar}
+        return ood(subject.net, subject.detector, inside, outside, spec, **more)
+
+
+@dataclass(kw_only=True)
+class Detection:
+    """Of test images against an out-distribution set, by a score: the area under the ROC curve, and how many
+    out-distribution images pass where 95% of test images do."""
+
+    auc: float
+    auc_ci: Interval | None = None
+    fpr95: float
+
+
+@dataclass(kw_only=True)
+class WorstCase:
+    """Detection where each out-distribution image is moved within the radius to where the score takes it for data."""
+
+    eps: float
+    auc: float
+    auc_ci: Interval | None = None
+    fpr95: float
+    attack: str  # by which
+
+
+@dataclass(kw_only=True)
+class Scored(Detection):
+    """By one of the scores."""
+
+    worst: dict[str, WorstCase]  # by norm, within its largest radius
+
+
+@dataclass(kw_only=True)
+class AucCurve:
+    """Of the worst case at each radius."""
+
+    eps: list[float]
+    auc: list[float]
+
+
+@dataclass(kw_only=True)
+class Against(Detection):
+    """An out-distribution set, by the detector's own score; its worst case by the largest radius of the first norm."""
+
+    auc_worst: float
+    fpr95_worst: float
+    auc_worst_ci: Interval | None = None
+    n: int  # images a side: the smaller of what the two sides have and the study's
+    score: str  # the detector's own
+    scores: dict[str, Scored]
+    curves: dict[str, AucCurve]  # of the detector's score, by norm
+
+
+@dataclass(kw_only=True)
+class OodResult(Named):
+    """By out-distribution set."""
+
+    named: dict[str, Against]
+
 
 def auc(scores_in: np.ndarray, scores_out: np.ndarray) -> float:
     """P(in > out) + P(tie) / 2, the area under the ROC curve."""
@@ -66,6 +130,7 @@ def scores(energy: Energy, x: Tensor, batch: int) -> np.ndarray:
 
 
 def detection(s_in: np.ndarray, s_out: np.ndarray) -> dict[str, Any]:
+    """The fields of Detection."""
     return {"auc": auc(s_in, s_out), "auc_ci": intervals.auc(s_in, s_out), "fpr95": fpr95(s_in, s_out)}
 
 
@@ -112,12 +177,10 @@ def ood(
     batch: int = BATCH,
     part: Part = anew,
     progress: Callable = iter,
-) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
-    """Numbers of each out-distribution set, and the scores behind them (AE, Table 4). Only out images are attacked.
+) -> tuple[OodResult, dict[str, dict[str, np.ndarray]]]:
+    """Numbers of each out-distribution set, and the scores behind them (Yin, Li and Rohde 2022, Table 4). Only out images
+    are attacked.
 
-    {set: {auc, auc_ci, fpr95, auc_worst, auc_worst_ci, fpr95_worst, n, score, scores, curves}}: the detector's own score,
-    its worst case by the largest radius of the first norm; `scores` holds each score with its worst case by each norm,
-    `curves` the detector's AUC against the radius. n images a side: the smaller of what the two sides have and spec.n.
     {set: {in, out, worst}}: the detector's score; with "energy " before the key, -E(x) of the same images.
     """
     names = [detector, *(score for score in spec.scores if score != detector)]
@@ -125,20 +188,20 @@ def ood(
         names = [name for name in names if name in ("energy", "grad_norm")]
     flat = piecewise_linear(net)  # then grad_norm has no gradient, or one that only the softmax weights have
 
-    def measured(job: tuple[str, str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray]]:
-        """The entry of a set and a score; of the detector's score also the curves, and the scores behind them."""
+    def measured(job: tuple[str, str]) -> tuple[Scored, int, dict[str, AucCurve], dict[str, np.ndarray]]:
+        """A set by a score, and n; of the detector's score also the curves, and the scores behind them."""
         set_name, score = job
         n = min(spec.n, len(inside.x), len(outside[set_name].x))
         x_in, x_out = inside[:n].pixels(device), outside[set_name][:n].pixels(device)
         energy = SCORES[score](net)
         s_in, s_out = scores(energy, x_in, batch), scores(energy, x_out, batch)
-        entry = {**detection(s_in, s_out), "n": n, "worst": {}}
-        curves: dict[str, Any] = {}
-        worst = {}
+        entry = Scored(**detection(s_in, s_out), worst={})
+        curves: dict[str, AucCurve] = {}
+        worst: dict[str, Tensor] = {}
         queried = flat and score == "grad_norm"
         for norm, radii in spec.radii.items():
             worst[norm] = x_out
-            curves[norm] = {"eps": [0.0, *radii], "auc": [entry["auc"]]}
+            curves[norm] = AucCurve(eps=[0.0, *radii], auc=[entry.auc])
             for eps in radii if score == detector else radii[-1:]:
                 attack = partial(
                     worst_case,
@@ -156,33 +219,35 @@ def ood(
                 with nullcontext() if score == "grad_norm" else sampling(net):  # which takes no second derivative
                     worst[norm] = part(f"{set_name}, {score}, {norm} {eps}, {batch} at a time", attack).to(x_out.device)
                 s_worst = scores(energy, worst[norm], batch)
-                curves[norm]["auc"].append(auc(s_in, s_worst))
+                curves[norm].auc.append(auc(s_in, s_worst))
             gradients = f"apgd, {spec.attack.steps} steps, {spec.attack.restarts} restarts"
-            told = f"square, {spec.queries} queries" if queried else gradients
-            entry["worst"][norm] = {"eps": eps, **detection(s_in, s_worst), "attack": told}
+            attacked = f"square, {spec.queries} queries" if queried else gradients
+            entry.worst[norm] = WorstCase(eps=eps, **detection(s_in, s_worst), attack=attacked)
         if score != detector:
-            return entry, {}, {}
+            return entry, n, {}, {}
         images = {"in": x_in, "out": x_out, "worst": next(iter(worst.values()))}
         behind = {key: scores(energy, x, batch) for key, x in images.items()}
         behind |= {f"energy {key}": scores(marginal(net), x, batch) for key, x in images.items()}
-        return entry, curves, behind
+        return entry, n, curves, behind
 
     jobs = [(set_name, score) for score in names for set_name in outside]  # the detector's, which are the longest, first
-    numbers: dict[str, Any] = {}
+    found: dict[str, Against] = {}
     values: dict[str, dict[str, np.ndarray]] = {}
-    for (set_name, score), (entry, curves, behind) in zip(jobs, ranks.spread(measured, jobs, progress), strict=True):
-        n = entry.pop("n")
+    for (set_name, score), (entry, n, curves, behind) in zip(jobs, ranks.spread(measured, jobs, progress), strict=True):
         if score == detector:
             values[set_name] = behind
-            hardest = next(iter(entry["worst"].values()))
-            numbers[set_name] = {
-                **{key: entry[key] for key in ("auc", "auc_ci", "fpr95")},
-                **{f"{key}_worst": hardest[key] for key in ("auc", "fpr95")},
-                "auc_worst_ci": hardest["auc_ci"],
-                "n": n,
-                "score": detector,
-                "scores": {},
-                "curves": curves,
-            }
-        numbers[set_name]["scores"][score] = entry
-    return numbers, values
+            hardest = next(iter(entry.worst.values()))
+            found[set_name] = Against(
+                auc=entry.auc,
+                auc_ci=entry.auc_ci,
+                fpr95=entry.fpr95,
+                auc_worst=hardest.auc,
+                fpr95_worst=hardest.fpr95,
+                auc_worst_ci=hardest.auc_ci,
+                n=n,
+                score=detector,
+                scores={},
+                curves=curves,
+            )
+        found[set_name].scores[score] = entry
+    return OodResult(named=found), values

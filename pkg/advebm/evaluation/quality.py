@@ -2,22 +2,30 @@
 torch-fidelity; label consistency by the judge."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from advebm import networks
+from advebm.data import images as files
 from advebm.data.images import Images
 from advebm.energy import given, unconfident
+from advebm.evaluation import features
 from advebm.evaluation.features import Network
 from advebm.evaluation.frechet import Gaussian, distance, fitted, jackknife
+from advebm.evaluation.result import Result
+from advebm.evaluation.subject import Subject, Surroundings
 from advebm.ranges import Count
+from advebm.runtime.disk import read_json
 from advebm.runtime.parts import BATCH, Part, anew
 
 LEAST = 10  # images of a class that a Gaussian is fitted to
+BUFFER = "replay_buffer"  # scored like a recipe's samples
 MANY = 10_000  # images of a reference that precision and recall are against, if there are not more samples
 
 
@@ -27,11 +35,59 @@ class Quality:
 
     features: Literal["judge", "inception"]
     inception: str = "weights-inception-2015-12-05-6726825d.pth"  # under the data root; else torch-fidelity downloads it
-    reference: Literal["train", "validation", "test"] = "train"  # tune with validation; see commands/baselines.py
+    reference: Literal["train", "validation", "test"] = "train"  # tune with validation; see `score`
     reference_images: Count | None = None  # of the reference; null: as many as there are samples
     splits: Count = 10  # of the Inception Score
     kid_subset: Count = 100  # images of a subset of KID (100 subsets), at most the number of samples
     buffer: bool = True  # also the replay buffer, where a method has one, by the protocol jempp-buffer
+
+    def measure(self, subject: Subject) -> "tuple[QualityResult, None]":
+        ends = read_baselines(subject.baselines)
+        sets = dict(subject.sampled)
+        protocols = {name: "atebm" for name, recipe in subject.recipes.items() if recipe.start == "outliers"}
+        buffer = subject.model.with_name("replay_buffer.npz")
+        net, header = networks.load(subject.model, networks.device())
+        if self.buffer and buffer.is_file():
+            sets[BUFFER] = confident(net, files.load(buffer), subject.count)
+            protocols[BUFFER] = "jempp-buffer"
+        found = score(sets, self, subject, protocols=protocols, how=generated(subject.precision, header))
+        return QualityResult(named=found, baselines=ends), None
+
+
+@dataclass(kw_only=True)
+class Scores:
+    """The quality of a set of images. Names of fields are keys of the JSON file."""
+
+    fid: float
+    fid_se: float | None = None  # standard error, by the jackknife
+    fid_per_class: list[float] | None = None  # None where the images have no classes or too few of one
+    kid_mean: float
+    kid_std: float | None = None  # over the subsets
+    is_mean: float | None  # Inception Score; None where the features have no classifier layer
+    is_std: float | None = None  # over the splits
+    precision: float | None = None
+    recall: float | None = None
+    n: int
+    reference_n: int | None = None
+    label_consistency: float | None = None  # None where the images have no classes
+    protocol: str = ""  # what the numbers were made from, in words: see `protocol`
+
+
+@dataclass(kw_only=True)
+class QualityResult(Result):
+    """By recipe, and of the replay buffer; baselines are the two ends of the scale, the class Gaussians and real images."""
+
+    named: dict[str, Scores]  # keys of the JSON object, beside "baselines"
+    baselines: dict[str, Scores]
+
+    def json(self) -> dict[str, Any]:
+        content = super().json()
+        return content["named"] | {"baselines": content["baselines"]}
+
+    @classmethod
+    def read(cls, content: dict[str, Any]) -> "QualityResult":
+        named = {name: entry for name, entry in content.items() if name != "baselines"}
+        return super().read({"named": named, "baselines": content["baselines"]})
 
 
 class Reference:
@@ -68,13 +124,9 @@ def reference(images: Images, m: int, using: Network) -> Reference:
 
 def fidelity(
     images: Images, reference: Reference, spec: Quality, using: Network, *, name: str, part: Part = anew
-) -> dict[str, Any]:
-    """{fid, fid_se, fid_per_class, kid_mean, kid_std, is_mean, is_std, precision, recall, n, reference_n} of images, which
-    go by that name in the bar and in the parts, against a reference.
-
-    IS is None where the features have no classifier layer, fid_per_class where the images have no classes or too few of
-    one. kid_std is of the subsets, is_std of the splits. Precision and recall may be against fewer, see `compared`.
-    """
+) -> Scores:
+    """The images, which go by that name in the bar and in the parts, against a reference: all but label consistency and
+    protocol. Precision and recall may be against fewer, see `compared`."""
     from advebm.vision import torch_fidelity as t
 
     n, m = len(images.x), len(reference.images.x)
@@ -97,19 +149,78 @@ def fidelity(
         lambda: t.metric_kid.kid_features_to_metric(z, z_ref, kid_subset_size=min(spec.kid_subset, n, m), **using.options),
     )
     prc = kept("precision and recall", lambda: t.metric_prc.prc_features_to_metric(z, z_ref[evenly], **using.options))
-    score = t.metric_isc.isc_features_to_metric(ours[logits], splits=min(spec.splits, n)) if using.classifies else {}
-    return {
+    inception = t.metric_isc.isc_features_to_metric(ours[logits], splits=min(spec.splits, n)) if using.classifies else {}
+    return Scores(
         **kept("fid", frechet),
-        "fid_per_class": per_class(z, images.y, reference) if images.y is not None else None,
-        "kid_mean": kid["kernel_inception_distance_mean"],
-        "kid_std": kid["kernel_inception_distance_std"],
-        "is_mean": score.get("inception_score_mean"),
-        "is_std": score.get("inception_score_std"),
-        "precision": prc["precision"],
-        "recall": prc["recall"],
-        "n": n,
-        "reference_n": m,
-    }
+        fid_per_class=per_class(z, images.y, reference) if images.y is not None else None,
+        kid_mean=kid["kernel_inception_distance_mean"],
+        kid_std=kid["kernel_inception_distance_std"],
+        is_mean=inception.get("inception_score_mean"),
+        is_std=inception.get("inception_score_std"),
+        precision=prc["precision"],
+        recall=prc["recall"],
+        n=n,
+        reference_n=m,
+    )
+
+
+def score(
+    sets: dict[str, Images],
+    spec: Quality,
+    subject: Surroundings,
+    *,
+    protocols: dict[str, str] | None = None,
+    how: str = "",
+) -> dict[str, Scores]:
+    """The scores of named images against the spec's reference, by the subject's judge; protocols: {name: protocol}, "ours"
+    where none is named; how: what the protocol is to say of how they were generated."""
+    net, _ = networks.load(subject.judge, networks.device(), shape=subject.about["shape"])
+    using = features.network(spec, net, net.shape[0], subject.root, cache=subject.cache(spec.features), bar=subject.bar)
+    wanted = spec.reference_images or max((len(s.x) for s in sets.values()), default=0)
+    split = subject.images(spec.reference)
+    if spec.reference == "train" and wanted > len(split.x):  # all published training images
+        split = joined(split, subject.images("validation"))
+
+    @cache
+    def first(m: int) -> Reference:
+        return reference(split, m, using)
+
+    def everything() -> Reference:
+        whole = joined(*(subject.images(which) for which in ("train", "validation", "test")))
+        m = spec.reference_images or len(whole.x)
+        return Reference(whole[np.arange(m) * len(whole.x) // m], using)
+
+    found = {}
+    for name, content in sets.items():
+        named = (protocols or {}).get(name, "ours")
+        if named == "jempp-buffer":
+            against = everything()
+            content = content[: len(against.images.x)]
+        else:
+            content = content if spec.reference_images else content[: len(split.x)]
+            against = first(spec.reference_images or len(content.x))
+        numbers = fidelity(content, against, spec, using, name=name, part=subject.part)
+        consistency = None if content.y is None else label_consistency(net, content)
+        distinct = len({x.tobytes() for x in content.x})
+        words = protocol(spec, named, numbers, distinct, how)
+        found[name] = replace(numbers, label_consistency=consistency, protocol=words)
+    return found
+
+
+def read_baselines(folder: Path) -> dict[str, Scores]:
+    """What the command `baselines` found. Raises FileNotFoundError or ValueError."""
+    content = read_json(folder / "baselines.json", "baselines")
+    return QualityResult.read({"baselines": content}).baselines
+
+
+def joined(*sets: Images) -> Images:
+    return Images(*(np.concatenate(parts) for parts in zip(*sets, strict=True)))
+
+
+def generated(precision: str, header: dict[str, Any]) -> str:
+    """What a protocol says of how samples were generated, where that is not in float32 and in evaluation mode."""
+    parts = {f"in {precision}": precision != "fp32", "on batch statistics": header.get("statistics") == "batch"}
+    return ", ".join(words for words, so in parts.items() if so)
 
 
 def compared(n: int, m: int) -> int:
@@ -152,7 +263,7 @@ def label_consistency(judge: nn.Module, images: Images, batch: int = BATCH) -> f
     return right / len(images.x)
 
 
-def protocol(spec: Quality, name: str, numbers: dict[str, Any], distinct: int, how: str = "") -> str:
+def protocol(spec: Quality, name: str, numbers: Scores, distinct: int, how: str = "") -> str:
     """What a number was made from, in words, after the protocol's name; distinct: how many of the images differ; how: what
     is to be said of how they were generated, or nothing.
 
@@ -167,8 +278,8 @@ def protocol(spec: Quality, name: str, numbers: dict[str, Any], distinct: int, h
         "jempp-buffer": "of the training's replay buffer, where it has more the surest of each class,",
     }[name]
     against = "train and test" if name == "jempp-buffer" else spec.reference
-    repeats = f" ({distinct} distinct)" if distinct < numbers["n"] else ""
-    n, m = numbers["n"], numbers["reference_n"]
+    repeats = f" ({distinct} distinct)" if distinct < numbers.n else ""
+    n, m = numbers.n, numbers.reference_n or 0
     fewer = f" (precision and recall: {compared(n, m)} of them)" if m > compared(n, m) else ""
     said = f" ({how})" if how and name != "jempp-buffer" else ""
     return f"{name}: {n} images{repeats} {made}{said} against {m} {against} images{fewer}, features of {features}"

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from advebm.data.images import Images
 from advebm.energy import Energy, conditional, negative, unsaturated
 from advebm.evaluation import intervals
+from advebm.evaluation.result import Interval, Result
+from advebm.evaluation.subject import Subject
 from advebm.networks import sampling
 from advebm.ranges import Count, Positive
 from advebm.runtime import ranks
-from advebm.runtime.parts import BATCH, Part, anew
+from advebm.runtime.parts import BATCH, SEED, Part, anew
 from advebm.samplers.apgd import AutoPGD
 from advebm.samplers.pgd import Attack
 from advebm.samplers.streams import Streams
@@ -52,6 +54,55 @@ class Robustness:
     attacks: Annotated[dict[str, Against], MinLen(1)]
     curve: Curve
 
+    def measure(self, subject: Subject) -> "tuple[RobustnessResult, None]":
+        images, bar = subject.images(self.split), subject.bar("robustness")
+        return robustness(subject.net, images, self, seed=SEED, part=subject.part, progress=bar), None
+
+
+@dataclass(kw_only=True)
+class UnderAttack:
+    """Accuracy after an attack, and the attack's numbers."""
+
+    accuracy: float | None
+    ci: Interval | None = None
+    norm: str
+    eps: float
+    steps: int
+    ascends: str
+    restarts: int
+
+
+@dataclass(kw_only=True)
+class AgainstRadius:
+    """Accuracy and mean cross-entropy at each radius."""
+
+    norm: str
+    eps: list[float]
+    accuracy: list[float | None]
+    loss: list[float | None]
+
+
+@dataclass(kw_only=True)
+class RobustnessResult(Result):
+    """Accuracies in [0, 1], None where the network has no logits of classes."""
+
+    clean: float | None
+    clean_ci: Interval | None = None
+    first: dict[str, dict[str, float | None]]  # {norm: {eps, NAME: accuracy}} of its first attack
+    n: int
+    attacks: dict[str, UnderAttack]
+    curve: AgainstRadius
+    warnings: list[str]
+
+    def json(self) -> dict[str, Any]:
+        content = super().json()
+        first = content.pop("first")
+        return {**{key: content.pop(key) for key in ("clean", "clean_ci")}, **first, **content}
+
+    @classmethod
+    def read(cls, content: dict[str, Any]) -> "RobustnessResult":
+        return super().read(content | {"first": {norm: content[norm] for norm in ("linf", "l2") if norm in content}})
+
 
 def descended(net: nn.Module, y: Tensor, ascends: str, streams: Streams) -> Energy:
     """What an attack on images of classes y (B,) descends."""
@@ -69,14 +120,9 @@ def robustness(
     batch: int = BATCH,
     part: Part = anew,
     progress: Callable = iter,
-) -> dict[str, Any]:
-    """{clean, clean_ci, linf: {eps, pgd20}, n, attacks: {name: {accuracy, ci, norm, eps, steps, ascends, restarts}},
-    curve: {norm, eps, accuracy, loss}, warnings}, accuracies in [0, 1].
-
-    "linf" and "pgd20" stand for each norm and the name of the first attack of it.
-    The network is used in evaluation mode; an image counts as robust where it is right after the last step. Accuracies
-    are None where the network has no logits of classes.
-    """
+) -> RobustnessResult:
+    """Accuracy on the images, clean, under each attack, and against the radius. The network is used in evaluation mode; an
+    image counts as robust where it is right after the last step of every restart."""
     images = images[: spec.n or len(images.x)]
     n, device = len(images.x), next(net.parameters()).device
     radii = [0.0, *spec.curve.radii]
@@ -126,22 +172,23 @@ def robustness(
     def interval(count: int) -> list[float] | None:
         return intervals.proportion(count / n, n) if net.outputs > 1 else None
 
-    described, first = {}, {}
+    described: dict[str, UnderAttack] = {}
+    first: dict[str, dict[str, float | None]] = {}
     for name, attack in spec.attacks.items():
         numbers = {key: getattr(attack, key) for key in ("norm", "eps", "steps", "ascends", "restarts")}
-        described[name] = {"accuracy": share(right[name]), "ci": interval(right[name]), **numbers}
+        described[name] = UnderAttack(accuracy=share(right[name]), ci=interval(right[name]), **numbers)
         first.setdefault(attack.norm, {"eps": attack.eps, name: share(right[name])})
     accuracy = [share(count) for count in robust] if parts else [None] * len(radii)
     loss = [share(total) for total in losses] if parts else [None] * len(radii)
-    return {
-        "clean": share(right["clean"]),
-        "clean_ci": interval(right["clean"]),
-        **first,
-        "n": n,
-        "attacks": described,
-        "curve": {"norm": spec.curve.norm, "eps": radii, "accuracy": accuracy, "loss": loss},
-        "warnings": masked(radii, accuracy, loss) if net.outputs > 1 else [],
-    }
+    return RobustnessResult(
+        clean=share(right["clean"]),
+        clean_ci=interval(right["clean"]),
+        first=first,
+        n=n,
+        attacks=described,
+        curve=AgainstRadius(norm=spec.curve.norm, eps=radii, accuracy=accuracy, loss=loss),
+        warnings=masked(radii, accuracy, loss) if net.outputs > 1 else [],
+    )
 
 
 def masked(radii: list[float], accuracy: list[float], loss: list[float]) -> list[str]:

@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from advebm import networks
 from advebm.data.images import Images
 from advebm.energy import Energy, marginal
-from advebm.evaluation.features import Network
+from advebm.evaluation.features import Network, network
 from advebm.evaluation.frechet import distance, fitted, jackknife
-from advebm.evaluation.quality import Reference, label_consistency
+from advebm.evaluation.quality import Quality, Reference, label_consistency
+from advebm.evaluation.subject import Surroundings
 from advebm.networks import sampling
 from advebm.runtime.parts import BATCH
 from advebm.samplers.pgd import Ascent
@@ -95,3 +98,30 @@ def mean_energy(net: nn.Module, images: Images, batch: int = BATCH) -> float:
 def best(fid: Sequence[float], lengths: Sequence[int]) -> int:
     """The length whose FID is least."""
     return min(zip(fid, lengths, strict=True))[1]
+
+
+def measured(
+    sets: dict[str, dict[int, Images]],
+    lengths: list[int],
+    n: int,
+    net: nn.Module,
+    spec: Quality,
+    around: Surroundings,
+) -> dict[str, Any]:
+    """{curves: {name: {fid, fid_se, label_consistency, energy, saturated: a number for each length; best}}, real: the same
+    numbers of n validation images, without FID, and of n training images}. FID is against the validation images."""
+    judge, _ = networks.load(around.judge, networks.device(), shape=around.about["shape"])
+    using = network(spec, judge, judge.shape[0], around.root, cache=around.cache(spec.features), bar=around.bar)
+    validation, train = (around.images(split)[:n] for split in ("validation", "train"))
+    reference = Reference(validation, using)
+
+    def numbers(content: Images, name: str) -> dict[str, float | None]:
+        return scores(content, reference, using, name) | looks(net, judge, content)
+
+    real = {"validation": looks(net, judge, validation), "train": numbers(train, "train")}
+    curves: dict[str, dict[str, Any]] = {}
+    for curve, by_length in sets.items():
+        found = [numbers(by_length[length], f"{curve} {length}") for length in lengths]
+        curves[curve] = {key: [number[key] for number in found] for key in found[0]}
+        curves[curve]["best"] = best(curves[curve]["fid"], lengths)
+    return {"real": real, "curves": curves}

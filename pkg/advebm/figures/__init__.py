@@ -1,7 +1,6 @@
-"""Pictures. The only folder that knows matplotlib. Arrays of images are uint8 (N, H, W, C)."""
+"""Pictures. Arrays of images are uint8 (N, H, W, C). Those of a measurement are in reports/, drawn on canvas.py."""
 
-from advebm.figures.plots import curves, detection, landscapes, radius, reliability, series, steps, surfaces
-from advebm.figures.tiles import class_grid, grid, nearest, rows, sheets, strip
+from advebm.figures.plots import curves, landscapes, series, steps
+from advebm.figures.tiles import class_grid, grid, sheets, strip
 
-__all__ = ["class_grid", "curves", "detection", "grid", "landscapes", "nearest", "radius", "reliability", "rows"]
-__all__ += ["series", "sheets", "steps", "strip", "surfaces"]
+__all__ = ["class_grid", "curves", "grid", "landscapes", "series", "sheets", "steps", "strip"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from advebm.figures.canvas import plt, save, show, words
+from advebm.figures.canvas import plt, save
 
 SAFE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")  # Okabe and Ito 2008, without yellow
 MARKERS = "osD^vPX"
@@ -28,86 +28,6 @@ def curves(table: dict[str, list[float]], path: Path, title: str) -> Path:
         ax.legend(frameon=False)
         ax.set_xlabel("step")
     figure.suptitle(title)
-    return save(figure, path)
-
-
-def detection(values: dict[str, dict[str, np.ndarray]], numbers: dict[str, dict], path: Path, title: str) -> Path:
-    """A column for each out-distribution set: -E(x) of in, out and moved out images, the ROC curves of the detector's
-    score, and its AUC against the radius of the attack."""
-    from sklearn.metrics import roc_curve
-
-    figure, axes = plt.subplots(3, len(values), figsize=(3.4 * len(values), 7.4), squeeze=False, layout="constrained")
-    labels = {"in": "test images", "out": "out-distribution", "worst": "out, after the attack"}
-    for (top, middle, bottom), (name, scores) in zip(axes.T, values.items(), strict=True):
-        energies = {key: scores[f"energy {key}"] for key in labels}
-        edges = np.histogram_bin_edges(np.concatenate(list(energies.values())), 40)
-        for color, (key, energy) in enumerate(energies.items()):
-            top.hist(energy, edges, density=True, alpha=0.55, label=labels[key], color=f"C{color}")
-        found = numbers[name]
-        for color, (key, number) in enumerate((("out", "auc"), ("worst", "auc_worst")), 1):
-            truth = np.r_[np.ones(len(scores["in"])), np.zeros(len(scores[key]))]
-            false, true, _ = roc_curve(truth, np.r_[scores["in"], scores[key]])
-            middle.plot(false, true, color=f"C{color}", label=f"AUC {found[number]:.3f}")
-        for norm, curve in found["curves"].items():
-            bottom.plot(curve["eps"], curve["auc"], marker="o", markersize=3, label=norm)
-        top.set(title=name, xlabel="-E(x)", ylabel="density")
-        middle.set(xlabel="false positive rate", ylabel=f"true positive rate, {found['score']}")
-        bottom.set(xlabel="radius", ylabel="AUC, worst case", ylim=(-0.02, 1.02))
-        middle.legend(frameon=False, loc="lower right")
-        bottom.legend(frameon=False)
-    axes[0, 0].legend(frameon=False, fontsize=7)
-    figure.suptitle(title)
-    return save(figure, path)
-
-
-def radius(curve: dict, path: Path, title: str) -> Path:
-    """Accuracy, and mean cross-entropy, against the radius of the attack."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
-    for ax, key, label in ((left, "accuracy", "accuracy"), (right, "loss", "cross-entropy")):
-        ax.set(xlabel=f"radius, {curve['norm']}", ylabel=label)
-        if None in curve[key]:
-            ax.text(0.5, 0.5, "no logits of classes", ha="center", transform=ax.transAxes)
-        else:
-            ax.plot(curve["eps"], curve[key], marker="o", markersize=3)
-    figure.suptitle(title)
-    return save(figure, path)
-
-
-def reliability(numbers: dict, path: Path, title: str) -> Path:
-    """Accuracy of each bin of confidence, on the diagonal where calibrated, and under it how many images the bin has."""
-    if not numbers["bins"]:
-        return words("no classes", path, title)
-    bins = [b for b in numbers["bins"] if b["count"]]
-    left, width = [b["low"] for b in bins], [b["high"] - b["low"] for b in bins]
-    confidence, accuracy, count = ([b[key] for b in bins] for key in ("confidence", "accuracy", "count"))
-    figure, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(3.6, 4.8), height_ratios=(3, 1), layout="constrained")
-    style = {"width": width, "align": "edge", "edgecolor": "white", "linewidth": 0.5}
-    top.bar(left, accuracy, color="C0", alpha=0.5, label="accuracy", **style)
-    top.plot([0, 1], [0, 1], color="0.4", linestyle="--", linewidth=1)
-    top.vlines(confidence, confidence, accuracy, color="C3", linewidth=2, label="gap to confidence")
-    low, high = numbers["ece_ci"]
-    top.set(ylim=(0, 1.02), ylabel="accuracy", title=f"{title}\nECE {numbers['ece']:.4f} [{low:.4f}, {high:.4f}]")
-    bottom.bar(left, count, color="0.6", **style)
-    bottom.set(xlim=(0, 1), yscale="log", xlabel="confidence", ylabel="images")
-    figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    return save(figure, path)
-
-
-def surfaces(x: np.ndarray, energies: np.ndarray, radius: float, path: Path, title: str) -> Path:
-    """Energies (N, points, points), on one scale, over a plane through each image x uint8 (N, H, W, C), shown beside."""
-    columns = min(len(x), 2)
-    rows, side = -(-len(x) // columns), np.linspace(-radius, radius, energies.shape[1])
-    figure = plt.figure(figsize=(5 * columns, 3.2 * rows))
-    panels = figure.add_gridspec(rows, 2 * columns, width_ratios=(1, 4) * columns, wspace=0.2)
-    low, high = energies.min(), energies.max()
-    for i, image in enumerate(x):
-        row, column = divmod(i, columns)
-        show(figure.add_subplot(panels[row, 2 * column]), image)
-        ax = figure.add_subplot(panels[row, 2 * column + 1], projection="3d")
-        ax.plot_surface(*np.meshgrid(side, side), energies[i], cmap="viridis", vmin=low, vmax=high, rcount=60, ccount=60)
-        ax.set_box_aspect(None, zoom=1.05)
-        ax.set(zlim=(low, high), xticks=(-radius, 0, radius), yticks=(-radius, 0, radius))
-    figure.suptitle(title, y=0.95)
     return save(figure, path)
 
 

@@ -1,1 +1,2 @@
-"""How measurements are shown: tables, figures, captions, the papers' numbers, the page."""
+"""How measurements are shown: tables, pictures, captions, the papers' numbers, the page. A measurement's file has the
+name of that in evaluation/ and holds its REPORT (base.py)."""

@@ -6,20 +6,12 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from advebm.reports.results import Found, scored
+from advebm.evaluation import MEASUREMENTS
+from advebm.reports.results import Found
 from advebm.reports.tables import Beside, Table, text
 
 TEMPLATE = Path(__file__).with_name("page.html")
 COLORS = 256  # of a picture on the page: a third of the bytes, which keeps it below 20 MB
-
-CAPTIONS = {
-    "ood": "Detection: the score of test images, of out-distribution images and of those after the attack; ROC curves.",
-    "robustness": "Accuracy and loss under attack, against the radius.",
-    "calibration": "How often the classifier is right, against how sure it is; on the diagonal it is calibrated.",
-    "landscape": "The energy on planes of random directions through test images (JT, Fig. 2).",
-    "neighbours": "Samples, and the training images nearest to them (JT, Fig. 7).",
-    "interpolation": "Rows from one sample to another, made from starts between theirs.",
-}
 
 
 class Picture(NamedTuple):
@@ -42,11 +34,12 @@ def page(study: str, general: list[Table], sheet: Path, methods: dict[str, tuple
 def pictures(found: Found, results: Path, model: Path) -> list[Picture]:
     """A method's pictures: training, samples, measurements; those that are there."""
     listed = {model / "curves.png": "Training: every recorded number, against the step."}
-    for recipe, numbers in scored(found).items():
-        rows = "the first ones" if numbers["label_consistency"] is None else "a row for each class asked for"
+    for recipe, scores in found.samples.items():
+        rows = "the first ones" if scores.label_consistency is None else "a row for each class asked for"
         listed[results / f"samples/pictures/{recipe}.png"] = f"Samples by {recipe}, {rows}."
         listed[results / f"samples/pictures/{recipe}_strip.png"] = f"The stages of {recipe}: the same images downwards."
-    return embedded(listed | {results / f"{name}.png": caption for name, caption in CAPTIONS.items()})
+    shown = {results / f"{name}.png": m.report.caption for name, m in MEASUREMENTS.items() if m.picture}
+    return embedded(listed | shown)
 
 
 def embedded(listed: dict[Path, str]) -> list[Picture]:

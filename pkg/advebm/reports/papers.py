@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from advebm.reports.results import Found, fisher_score, scored
-from advebm.reports.sections import protocols
+from advebm.evaluation.ood import OodResult
+from advebm.evaluation.robustness import RobustnessResult, UnderAttack
+from advebm.reports.quality import protocols
+from advebm.reports.results import Found
 from advebm.reports.tables import Beside, Table, text
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -42,7 +44,7 @@ def papers(study: str, used: dict[str, Any], found: dict[str, Found], whole: boo
         f"Out-distribution sets of {study}: {'; '.join(f'{name}, {source}' for name, source in used['out'].items())}. "
         f"Outliers of training: {used['outliers']}.{seen}",
         "IS and FID as published are of up to 50,000 images by Inception, each paper by a protocol of its own.",
-        *protocols(entry for content in found.values() for entry in scored(content).values()),
+        *protocols(entry for content in found.values() for entry in content.samples.values()),
     )
     return [Table("Published, beside ours", [], [], notes), *tables]
 
@@ -69,7 +71,7 @@ def line(row: dict[str, Any], columns: list[str], found: Found | None) -> list[A
     """A row of a paper's table, ours by the first of its recipes that was measured."""
     name, numbers = None, {}
     if found is not None:
-        recipe = next((recipe for recipe in row["recipes"] if recipe in scored(found)), None)
+        recipe = next((recipe for recipe in row["recipes"] if recipe in found.samples), None)
         name = row["method"] if recipe is None else f"{row['method']}/{recipe}"
         numbers = ours(found, recipe, row.get("score"))
     cells = [Beside(numbers.get(column), cell) for column, cell in zip(columns, row["cells"], strict=True)]
@@ -79,37 +81,39 @@ def line(row: dict[str, Any], columns: list[str], found: Found | None) -> list[A
 def ours(found: Found, recipe: str | None, score: str | None = None) -> dict[str, float | str | None]:
     """What was measured of a method and the samples of a recipe, by the columns of published.yaml; score: by which
     out-distribution images are told, the detector's own where none is named."""
-    quality, attacks = scored(found).get(recipe, {}), list(found["robustness"]["attacks"].values())
-    robust = next((a for a in attacks if a["norm"] == "linf" and a["ascends"] == "ce"), {})
+    robust: RobustnessResult = found.of["robustness"]
+    outside: OodResult = found.of["ood"]
+    samples, attacks = found.samples.get(recipe or ""), list(robust.attacks.values())
+    pgd = next((a for a in attacks if a.norm == "linf" and a.ascends == "ce"), None)
     ordinary, energy = both_attacks(attacks)
-    numbers = {
-        "clean": percent(found["robustness"]["clean"]),
-        "robust": percent(robust.get("accuracy")),
-        "ordinary": percent(ordinary.get("accuracy")),
-        "energy": percent(energy.get("accuracy")),
-        "is": quality.get("is_mean"),
-        "fid": quality.get("fid"),
+    numbers: dict[str, float | str | None] = {
+        "clean": percent(robust.clean),
+        "robust": percent(pgd and pgd.accuracy),
+        "ordinary": percent(ordinary and ordinary.accuracy),
+        "energy": percent(energy and energy.accuracy),
+        "is": samples and samples.is_mean,
+        "fid": samples and samples.fid,
     }
     for column, kind in (("jfs", "joint"), ("mfs", "marginal")):
-        ranges = [fisher_score(found, kind, key) for key in ("score", "score_symmetric")]
-        numbers[column] = None if ranges[0] is None else "; ".join(map(text, ranges))
-    for name, entry in found["ood"].items():
-        told = entry["scores"].get(score or entry["score"], {"auc": None, "worst": {}})
-        worst = told["worst"].get("l2", {})
-        same = worst.get("eps") == RADIUS
-        numbers |= {name: percent(told["auc"]), f"{name} worst": percent(worst["auc"] if same else None)}
+        fisher = getattr(found.of.get("fisher"), kind, None)
+        numbers[column] = fisher and f"{text(fisher.score)}; {text(fisher.score_symmetric)}"
+    for name, entry in outside.named.items():
+        scored = entry.scores.get(score or entry.score)
+        worst = scored and scored.worst.get("l2")
+        same = worst if worst and worst.eps == RADIUS else None
+        numbers |= {name: percent(scored and scored.auc), f"{name} worst": percent(same and same.auc)}
     return numbers
 
 
-def both_attacks(attacks: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """JT, Table 1: the first attack up the cross-entropy that has an energy attack within the same radius, and that one;
-    without such a pair, the first up the cross-entropy alone."""
-    ordinary = [attack for attack in attacks if attack["ascends"] == "ce"]
+def both_attacks(attacks: list[UnderAttack]) -> tuple[UnderAttack | None, UnderAttack | None]:
+    """Zhu et al. 2021, Table 1: the first attack up the cross-entropy that has an energy attack within the same radius, and
+    that one; without such a pair, the first up the cross-entropy alone."""
+    ordinary = [attack for attack in attacks if attack.ascends == "ce"]
     for a in ordinary:
         for b in attacks:
-            if b["ascends"] == "energy" and (a["norm"], a["eps"]) == (b["norm"], b["eps"]):
+            if b.ascends == "energy" and (a.norm, a.eps) == (b.norm, b.eps):
                 return a, b
-    return next(iter(ordinary), {}), {}
+    return next(iter(ordinary), None), None
 
 
 def percent(share: float | None) -> float | None:

@@ -1,33 +1,46 @@
 """What was measured of a method, read from its files."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from advebm.evaluation import MEASUREMENTS, Measurement
+from advebm.evaluation.quality import Scores
 from advebm.runtime.disk import read_json
 
-Found = dict[str, dict[str, Any]]  # the contents of a method's files, by name
 
-NEEDED = {"quality": "baselines", "ood": "scores", "robustness": "attacks"}  # a file, and what it must hold
-MORE = ("autoattack", "fisher", "calibration", "landscape", "neighbours", "interpolation")  # {} where not measured
-BUFFER = "replay_buffer"  # scored like a recipe's samples
+@dataclass
+class Found:
+    """The results of a method, and how its training went."""
 
+    of: dict[str, Any]  # by the measurement's name; only what was measured
+    recoveries: list[dict[str, Any]]  # from divergence
 
-def measured(results: Path, model: Path) -> Found:
-    """What lies in a method's folders of results and of its model. Raises FileNotFoundError or ValueError, see
-    `read_json`."""
-    found = {name: read_json(results / f"{name}.json", name) for name in NEEDED}
-    for name, key in NEEDED.items():
-        if any(key not in part for part in (found[name].values() if name == "ood" else [found[name]])):
-            raise ValueError(f"{results / name}.json: lacks {key}; run `advebm {name}` again")
-    files = {name: results / f"{name}.json" for name in MORE} | {"training": model / "recoveries.json"}
-    return found | {name: read_json(file, name) if file.is_file() else {} for name, file in files.items()}
+    @property
+    def samples(self) -> dict[str, Scores]:
+        """The quality of its images: each recipe's and the replay buffer's."""
+        return self.of["quality"].named if "quality" in self.of else {}
 
 
-def scored(found: Found) -> dict[str, dict[str, Any]]:
-    """The quality of a method's images: each recipe's and the replay buffer's."""
-    return {name: entry for name, entry in found["quality"].items() if name != "baselines"}
+def measured(results: Path, model: Path, *, partial: bool = False) -> Found:
+    """What lies in a method's folders of results and of its model; with `partial` required results may be missing. Raises
+    FileNotFoundError or ValueError that names the file and the command that makes it."""
+    found = {}
+    for name, measurement in MEASUREMENTS.items():
+        file = results / f"{name}.json"
+        if file.is_file() or (measurement.required and not partial):
+            content = read_json(file, name)
+            if content:  # {} where the study leaves it out
+                found[name] = _read(measurement, file, content)
+    diverged = model / "recoveries.json"
+    return Found(found, read_json(diverged, "train")["recoveries"] if diverged.is_file() else [])
 
 
-def fisher_score(found: Found, kind: str, key: str = "score") -> float | None:
-    """A number of the joint or marginal Fisher score."""
-    return (found["fisher"].get(kind) or {}).get(key)
+def _read(measurement: Measurement, file: Path, content: dict[str, Any]) -> Any:
+    try:
+        return measurement.result.read(content)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"] if part != "named")
+        raise ValueError(f"{file}: lacks {where}, or has it wrong; run `advebm {measurement.name}` again") from error

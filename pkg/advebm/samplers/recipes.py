@@ -14,13 +14,14 @@ from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
 Starts = dict[str, Callable[[Tensor, Streams], Tensor]]  # name: (classes (B,), streams) -> images (B, C, H, W)
-Stages = dict[str, Tensor]  # name of the stage: images; the last is the result
+Stages = dict[str, Tensor]  # images by stage, those of the recipe's `stages`; the last is the result
 
 
 @dataclass(kw_only=True)
 class SGLD:
     """Langevin dynamics on E(x), or on E(x, y) where `conditional`: JEM, JEM++ and "Robust JEM-Energy"; JT, Eq. 17."""
 
+    stages: ClassVar[tuple[str, ...]] = ("start", "langevin")
     recipe: Literal["sgld"]
     start: Start
     chain: Langevin
@@ -48,6 +49,7 @@ class CELangevin:
 
     asks: ClassVar[bool] = True
     guided: ClassVar[bool] = True
+    stages: ClassVar[tuple[str, ...]] = ("start", "langevin")
     recipe: Literal["ce_langevin"]
     start: Start
     chain: Langevin
@@ -63,6 +65,7 @@ class Targeted:
 
     asks: ClassVar[bool] = True
     guided: ClassVar[bool] = True
+    stages: ClassVar[tuple[str, ...]] = ("start", "attack")
     recipe: Literal["targeted"]
     start: Start
     attack: Attack
@@ -80,6 +83,7 @@ class Combined:
     asks: ClassVar[bool] = True
     guided: ClassVar[bool] = True
     start: ClassVar[Start] = "gaussians"
+    stages: ClassVar[tuple[str, ...]] = ("class Gaussian", "after the attack", "lower contrast", "after Langevin")
     recipe: Literal["combined"]
     attack: Attack
     contrast: Fraction  # what is left of each image's distance to its own mean; the paper does not state it
@@ -99,6 +103,7 @@ class Ascend:
     """AT-EBM's generation: normalised ascent of f = -E from out-distribution images (Yin, Li and Rohde 2022)."""
 
     guided: ClassVar[bool] = False
+    stages: ClassVar[tuple[str, ...]] = ("start", "ascent")
     recipe: Literal["ascent"]
     start: Start
     ascent: Ascent
@@ -119,6 +124,7 @@ class Draw:
     asks: ClassVar[bool] = False
     guided: ClassVar[bool] = False
     start: ClassVar[None] = None
+    stages: ClassVar[tuple[str, ...]] = ("draw",)
     recipe: Literal["draw"]
     temperature: Positive = 1.0
 

@@ -1,7 +1,7 @@
-"""What every stage does: run a command of `advebm` with the code of this tree.
+"""What every stage runs: `python stages/run.py COMMAND ...` is `advebm COMMAND ...` with the code of this tree.
 
 DVC runs queued experiments in a copy of the tree, while an editable install points to the original: so the copy's pkg/
-goes first on the path. The command's own arguments, given in dvc.yaml, name study, method, seed and paths.
+goes first on the path. A command that several processes can share is run by as many as launch.processes says.
 """
 
 import os
@@ -15,19 +15,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pkg"))
 
 
 def stage(name: str) -> None:
-    """Run the command called `name`, tracked by MLflow; a mistake is one line and a non-zero exit."""
+    """Run the command of that name, with the arguments that follow; a mistake is one line and a non-zero exit."""
     import typer
 
     from advebm import cli
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(cli.COMMANDS[name])
+    app.command(name)(cli.COMMANDS[name])
     alone = name not in cli.SHARED or "RANK" in os.environ or "--help" in sys.argv
-    cli.run(app if alone else partial(launched, app), name)
+    cli.run(app if alone else partial(launched, app, name), name)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is written: it is to end as done, not by a signal
 
 
-def launched(app: Callable[..., int | None], **options: bool) -> int | None:
+def launched(app: Callable[..., int | None], name: str, **options: bool) -> int | None:
     """Call the application, or run this script by as many processes as launch.processes says."""
     from advebm import config
 
@@ -36,4 +36,8 @@ def launched(app: Callable[..., int | None], **options: bool) -> int | None:
         return app(**options)
     from advebm.runtime import ranks
 
-    return ranks.launch(processes, sys.argv)
+    return ranks.launch(processes, [sys.argv[0], name, *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    stage(sys.argv.pop(1))

@@ -1,0 +1,84 @@
+"""What is measured: a trained model, and the files that a measurement of it may read."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from advebm import networks
+from advebm.data import images
+from advebm.data.images import Images
+from advebm.data.prepared import about
+from advebm.evaluation.generation import Generator
+from advebm.ranges import Precision
+from advebm.runtime.parts import Part, anew
+from advebm.samplers.recipes import Recipe
+
+
+@dataclass(kw_only=True)
+class Surroundings:
+    """The prepared data and the judge, and how a measurement is kept and shown on its way."""
+
+    data: Path  # the folder that `prepare` wrote
+    judge: Path = Path()
+    root: Path = Path()  # where Inception's weights lie
+    part: Part = anew  # keeps parts of a long measurement
+    cache: Callable[[str], Part] = lambda features: anew  # keeps features of images, by the network that they are of
+    bar: Callable[[str], Callable] = lambda name: iter  # a progress bar of that name
+
+    @cached_property
+    def about(self) -> dict:
+        """What `prepare` says of the images: shape, classes, ..."""
+        return about(self.data)
+
+    def images(self, split: str) -> Images:
+        return images.load(self.data / f"{split}.npz")
+
+
+@dataclass(kw_only=True)
+class Subject(Surroundings):
+    """A trained model and its surroundings. Everything is loaded when it is first asked for."""
+
+    method: str
+    name: str  # of its recipes in params.yaml, for messages
+    model: Path  # model.safetensors
+    detector: str = "energy"  # the score that the method detects by
+    recipes: dict[str, Recipe]
+    count: int  # samples by each recipe
+    precision: Precision = "fp32"  # that samples are drawn in
+    samples: Path = Path()  # the folder that `sample` wrote
+    gaussians: Path = Path()
+    baselines: Path = Path()  # the folder that `baselines` wrote
+
+    @cached_property
+    def net(self) -> networks.Network:
+        """The model, in evaluation mode. Raises ValueError where it is not for images of the prepared data's shape."""
+        return networks.load(self.model, networks.device(), shape=self.about["shape"])[0]
+
+    def inputs(self, names: Iterable[str]) -> list[str]:
+        """sha256 of the files that inputs of these names are read from."""
+        files = [getattr(self, name) for name in names if name in ("gaussians", "judge")]
+        if "samples" in names:
+            files += [self.samples / f"{name}.npz" for name in self.recipes]
+        buffer = self.model.with_name("replay_buffer.npz")
+        if "baselines" in names:
+            files += [self.baselines / "baselines.json", *([buffer] if buffer.is_file() else [])]
+        return [images.digest(file) for file in files]
+
+    @cached_property
+    def outside(self) -> dict[str, Images]:
+        """The out-distribution sets, by name. Raises FileNotFoundError where there are none."""
+        found = {file.stem: images.load(file) for file in sorted((self.data / "out").glob("*.npz"))}
+        if not found:
+            raise FileNotFoundError(f"{self.data / 'out'}: no out-distribution sets there; `advebm prepare` makes them")
+        return found
+
+    @cached_property
+    def sampled(self) -> dict[str, Images]:
+        """The samples by each recipe. Raises FileNotFoundError where a recipe's file is missing."""
+        return {name: images.load(self.samples / f"{name}.npz") for name in self.recipes}
+
+    @cached_property
+    def generator(self) -> Generator:
+        """What draws images by the recipes."""
+        return Generator.load(self.model, self.data, self.gaussians, self.recipes, self.precision, self.name)

@@ -1,0 +1,37 @@
+"""AutoAttack, shown."""
+
+from collections.abc import Iterable
+
+from advebm.evaluation.autoattack import ATTACKS, AutoAttackResult
+from advebm.reports.base import Numbers, Report
+from advebm.reports.robustness import counts, masked
+from advebm.reports.tables import Table, within
+
+
+class AutoAttack(Report[AutoAttackResult]):
+    def line(self, result: AutoAttackResult) -> str:
+        accuracies = {norm: ball.accuracy for norm, ball in result.balls.items()}
+        shown = ", ".join(f"{norm} {'-' if a is None else f'{a:.4f}'}" for norm, a in accuracies.items())
+        return "\n".join([shown, *(f"warning: gradients may be masked: {warning}" for warning in result.warnings)])
+
+    def metrics(self, result: AutoAttackResult) -> Numbers:
+        return {f"autoattack/{norm}": ball.accuracy for norm, ball in result.balls.items()}
+
+    def summary(self, result: AutoAttackResult) -> Numbers:
+        return {f"autoattack {norm}": ball.accuracy for norm, ball in result.balls.items()}
+
+    def note(self, results: Iterable[AutoAttackResult]) -> str:
+        results = list(results)
+        radii = {norm: ball.eps for result in results for norm, ball in result.balls.items()}
+        described = ", ".join(f"{norm} {eps:.3g}" for norm, eps in radii.items())
+        return f"autoattack: {described}, {counts(result.n for result in results)} images."
+
+    def table(self, result: AutoAttackResult) -> Table:
+        """A line for each norm."""
+        rows = [[n, b.eps, *b.left.values(), within(b.accuracy, b.ci), result.n] for n, b in result.balls.items()]
+        note = "AutoAttack, standard version: the accuracy that is left after each attack and those before it."
+        header = ["norm", "radius", "clean", *ATTACKS, "all [95%]", "n"]
+        return Table("AutoAttack", header, rows, (note, *masked(result.warnings)))
+
+
+REPORT = AutoAttack()

@@ -1,0 +1,41 @@
+"""What a report of a measurement is."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from advebm.evaluation.result import Result
+from advebm.reports.tables import Table
+
+R = TypeVar("R", bound=Result)
+Numbers = dict[str, float | None]
+
+
+class Report(Generic[R]):
+    """How one measurement is shown. Subclasses have no state."""
+
+    caption = ""  # of its picture on a page
+
+    def line(self, result: R) -> str:
+        """What its command prints."""
+        raise NotImplementedError
+
+    def metrics(self, result: R) -> Numbers:
+        """Its numbers in MLflow, by name."""
+        raise NotImplementedError
+
+    def table(self, result: R) -> Table:
+        """Its section of a method's report."""
+        raise NotImplementedError
+
+    def picture(self, result: R, drawn: Any, path: Path, title: str) -> Path:
+        """Draw its picture; drawn: what `measure` returned beside the result."""
+        raise NotImplementedError
+
+    def summary(self, result: R) -> Numbers:
+        """Its columns of the comparison of methods."""
+        return {}
+
+    def note(self, results: Iterable[R]) -> str:
+        """A sentence on these columns, of all methods' results."""
+        return ""

@@ -1,0 +1,44 @@
+"""Interpolation between samples, shown."""
+
+from pathlib import Path
+
+import numpy as np
+
+from advebm.evaluation.interpolation import InterpolationResult
+from advebm.reports.base import Numbers, Report
+from advebm.reports.tables import Table
+
+
+class Interpolation(Report[InterpolationResult]):
+    caption = "Rows from one sample to another, made from starts between theirs."
+
+    def line(self, result: InterpolationResult) -> str:
+        found = {name: entry.smoothness for name, entry in result.named.items()}
+        return ", ".join(f"{n} {'no start' if v is None else round(v, 3)}" for n, v in found.items()) or "no recipes"
+
+    def metrics(self, result: InterpolationResult) -> Numbers:
+        return {f"interpolation/{name}/smoothness": entry.smoothness for name, entry in result.named.items()}
+
+    def table(self, result: InterpolationResult) -> Table:
+        """A line for each recipe."""
+        rows = [[name, entry.smoothness] for name, entry in result.named.items()]
+        note = "The largest step of a row of images over the distance of its ends, median over rows; 1 where a row jumps."
+        return Table("Interpolation", ["recipe", "smoothness"], rows, (note,))
+
+    def picture(self, result: InterpolationResult, drawn: dict[str, np.ndarray | None], path: Path, title: str) -> Path:
+        """A block of rows for each recipe, of images (rows, columns, H, W, C)."""
+        from advebm.figures.canvas import plt, save, show, tiled, words
+
+        blocks = {name: tiled(x.reshape(-1, *x.shape[2:]), x.shape[1]) for name, x in drawn.items() if x is not None}
+        if not blocks:
+            return words("no start" if drawn else "no recipes", path, title)
+        height = 5 * sum(sheet.shape[0] / sheet.shape[1] for sheet in blocks.values()) + 0.4 * len(blocks)
+        figure, axes = plt.subplots(len(blocks), 1, figsize=(5, height), squeeze=False, layout="constrained")
+        for ax, (name, sheet) in zip(axes.flat, blocks.items(), strict=True):
+            show(ax, sheet)
+            ax.set_title(name, fontsize=9)
+        figure.suptitle(title)
+        return save(figure, path)
+
+
+REPORT = Interpolation()

@@ -1,0 +1,51 @@
+"""Energy landscapes, shown."""
+
+from pathlib import Path
+
+import numpy as np
+
+from advebm.evaluation.landscape import LandscapeResult, Surfaces
+from advebm.reports.base import Numbers, Report
+from advebm.reports.tables import Table
+
+
+class Landscape(Report[LandscapeResult]):
+    caption = "The energy on planes of random directions through test images (Zhu et al. 2021, Fig. 2)."
+
+    def line(self, result: LandscapeResult) -> str:
+        return f"the energy rises by {result.rise:.4g} within {result.radius}"
+
+    def metrics(self, result: LandscapeResult) -> Numbers:
+        return {"landscape/rise": result.rise}
+
+    def table(self, result: LandscapeResult) -> Table:
+        note = (
+            "Mean rise of the energy from a test image to a circle around it, in a plane of random directions (Zhu et al. "
+            "2021, Fig. 2)."
+        )
+        row = [result.radius, result.rise, result.images]
+        return Table("Energy landscape", ["radius", "rise", "n"], [row], (note,))
+
+    def picture(self, result: LandscapeResult, drawn: Surfaces, path: Path, title: str) -> Path:
+        """A surface for each image, on one scale, and the image beside it."""
+        from advebm.figures.canvas import plt, save, show
+
+        columns, energies, radius = min(len(drawn.x), 2), drawn.energies, result.radius
+        rows, side = -(-len(drawn.x) // columns), np.linspace(-radius, radius, energies.shape[1])
+        figure = plt.figure(figsize=(5 * columns, 3.2 * rows))
+        panels = figure.add_gridspec(rows, 2 * columns, width_ratios=(1, 4) * columns, wspace=0.2)
+        low, high = energies.min(), energies.max()
+        for i, image in enumerate(drawn.x):
+            row, column = divmod(i, columns)
+            show(figure.add_subplot(panels[row, 2 * column]), image)
+            ax = figure.add_subplot(panels[row, 2 * column + 1], projection="3d")
+            ax.plot_surface(
+                *np.meshgrid(side, side), energies[i], cmap="viridis", vmin=low, vmax=high, rcount=60, ccount=60
+            )
+            ax.set_box_aspect(None, zoom=1.05)
+            ax.set(zlim=(low, high), xticks=(-radius, 0, radius), yticks=(-radius, 0, radius))
+        figure.suptitle(f"{title}: {drawn.energy} around images, less that of the image", y=0.95)
+        return save(figure, path)
+
+
+REPORT = Landscape()

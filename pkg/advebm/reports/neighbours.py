@@ -1,0 +1,65 @@
+"""Nearest neighbours of samples, shown."""
+
+from pathlib import Path
+
+import numpy as np
+
+from advebm.evaluation.neighbours import Nearest, NeighboursResult
+from advebm.reports.base import Numbers, Report
+from advebm.reports.tables import Table
+
+
+class Neighbours(Report[NeighboursResult]):
+    caption = "Samples, and the training images nearest to them (Zhu et al. 2021, Fig. 7)."
+
+    def line(self, result: NeighboursResult) -> str:
+        return ", ".join(f"{name} {near.l2.median:.3g}" for name, near in result.named.items())
+
+    def metrics(self, result: NeighboursResult) -> Numbers:
+        numbers: Numbers = {}
+        for name, near in result.named.items():
+            numbers |= {f"neighbours/{name}/l2/{key}": value for key, value in vars(near.l2).items()}
+            numbers |= {f"neighbours/{name}/ssim/{key}": value for key, value in vars(near.ssim).items()}
+            numbers[f"neighbours/{name}/n"] = near.n
+        return numbers
+
+    def table(self, result: NeighboursResult) -> Table:
+        """A line for each recipe, and the test images to compare with."""
+        rows = [
+            [name, near.l2.min, near.l2.q05, near.l2.median, near.n, near.ssim.max, near.ssim.median, near.ssim.n]
+            for name, near in result.named.items()
+        ]
+        header = ["images", "L2, least", "L2, 5%", "L2, median", "n", "SSIM, most", "SSIM, median", "n of SSIM"]
+        note = (
+            "To the nearest training image. Copies would be nearer than test images are; of more images the least is lower."
+        )
+        return Table("Nearest training images", header, rows, (note,))
+
+    def picture(self, result: NeighboursResult, drawn: Nearest, path: Path, title: str) -> Path:
+        """For each recipe a row for each sample: the sample, and the training images nearest to it by L2 and by SSIM."""
+        from advebm.figures.canvas import plt, save, show, tiled, words
+
+        if not drawn.samples:
+            return words("no recipes", path, title)
+        blocks, median = {}, {name: near.l2.median for name, near in result.named.items()}
+        for name, x in drawn.samples.items():
+            by_l2, by_ssim = drawn.found[name]
+            blank = np.full((len(by_l2), 1, *x.shape[1:]), 255, np.uint8)
+            row = np.concatenate([x[: len(by_l2), None], blank, drawn.train[by_l2], blank, drawn.train[by_ssim]], 1)
+            blocks[name] = tiled(row.reshape(-1, *x.shape[1:]), row.shape[1])
+        height = 5 * sum(b.shape[0] / b.shape[1] for b in blocks.values()) + 0.55 * len(blocks)
+        figure, axes = plt.subplots(len(blocks), 1, figsize=(5, height), squeeze=False, layout="constrained")
+        for ax, (name, block) in zip(axes.flat, blocks.items(), strict=True):
+            show(ax, block)
+            k = drawn.found[name][0].shape[1]
+            pitch = block.shape[1] / (2 * k + 3)
+            places = [0.5 * pitch, (2 + k / 2) * pitch, (3 + 1.5 * k) * pitch]
+            ax.set_xticks(places, ["sample", "nearest training images by L2", "by SSIM"])
+            ax.tick_params(length=0)
+            of_test = median["test images"]
+            ax.set_title(f"{name}: median distance {median[name]:.2f}, of test images {of_test:.2f}", fontsize=9)
+        figure.suptitle(title)
+        return save(figure, path)
+
+
+REPORT = Neighbours()

@@ -1,0 +1,100 @@
+"""Out-distribution detection, shown."""
+
+from pathlib import Path
+
+import numpy as np
+
+from advebm.evaluation.ood import OodResult
+from advebm.reports.base import Numbers, Report
+from advebm.reports.tables import Table, within
+
+
+class Ood(Report[OodResult]):
+    caption = "Detection: the score of test images, of out-distribution images and of those after the attack; ROC curves."
+
+    def line(self, result: OodResult) -> str:
+        return ", ".join(f"{name} {found.auc:.3f} (worst {found.auc_worst:.3f})" for name, found in result.named.items())
+
+    def metrics(self, result: OodResult) -> Numbers:
+        numbers: Numbers = {}
+        for name, found in result.named.items():
+            keys = ("auc", "auc_worst", "fpr95", "fpr95_worst", "n")
+            numbers |= {f"ood/{name}/{key}": getattr(found, key) for key in keys}
+            for score, scored in found.scores.items():
+                numbers |= {f"ood/{name}/{score}/auc": scored.auc, f"ood/{name}/{score}/fpr95": scored.fpr95}
+                numbers |= {f"ood/{name}/{score}/worst_{norm}": case.auc for norm, case in scored.worst.items()}
+        return numbers
+
+    def table(self, result: OodResult) -> Table:
+        """A line for each set and score, with the worst case by each norm."""
+        lines = [(name, score, scored) for name, found in result.named.items() for score, scored in found.scores.items()]
+        worst = {norm: case for *_, scored in lines for norm, case in scored.worst.items()}
+        rows = []
+        for name, score, scored in lines:
+            cells = [within(scored.auc, scored.auc_ci), scored.fpr95]
+            for norm in worst:
+                case = scored.worst.get(norm)
+                cells += [within(case.auc, case.auc_ci), case.fpr95] if case else [None, None]
+            own = " (own)" if score == result.named[name].score else ""
+            rows.append([name, score + own, *cells, result.named[name].n])
+        header = ["set", "score", "AUC [95%]", "FPR95"]
+        for norm, case in worst.items():
+            header += [f"worst AUC, {norm} {case.eps:.3g}", f"worst FPR95, {norm} {case.eps:.3g}"]
+        attacks = dict.fromkeys(f"{norm} by {case.attack}" for *_, s in lines for norm, case in s.worst.items())
+        note = (
+            "FPR95: how many out-distribution images pass where 95% of test images do. (own): the score that the detector "
+            "uses. Worst cases: each out-distribution image is moved within the radius to where the score takes it for "
+            f"data: {'; '.join(attacks)}."
+        )
+        return Table("Out-distribution images", [*header, "n"], rows, (note,))
+
+    def picture(self, result: OodResult, drawn: dict[str, dict[str, np.ndarray]], path: Path, title: str) -> Path:
+        """A column for each out-distribution set: -E(x) of in, out and moved out images, the ROC curves of the detector's
+        score, and its AUC against the radius of the attack."""
+        from sklearn.metrics import roc_curve
+
+        from advebm.figures.canvas import plt, save
+
+        figure, axes = plt.subplots(3, len(drawn), figsize=(3.4 * len(drawn), 7.4), squeeze=False, layout="constrained")
+        labels = {"in": "test images", "out": "out-distribution", "worst": "out, after the attack"}
+        for (top, middle, bottom), (name, scores) in zip(axes.T, drawn.items(), strict=True):
+            energies = {key: scores[f"energy {key}"] for key in labels}
+            edges = np.histogram_bin_edges(np.concatenate(list(energies.values())), 40)
+            for color, (key, energy) in enumerate(energies.items()):
+                top.hist(energy, edges, density=True, alpha=0.55, label=labels[key], color=f"C{color}")
+            found = result.named[name]
+            for color, (key, auc) in enumerate((("out", found.auc), ("worst", found.auc_worst)), 1):
+                truth = np.r_[np.ones(len(scores["in"])), np.zeros(len(scores[key]))]
+                false, true, _ = roc_curve(truth, np.r_[scores["in"], scores[key]])
+                middle.plot(false, true, color=f"C{color}", label=f"AUC {auc:.3f}")
+            for norm, curve in found.curves.items():
+                bottom.plot(curve.eps, curve.auc, marker="o", markersize=3, label=norm)
+            top.set(title=name, xlabel="-E(x)", ylabel="density")
+            middle.set(xlabel="false positive rate", ylabel=f"true positive rate, {found.score}")
+            bottom.set(xlabel="radius", ylabel="AUC, worst case", ylim=(-0.02, 1.02))
+            middle.legend(frameon=False, loc="lower right")
+            bottom.legend(frameon=False)
+        axes[0, 0].legend(frameon=False, fontsize=7)
+        figure.suptitle(title)
+        return save(figure, path)
+
+    def summary(self, result: OodResult) -> Numbers:
+        standard = {f"auc {name}": found.auc for name, found in result.named.items()}
+        return standard | {f"worst {name}": found.auc_worst for name, found in result.named.items()}
+
+
+def detection(found: dict[str, OodResult]) -> Table:
+    """A line for each method, by its detector's own score."""
+    keys = dict.fromkeys(key for result in found.values() for key in REPORT.summary(result))
+    keys = sorted(keys, key=lambda key: key.startswith("worst "))  # of all sets the standard AUC first
+    rows, radii = [], {}
+    for method, result in found.items():
+        first = next(iter(result.named.values()))
+        norm, worst = next(iter(first.scores[first.score].worst.items()))
+        radii[f"{norm} {worst.eps:.3g}"] = None
+        rows.append([method, first.score, *map(REPORT.summary(result).get, keys), first.n])
+    note = f"AUC of test images against each set; worst: its images moved within {', '.join(radii)} to look like data."
+    return Table("Detection", ["method", "score", *keys, "n"], rows, (note,))
+
+
+REPORT = Ood()

@@ -1,0 +1,69 @@
+"""Sample quality, shown."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from advebm.evaluation.quality import QualityResult, Scores
+from advebm.reports.base import Numbers, Report
+from advebm.reports.tables import Table, about
+
+SUMMARY = ("fid", "kid_mean", "is_mean", "precision", "recall", "label_consistency")
+
+
+class Quality(Report[QualityResult]):
+    def line(self, result: QualityResult) -> str:
+        return ", ".join(f"{name} FID {scores.fid:.3g}" for name, scores in result.named.items())
+
+    def metrics(self, result: QualityResult) -> Numbers:
+        return {
+            f"quality/{name}/{key}": value
+            for name, scores in result.named.items()
+            for key, value in asdict(scores).items()
+            if not isinstance(value, str | list)
+        }
+
+    def table(self, result: QualityResult) -> Table:
+        return samples(result.named | ends(result))
+
+
+def summary(scores: Scores | None) -> Numbers:
+    """The columns of the comparison, of one recipe's samples."""
+    return {key: getattr(scores, key, None) for key in SUMMARY}
+
+
+def ends(result: QualityResult) -> dict[str, Scores]:
+    """The quality of the class Gaussians and of real images, the two ends of the scale, named so that it shows."""
+    return {f"({name})": scores for name, scores in result.baselines.items()}
+
+
+def samples(scores: dict[str, Scores]) -> Table:
+    """A line for each set of images: recipes, the replay buffer, baselines."""
+    header = ["images", "FID", "FID by class", "KID", "IS", "precision", "recall", "label consistency", "n", "reference n"]
+    rows = [
+        [
+            name,
+            about(s.fid, s.fid_se),
+            s.fid_per_class and f"{min(s.fid_per_class):.4g} to {max(s.fid_per_class):.4g}",
+            about(s.kid_mean, s.kid_std),
+            about(s.is_mean, s.is_std),
+            *(s.precision, s.recall, s.label_consistency, s.n, s.reference_n),
+            s.protocol.split(":")[0],
+        ]
+        for name, s in scores.items()
+    ]
+    notes = [
+        "±: standard error of FID; deviation over the subsets of KID and over the splits of IS. FID by class: from the "
+        "lowest to the highest."
+    ]
+    notes += protocols(scores.values())
+    if any(entry.is_mean is None for entry in scores.values()):
+        notes.append("IS: not available; the weights of FID's network that were used have no classifier layer.")
+    return Table("Samples", [*header, "protocol"], rows, tuple(notes))
+
+
+def protocols(scores: Iterable[Scores]) -> list[str]:
+    """How images were scored, a sentence for each way."""
+    return [f"Protocol {protocol}." for protocol in dict.fromkeys(entry.protocol for entry in scores)]
+
+
+REPORT = Quality()

@@ -1,0 +1,69 @@
+"""Robust accuracy, shown."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from advebm.evaluation.robustness import RobustnessResult
+from advebm.reports.base import Numbers, Report
+from advebm.reports.tables import Table, within
+
+ASCENDS = {"ce": "up the cross-entropy", "energy": "up E(x, y)", "target": "to another class"}
+
+
+class Robustness(Report[RobustnessResult]):
+    caption = "Accuracy and loss under attack, against the radius."
+
+    def line(self, result: RobustnessResult) -> str:
+        shown = ", ".join(f"{name} {'-' if v is None else f'{v:.4f}'}" for name, v in self.summary(result).items())
+        return "\n".join([shown, *(f"warning: gradients may be masked: {warning}" for warning in result.warnings)])
+
+    def metrics(self, result: RobustnessResult) -> Numbers:
+        return {f"robustness/{name}": value for name, value in self.summary(result).items()}
+
+    def summary(self, result: RobustnessResult) -> Numbers:
+        return {"clean": result.clean, **{name: attack.accuracy for name, attack in result.attacks.items()}}
+
+    def note(self, results: Iterable[RobustnessResult]) -> str:
+        results = list(results)
+        attacks = {name: attack for result in results for name, attack in result.attacks.items()}
+        described = [
+            f"{name}: {a.norm} {a.eps:.3g}, {a.steps} steps {ASCENDS[a.ascends]}, best of {a.restarts}"
+            for name, a in attacks.items()
+        ]
+        return f"Accuracy on {counts(result.n for result in results)} test images; {'; '.join(described)}."
+
+    def table(self, result: RobustnessResult) -> Table:
+        """A line for each attack."""
+        rows = [["none", *[None] * 5, within(result.clean, result.clean_ci), result.n]]
+        for name, a in result.attacks.items():
+            rows.append([name, a.norm, a.eps, a.ascends, a.steps, a.restarts, within(a.accuracy, a.ci), result.n])
+        header = ["attack", "norm", "radius", "ascends", "steps", "restarts", "accuracy [95%]", "n"]
+        return Table("Accuracy on test images", header, rows, masked(result.warnings))
+
+    def picture(self, result: RobustnessResult, drawn: None, path: Path, title: str) -> Path:
+        """Accuracy, and mean cross-entropy, against the radius of the attack."""
+        from advebm.figures.canvas import plt, save
+
+        curve = result.curve
+        figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
+        for ax, values, label in ((left, curve.accuracy, "accuracy"), (right, curve.loss, "cross-entropy")):
+            ax.set(xlabel=f"radius, {curve.norm}", ylabel=label)
+            if None in values:
+                ax.text(0.5, 0.5, "no logits of classes", ha="center", transform=ax.transAxes)
+            else:
+                ax.plot(curve.eps, values, marker="o", markersize=3)
+        figure.suptitle(title)
+        return save(figure, path)
+
+
+def counts(numbers: Iterable[int]) -> str:
+    """How many images: one number, or several where methods differ."""
+    return " or ".join(map(str, sorted(set(numbers))))
+
+
+def masked(warnings: list[str]) -> tuple[str, ...]:
+    """Signs of masked gradients, a sentence each."""
+    return tuple(f"Warning of masked gradients: {warning}." for warning in warnings)
+
+
+REPORT = Robustness()

@@ -1,0 +1,68 @@
+"""The code that results come from: the modules that a module's import statements lead to, with their digests."""
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+IDLE = (  # that cannot change a result: how it is configured, tracked, kept, shown on its way, and tables of names
+    *("config", "ranges", "commands.options", "methods", "evaluation"),
+    *("runtime.code", "runtime.disk", "runtime.progress", "runtime.project", "runtime.state", "runtime.tracking"),
+)
+
+
+def reached(roots: Iterable[str], *, alone: Iterable[str] = (), without: Iterable[str] = ()) -> dict[str, str]:
+    """{file: sha256} of the package's modules that these import, directly or not, and of other files that they name.
+
+    Modules are named without the package, as in "evaluation.ood". alone: modules that count, but not what they import.
+    without: packages or modules that do not count, beside IDLE.
+    """
+    alone, without = set(alone), {*without, *IDLE}
+    found: dict[str, str] = {}
+    seen: set[str] = set()
+    ahead = [*roots, *alone]
+    while ahead:
+        module = ahead.pop()
+        if module in seen or module in without or module.split(".")[0] in without - {"methods", "evaluation"}:
+            continue
+        seen.add(module)
+        file = _file(module)
+        for path in (file, *_named(file)):
+            found[path.relative_to(PACKAGE).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+        if module not in alone:
+            ahead += imported(file)
+    return dict(sorted(found.items()))
+
+
+@cache
+def imported(file: Path) -> tuple[str, ...]:
+    """The package's modules that a file imports, at its top or in a function, but not for type checkers alone."""
+    names = []
+    for node in _statements(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "advebm":
+            base = (node.module or "").partition(".")[2]
+            for alias in node.names:
+                name = f"{base}.{alias.name}".strip(".")
+                names.append(name if _file(name).is_file() else base)
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from _statements(child)
+
+
+def _file(module: str) -> Path:
+    path = PACKAGE.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _named(file: Path) -> list[Path]:
+    """Files beside a module that it reads: those of which it takes `with_name`."""
+    names = re.findall(r"__file__\)\.with_name\(\"([^\"]+)\"\)", file.read_text(encoding="utf-8"))
+    return [file.with_name(name) for name in names]

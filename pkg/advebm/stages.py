@@ -1,0 +1,59 @@
+"""What each DVC stage depends on beside the files that it reads: what params.yaml says of it, and the code that makes its
+results. `advebm check --out` writes a file for each stage and method, on which the stage depends, in place of a list of
+source files kept by hand. Editing one method or measurement so reruns what depends on it and nothing else.
+"""
+
+from typing import Any
+
+from advebm import config
+from advebm.evaluation import MEASUREMENTS
+from advebm.runtime.code import reached
+
+DRAWN = ("figures",)  # curves are drawn anew with the next training, and are no reason for one
+TABLES = ("reports.base", "reports.tables")  # which do not change what a measurement writes
+
+
+def parts(study: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """{"STAGE" or "STAGE/METHOD": {"params": ..., "code": {file: sha256}}} of a study that `config.read` has checked."""
+    quality = {key: study[key] for key in ("samples", "quality")}
+    found = {
+        "prepare": part(study["data"], reached(["commands.prepare"])),
+        "gaussians": part(study["gaussians"], reached(["commands.gaussians"])),
+        "judge": part(study["judge"], training("standard")),
+        "warm": part(study["warm"], training("standard", "at")),
+        "baselines": part(quality, reached(["commands.baselines"], alone=["evaluation.subject"])),
+        "report": part(study["data"], reporting()),
+    }
+    for method in study["models"]:
+        specs = config.stage_specs(study, method)
+        found[f"train/{method}"] = part(study["models"][method], training(method))
+        found[f"sample/{method}"] = part(specs["sample"], reached(["commands.sample"]))
+        for stage in dict.fromkeys(measurement.stage for measurement in MEASUREMENTS.values()):
+            names = [name for name, measurement in MEASUREMENTS.items() if measurement.stage == stage]
+            found[f"{stage}/{method}"] = part({name: specs.get(name) for name in names}, measuring(names, method))
+    return found
+
+
+def part(params: Any, code: dict[str, str]) -> dict[str, Any]:
+    return {"params": params, "code": code}
+
+
+def training(*methods: str) -> dict[str, str]:
+    """The code that trains by these methods."""
+    return reached(["commands.train", *(f"methods.{method}" for method in methods)], without=DRAWN)
+
+
+def reporting() -> dict[str, str]:
+    """The code that shows results."""
+    shown = [f"reports.{name}" for name in MEASUREMENTS]
+    return reached(["commands.report", *shown], alone=[f"evaluation.{name}" for name in MEASUREMENTS])
+
+
+def measuring(names: list[str], method: str) -> dict[str, str]:
+    """The code of these measurements."""
+    roots, alone = ["networks", *(f"evaluation.{name}" for name in names)], ["commands.measure", "evaluation.subject"]
+    for measurement in (MEASUREMENTS[name] for name in names):
+        roots += [f"reports.{measurement.name}"] if measurement.picture else []
+        roots += ["evaluation.generation"] if "gaussians" in measurement.inputs else []
+        alone += ["methods.base", f"methods.{method}"] if measurement.detects else []
+    return reached(roots, alone=alone, without=TABLES)
