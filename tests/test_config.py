@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from advebm import config
-from advebm.commands.sample import start_images
+from advebm.evaluation.generation import start_images
 from advebm.methods import METHODS
 
 PARAMS = yaml.safe_load(config.Path("params.yaml").read_text())

@@ -7,7 +7,6 @@ import numpy as np
 import pyautoattack
 import pytest
 import torch
-from advebm.commands.quality import generated
 from PIL import Image
 from pyautoattack.autopgd_base import APGDAttack
 from scipy.linalg import sqrtm
@@ -54,7 +53,7 @@ def measure(net, images, batch=500, detector="energy", **numbers):
         **{"n": 40, "attack": AutoPGD(steps=10, restarts=2), "radii": {"l2": [0.2, 0.8]}, "queries": 60} | numbers
     )
     numbers, values = ood.ood(net, detector, images, NOISE, spec, seed=0, batch=batch)
-    return numbers["noise"], values["noise"]
+    return numbers.json()["noise"], values["noise"]
 
 
 def test_worst_case_auc_is_auc_at_radius_0_and_falls_with_the_radius(judge, images):
@@ -98,7 +97,7 @@ def test_where_a_score_has_no_slope_the_attack_asks_queries():
     inside, outside = (Images(rng.integers(0, high, (30, 8, 8, 3), dtype=np.uint8)) for high in (80, 256))
     spec = ood.Ood(n=30, radii={"l2": [1.0], "linf": [0.2]}, attack=AutoPGD(steps=5, restarts=1), queries=40)
     numbers, _ = ood.ood(net, "energy", inside, {"noise": outside}, spec, seed=0)
-    found = numbers["noise"]["scores"]
+    found = numbers.json()["noise"]["scores"]
     assert list(found) == ["energy", "grad_norm"]  # one logit: no softmax, and the logit is -E(x)
     for norm in ("l2", "linf"):
         assert found["grad_norm"]["worst"][norm]["attack"] == "square, 40 queries"
@@ -113,7 +112,7 @@ def test_where_a_score_has_no_slope_the_attack_asks_queries():
             assert (marginal(net)(moved) < marginal(net)(x)).double().mean() > 0.9
         assert torch.equal(moved, square(marginal(net), x, **numbers, batch=7))
     net = WideResNet(depth=10, width=1, activation="silu").build((3, 8, 8), 3).eval().requires_grad_(False)
-    found = ood.ood(net, "energy", inside, {"noise": outside}, spec, seed=0)[0]["noise"]["scores"]
+    found = ood.ood(net, "energy", inside, {"noise": outside}, spec, seed=0)[0].json()["noise"]["scores"]
     assert {entry["worst"]["l2"]["attack"] for entry in found.values()} == {"apgd, 5 steps, 1 restarts"}
 
 
@@ -160,12 +159,12 @@ def against(curve=(0.05, 0.1), **numbers):
 
 def test_networks_without_classes_have_no_accuracy(images):
     net = WideResNet(depth=10, width=1).build((1, 4, 4), 1).eval()
-    found = robustness.robustness(net, images, against(eps=0.1, steps=1), seed=0)
+    found = robustness.robustness(net, images, against(eps=0.1, steps=1), seed=0).json()
     assert found["clean"] is None and found["attacks"]["ce"]["accuracy"] is None and found["n"] == 60
 
 
 def test_robustness_is_clean_at_radius_0_and_falls(judge, images):
-    found = [robustness.robustness(judge, images, against(eps=eps, steps=20), seed=0) for eps in (0.0, 0.02, 0.3)]
+    found = [robustness.robustness(judge, images, against(eps=eps, steps=20), seed=0).json() for eps in (0.0, 0.02, 0.3)]
     for name in ("ce", "energy"):
         accuracies = [entry["attacks"][name]["accuracy"] for entry in found]
         assert accuracies[0] == found[0]["clean"] >= accuracies[1] >= accuracies[2] < accuracies[0]
@@ -176,24 +175,24 @@ def test_robustness_is_clean_at_radius_0_and_falls(judge, images):
 
 def test_restarts_only_find_more(judge, images):
     one, three = (
-        robustness.robustness(judge, images, against(eps=0.03, steps=2, restarts=restarts), seed=0)["attacks"]
+        robustness.robustness(judge, images, against(eps=0.03, steps=2, restarts=restarts), seed=0).json()["attacks"]
         for restarts in (1, 3)
     )
     for name in ("ce", "energy"):
         assert three[name]["accuracy"] <= one[name]["accuracy"] and three[name]["restarts"] == 3
-    again = robustness.robustness(judge, images, against(eps=0.03, steps=2), seed=0)["attacks"]
+    again = robustness.robustness(judge, images, against(eps=0.03, steps=2), seed=0).json()["attacks"]
     assert again["ce"]["accuracy"] == one["ce"]["accuracy"]
 
 
 def test_measurements_do_not_depend_on_the_batch(judge, images):
     (a, s), (b, t) = (measure(judge, images, batch=n, attack=AutoPGD(steps=3, restarts=2)) for n in (7, 40))
     assert all(np.allclose(s[key], t[key], atol=1e-5) for key in s) and a == b
-    c, d = (robustness.robustness(judge, images, against(eps=0.05, steps=3), seed=0, batch=n) for n in (7, 60))
+    c, d = (robustness.robustness(judge, images, against(eps=0.05, steps=3), seed=0, batch=n).json() for n in (7, 60))
     assert c.pop("curve")["loss"] == pytest.approx(d.pop("curve")["loss"], rel=1e-6) and c == d
 
 
 def test_accuracy_against_the_radius_cannot_rise_and_masked_gradients_are_told(judge, images):
-    found = robustness.robustness(judge, images, against(curve=(0.01, 0.02, 0.1, 0.5), eps=0.1, steps=1), seed=0)
+    found = robustness.robustness(judge, images, against(curve=(0.01, 0.02, 0.1, 0.5), eps=0.1, steps=1), seed=0).json()
     curve = found["curve"]
     assert curve["accuracy"][0] == found["clean"] and curve["loss"] == sorted(curve["loss"])
     assert curve["accuracy"] == sorted(curve["accuracy"], reverse=True) and not found["warnings"]
@@ -209,7 +208,7 @@ def test_accuracy_against_the_radius_cannot_rise_and_masked_gradients_are_told(j
             return judge(images.pixels()[:1]).repeat(len(x), 1).detach() + 0 * x.sum((1, 2, 3))[:, None]
 
     right = Images(images.x, np.full(60, int(judge(images.pixels()[:1]).argmax())))
-    found = robustness.robustness(Stairs(), right, against(eps=0.1, steps=1), seed=0)
+    found = robustness.robustness(Stairs(), right, against(eps=0.1, steps=1), seed=0).json()
     assert len(found["warnings"]) == 2 and "does not rise from radius 0 to 0.05, where 1 are right" in found["warnings"][0]
 
 
@@ -225,7 +224,7 @@ def test_autoattack_is_the_released_one_and_goes_on_where_it_was(monkeypatch):
     released = pyautoattack.AutoAttack(net, norm="Linf", eps=0.015, seed=0, version="custom", attacks=["apgd-ce", "apgd-t"])
     released.apgd.n_restarts, released.apgd_targeted.n_target_classes = 1, 3
     _, seen = released.run_standard_evaluation(images.pixels(), images.labels(), batch_size=6)
-    whole = autoattack.autoattack(net, images, spec, seed=0)
+    whole = autoattack.autoattack(net, images, spec, seed=0).json()
     assert whole["linf"]["accuracy"] == (seen == images.labels()).double().mean().item() > 0
     assert whole["n"] == 6 and whole["linf"]["clean"] == 1 and whole["l2"]["accuracy"] == 0
     assert len(whole["warnings"]) == 1 and whole["warnings"][0].startswith("linf: Square")  # the last finds more
@@ -269,31 +268,31 @@ def test_quality_is_the_formulas_on_the_judges_features(judge, images, tmp_path,
     against = quality.reference(reference, 300, using)
     found = quality.fidelity(made, against, spec, using, name="made")
     a, b = (judge.features(s.pixels()).double().numpy() for s in (made, reference))
-    assert found["fid"] == pytest.approx(plain_frechet(a, b), rel=1e-3) and found["n"] == found["reference_n"] == 300
-    for k, fid in enumerate(found["fid_per_class"]):
+    assert found.fid == pytest.approx(plain_frechet(a, b), rel=1e-3) and found.n == found.reference_n == 300
+    for k, fid in enumerate(found.fid_per_class):
         assert fid == pytest.approx(plain_frechet(a[k::3], b[k::3]), rel=1e-3)
     drawn = [frechet.frechet(torch.from_numpy(a[rng.choice(300, 300)]), torch.from_numpy(b)) for _ in range(100)]
-    assert 0.5 < found["fid_se"] / np.std(drawn) < 2  # the bootstrap's
+    assert 0.5 < found.fid_se / np.std(drawn) < 2  # the bootstrap's
     mean, std = inception_score(judge(made.pixels()).double().numpy(), 3)
-    assert (found["is_mean"], found["is_std"]) == pytest.approx((mean, std), rel=1e-4)
+    assert (found.is_mean, found.is_std) == pytest.approx((mean, std), rel=1e-4)
     same = quality.fidelity(reference, against, spec, using, name="made")
-    assert abs(same["fid"]) < 1e-3 and same["kid_mean"] < found["kid_mean"] and same["precision"] == same["recall"] == 1
+    assert abs(same.fid) < 1e-3 and same.kid_mean < found.kid_mean and same.precision == same.recall == 1
     with pytest.raises(ValueError, match="300 images are wanted of a reference of 100"):
         quality.reference(reference[:100], 300, using)
-    assert found["fid"] != float(np.float32(found["fid"])), "kept as a part in full"
+    assert found.fid != float(np.float32(found.fid)), "kept as a part in full"
     fewer = quality.fidelity(made, quality.reference(reference, 200, using), spec, using, name="made")
-    assert fewer["fid"] == pytest.approx(plain_frechet(a, b[:200]), rel=1e-3)
+    assert fewer.fid == pytest.approx(plain_frechet(a, b[:200]), rel=1e-3)
     assert quality.protocol(spec, "ours", fewer, 300).startswith("ours: 300 images from scratch against 200 train images,")
     monkeypatch.setattr(quality, "MANY", 50)
     more = quality.fidelity(made[:100], against, spec, using, name="made")
-    assert more["fid"] == pytest.approx(plain_frechet(a[:100], b), rel=1e-3)
+    assert more.fid == pytest.approx(plain_frechet(a[:100], b), rel=1e-3)
     equal = quality.fidelity(made[:100], quality.Reference(reference[::3], using), spec, using, name="made")
-    assert [more[key] for key in ("precision", "recall")] == [equal[key] for key in ("precision", "recall")]
+    assert (more.precision, more.recall) == (equal.precision, equal.recall)
     assert "against 300 train images (precision and recall: 100 of them)" in quality.protocol(spec, "ours", more, 100)
     assert quality.protocol(spec, "atebm", fewer, 30).startswith("atebm: 300 images (30 distinct) from out-")
-    how = generated("bf16", {"statistics": "batch"})
+    how = quality.generated("bf16", {"statistics": "batch"})
     assert "from scratch (in bf16, on batch statistics) against" in quality.protocol(spec, "ours", fewer, 300, how)
-    assert generated("fp32", {}) == "" and how not in quality.protocol(spec, "jempp-buffer", fewer, 300, how)
+    assert quality.generated("fp32", {}) == "" and how not in quality.protocol(spec, "jempp-buffer", fewer, 300, how)
 
 
 def test_features_are_computed_once_for_the_same_images_and_network(judge, tmp_path, monkeypatch):
@@ -369,11 +368,11 @@ def test_quality_is_that_of_torch_fidelitys_command_line(tmp_path):
         ("precision", "precision"),
         ("recall", "recall"),
     ):
-        assert ours[key] == pytest.approx(theirs[name], rel=1e-3, abs=1e-6), key
+        assert getattr(ours, key) == pytest.approx(theirs[name], rel=1e-3, abs=1e-6), key
     layer = using.layers[0]
     a, b = (using.features(images.x, "x")[layer] for images in sets)
     assert frechet.frechet(a, b) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
-    assert ours["fid_per_class"] is None
+    assert ours.fid_per_class is None
 
 
 @pytest.mark.parametrize(("n", "m"), [(400, 900), (40, 900), (400, 30), (40, 30), (50, 50)])

@@ -7,12 +7,12 @@ from PIL import Image
 from scipy.spatial.distance import cdist
 from skimage.metrics import structural_similarity
 
-from advebm import config, figures
-from advebm.commands.sample import start_images
+from advebm import config
 from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images
 from advebm.energy import conditional, marginal
-from advebm.evaluation import calibration, fisher, interpolation, landscape, neighbours
+from advebm.evaluation import MEASUREMENTS, calibration, fisher, interpolation, landscape, neighbours
+from advebm.evaluation.generation import start_images
 from advebm.networks.flow import Glow, ResidualFlow
 from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import WideResNet
@@ -106,7 +106,7 @@ def test_symmetric_pixels_quarter_the_score(small, x):
 def test_fisher_scores_of_images(spec, images):
     torch.manual_seed(1)
     net = WideResNet(depth=10, width=1, **spec).build((1, 4, 4), 3)
-    few, many = (fisher.fisher(net, images, fisher.Fisher(n=40), seed=0, batch=batch) for batch in (7, 40))
+    few, many = (fisher.fisher(net, images, fisher.Fisher(n=40), seed=0, batch=batch).json() for batch in (7, 40))
     assert net.training and few["n"] == 40
     for name in ("joint", "marginal"):
         assert few[name].pop("ways") == many[name].pop("ways") == ("hutchinson" if spec else "exact")
@@ -116,7 +116,7 @@ def test_fisher_scores_of_images(spec, images):
 
 def test_fisher_score_of_one_output_has_no_joint(one, images):
     found = fisher.fisher(one, images, fisher.Fisher(n=10), seed=0)
-    assert found["joint"] is None and found["marginal"]["score"] >= 0
+    assert found.joint is None and found.marginal.score >= 0
 
 
 class Given(torch.nn.Module):
@@ -140,10 +140,10 @@ def test_ece_is_torchmetrics():
     net = Given(1.5 * torch.randn(200, 4, generator=rng, dtype=torch.float64))
     x = np.tile(np.arange(200, dtype=np.uint8)[:, None, None, None], (1, 2, 2, 1))
     images = Images(x, torch.randint(4, (200,), generator=rng).numpy())
-    found = calibration.calibration(net, images, calibration.Calibration(), seed=0, batch=30)
+    found = calibration.calibration(net, images, calibration.Calibration(), seed=0, batch=30).json()
     wanted = multiclass_calibration_error(net.logits.softmax(1), images.labels(), 4, n_bins=20, norm="l1")
     assert found["ece"] == pytest.approx(wanted.item(), abs=1e-6) and found["n"] == 200
-    assert found == calibration.calibration(net, images, calibration.Calibration(), seed=0, batch=200)
+    assert found == calibration.calibration(net, images, calibration.Calibration(), seed=0, batch=200).json()
     assert sum(b["count"] for b in found["bins"]) == 200 and len(found["bins"]) == 20
     assert 0 <= found["ece_ci"][0] < found["ece_ci"][1]
     again = sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in found["bins"] if b["count"]) / 200
@@ -157,8 +157,8 @@ def test_sure_and_right_is_calibrated_and_borders_belong_to_the_lower_bin():
 
 def test_without_classes_there_is_no_calibration(one, images, tmp_path):
     found = calibration.calibration(one, images, calibration.Calibration(), seed=0)
-    assert found == {"ece": None, "ece_ci": None, "accuracy": None, "confidence": None, "n": 60, "bins": []}
-    with Image.open(figures.reliability(found, tmp_path / "none.png", "none")) as picture:
+    assert found.json() == {"ece": None, "ece_ci": None, "accuracy": None, "confidence": None, "n": 60, "bins": []}
+    with Image.open(MEASUREMENTS["calibration"].report.picture(found, None, tmp_path / "none.png", "none")) as picture:
         assert picture.width > 100
 
 
@@ -175,12 +175,12 @@ def test_landscape_of_a_quadratic_rises_by_its_radius(images):
 
     spec = landscape.Landscape(images=3, radius=0.7, points=5)
     numbers, energies = landscape.landscape(Quadratic(), images, spec, seed=0, batch=7)
-    assert numbers["rise"] == pytest.approx(0.49, abs=1e-5) and numbers["images"] == 3  # the slope has mean 0 on a circle
+    assert numbers.rise == pytest.approx(0.49, abs=1e-5) and numbers.images == 3  # the slope has mean 0 on a circle
     side = np.linspace(-0.7, 0.7, 5)
     assert energies.shape == (3, 5, 5) and np.allclose(energies[0], side[:, None] ** 2 + side**2, atol=1e-5)
     assert np.allclose(energies[:, 2, 2], 0, atol=1e-5)
     again, _ = landscape.landscape(Quadratic(), images, spec, seed=0, batch=500)
-    assert again == pytest.approx(numbers, rel=1e-4)
+    assert again.json() == pytest.approx(numbers.json(), rel=1e-4)
 
 
 def test_landscape_of_classes_and_of_one_output(wrn, one, images):
@@ -215,7 +215,8 @@ def test_neighbours(tmp_path):
     train, test, made = (Images(rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)) for n in (70, 20, 30))
     made.x[1], made.x[20] = train.x[5], train.x[69]  # copies, of which one is drawn
     spec = neighbours.Neighbours(samples=4, nearest=3)
-    numbers, found = neighbours.neighbours({"copies": made}, train, test, spec, batch=7)
+    result, found = neighbours.neighbours({"copies": made}, train, test, spec, batch=7)
+    numbers = result.json()
     distances = cdist(made.x.reshape(30, -1) / 255, train.x.reshape(70, -1) / 255)
     nearest = distances.min(1)
     wanted = {"min": 0.0, "q05": np.quantile(nearest, 0.05), "median": np.median(nearest)}
@@ -225,9 +226,10 @@ def test_neighbours(tmp_path):
     by_l2, by_ssim = found["copies"]
     assert (by_l2 == distances.argsort(1)[:4, :3]).all() and by_l2[1, 0] == by_ssim[1, 0] == 5
     again, _ = neighbours.neighbours({"copies": made}, train, test, spec, batch=30)
-    assert config.flat(again) == pytest.approx(config.flat(numbers), rel=1e-5)
+    assert config.flat(again.json()) == pytest.approx(config.flat(numbers), rel=1e-5)
     for samples in ({"copies": made.x}, {}):
-        file = figures.nearest(samples, train.x, found, numbers, tmp_path / "nearest.png", "title")
+        drawn = neighbours.Nearest(samples, train.x, found)
+        file = MEASUREMENTS["neighbours"].report.picture(result, drawn, tmp_path / "nearest.png", "title")
         with Image.open(file) as picture:
             assert picture.width > 100
 
@@ -282,14 +284,15 @@ def test_interpolation(wrn, starts, tmp_path):
     spec = interpolation.Interpolation(rows=4, columns=5)
     recipes = {**RECIPES, "draw": Draw(recipe="draw")}
     numbers, pictures = interpolation.interpolation(wrn, recipes, starts, 3, spec, seed=0, batch=7)
-    assert numbers["draw"] == {"smoothness": None} and pictures["draw"] is None
+    assert numbers.json()["draw"] == {"smoothness": None} and pictures["draw"] is None
     again, other = interpolation.interpolation(wrn, recipes, starts, 3, spec, seed=0, batch=20)
     for name in RECIPES:
         assert pictures[name].shape == (4, 5, 4, 4, 1)
         assert np.abs(pictures[name].astype(int) - other[name]).max() <= 1
-        assert numbers[name]["smoothness"] == pytest.approx(again[name]["smoothness"], rel=1e-3)
+        assert numbers.named[name].smoothness == pytest.approx(again.named[name].smoothness, rel=1e-3)
     for blocks in (pictures, {"draw": None}, {}):
-        with Image.open(figures.rows(blocks, tmp_path / "rows.png", "title")) as picture:
+        file = MEASUREMENTS["interpolation"].report.picture(numbers, blocks, tmp_path / "rows.png", "title")
+        with Image.open(file) as picture:
             assert picture.width > 100
 
 

@@ -1,52 +1,83 @@
-"""What dvc.yaml says of the stages, against the code."""
+"""What the stages depend on, against the code."""
 
-import ast
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
+from advebm import cli, config, stages
+from advebm.evaluation import MEASUREMENTS
+from advebm.methods import METHODS
+from advebm.runtime import code
+
 FILES = [Path("dvc.yaml"), *sorted(Path("stages").rglob("dvc.yaml"))]
 STAGES = {name: stage.get("do", stage) for f in FILES for name, stage in yaml.safe_load(f.read_text())["stages"].items()}
-MADE_OF = ("pkg/advebm/evaluation/", "pkg/advebm/energy.py", "pkg/advebm/toy2d.py", "pkg/advebm/training.py")
-NOT_ENTERED = ("config", "tracking", "figures", "progress", "state", "networks", "methods", "data")
-
-
-def file(module):
-    path = Path("pkg", *module.split("."))
-    return path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
-
-
-def imported(module):
-    """The project's modules that this one imports, whether at its top or in a function."""
-    for node in ast.walk(ast.parse(file(module).read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "advebm":
-            for name in (f"{node.module}.{alias.name}" for alias in node.names):
-                yield name if file(name).is_file() else node.module
-
-
-def reached(module):
-    """Files of all modules that a command comes to."""
-    found, ahead = set(), [module]
-    while ahead:
-        module = ahead.pop()
-        if module not in found:
-            found.add(module)
-            ahead += [] if module.split(".")[1] in NOT_ENTERED else imported(module)
-    return {file(module).as_posix() for module in found}
+ENTRY = config.read(Path("params.yaml"), "tiny")
 
 
 @pytest.mark.parametrize("name", sorted(STAGES))
-def test_a_stage_depends_on_its_script_and_on_what_makes_its_numbers(name):
-    script = STAGES[name]["cmd"].split()[1]
-    assert script in STAGES[name]["deps"]
-    if name not in ("check", "report", "compare"):  # which make no numbers
-        needed = {path for path in reached(f"advebm.commands.{Path(script).stem}") if path.startswith(MADE_OF)}
-        assert needed <= set(STAGES[name]["deps"])
+def test_a_stage_runs_a_command_and_depends_on_its_own_part(name):
+    python, script, command, *_ = STAGES[name]["cmd"].split()
+    assert (python, script) == ("python", "stages/run.py") and command in cli.COMMANDS
+    listed, own = STAGES[name]["deps"], "results/${study}/study/"
+    if name == "check":
+        assert listed == ["params.yaml", "stages/run.py", "pkg/advebm"]
+    elif name == "toy2d":
+        needed = {f"pkg/advebm/{file}" for file in code.reached(["commands.toy2d"], without=["vision", "networks", "data"])}
+        assert all(any(file.startswith(path) for path in listed) for file in needed if "runtime" not in file)
+    else:
+        (part,) = [path.removeprefix(own).removesuffix(".json") for path in listed if path.startswith(own)] or ["report"]
+        assert part.replace("${item}", "jem") in stages.parts(ENTRY)
+        assert part.split("/")[0] in (name, "report") and not any(path.startswith("pkg") for path in listed)
 
 
-def test_training_depends_on_every_sampler_that_a_method_has():
-    methods = [path.stem for path in Path("pkg/advebm/methods").glob("*.py")]
-    needed = {file(name).as_posix() for method in methods for name in imported(f"advebm.methods.{method}")}
-    samplers = {path for path in needed if path.startswith("pkg/advebm/samplers/")}
-    assert samplers and samplers <= set(STAGES["train"]["deps"])
+def test_every_measurement_and_method_has_its_stages():
+    parts = stages.parts(ENTRY)
+    assert {measurement.stage for measurement in MEASUREMENTS.values()} < set(STAGES)
+    for stage in ("train", "sample", *(measurement.stage for measurement in MEASUREMENTS.values())):
+        assert {f"{stage}/{method}" for method in METHODS} < set(parts)
+    for stage in {measurement.stage for measurement in MEASUREMENTS.values()}:
+        names = [name for name, measurement in MEASUREMENTS.items() if measurement.stage == stage]
+        written = [f"{name}{suffix}" for name in names for suffix in (".json", ".png")[: 1 + MEASUREMENTS[name].picture]]
+        assert sorted(Path(out).name for out in STAGES[stage]["outs"]) == sorted(written)
+        assert all(f"results/${{study}}/${{method}}/{name}.json" in STAGES["report"]["deps"] for name in names)
+
+
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    [
+        ("methods/oe.py", {"train/oe", "ood/oe"}),
+        ("methods/at.py", {"train/at", "ood/at", "warm"}),
+        ("evaluation/autoattack.py", {f"autoattack/{m}" for m in METHODS} | {"report"}),
+        ("evaluation/fisher.py", {f"{s}/{m}" for s in ("fisher", "ood") for m in METHODS} | {"report"}),
+        ("reports/calibration.py", {f"look/{m}" for m in METHODS} | {"report"}),
+        ("reports/fisher.py", {"report"}),
+        ("reports/published.yaml", {"report"}),
+        ("reports/tables.py", {"report"}),
+        ("samplers/buffer.py", {f"train/{m}" for m in METHODS} | {"judge", "warm"}),
+        ("samplers/proximal.py", {f"train/{m}" for m in ("jempp", "robust_jem")}),
+        ("data/sources.py", {"prepare"}),
+        ("data/gaussians.py", {"gaussians", "baselines", "judge", "warm"}
+            | {f"{s}/{m}" for s in ("train", "sample", "look") for m in METHODS}),
+        ("figures/plots.py", {f"sample/{m}" for m in METHODS} | {"report"}),
+        ("runtime/tracking.py", set()),
+        ("evaluation/__init__.py", set()),
+        ("config.py", set()),
+    ],
+)  # fmt: skip
+def test_an_edit_reruns_what_depends_on_it_and_nothing_else(tmp_path, monkeypatch, file, changed):
+    shutil.copytree(code.PACKAGE, tmp_path / "advebm", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "PACKAGE", tmp_path / "advebm")
+    before = stages.parts(ENTRY)
+    (tmp_path / "advebm" / file).open("a").write("\n# edited\n")
+    after = stages.parts(ENTRY)
+    assert {name for name, part in after.items() if part != before[name]} == changed
+
+
+def test_a_change_of_params_reruns_its_stages_alone():
+    changed = config.read(Path("params.yaml"), "tiny")
+    changed["fisher"]["n"] = 7
+    changed["models"]["jem"]["p_x"] = 0.5
+    before, after = stages.parts(ENTRY), stages.parts(changed)
+    assert {name for name in before if before[name] != after[name]} == {"train/jem", *(f"fisher/{m}" for m in METHODS)}

@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 
 from advebm import config, figures
-from advebm.commands.steps import drawn, variants
+from advebm.commands.steps import variants
 from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images
 from advebm.energy import marginal
 from advebm.evaluation import features, frechet, quality, steps
-from advebm.runtime.parts import SEED, anew
+from advebm.evaluation.generation import Generator
+from advebm.runtime.parts import SEED
 from advebm.samplers.pgd import Ascent, Attack
 from advebm.samplers.recipes import SGLD, Ascend, CELangevin, Combined
 from advebm.samplers.sgld import Langevin
@@ -52,13 +53,14 @@ def test_an_image_after_so_many_steps_is_that_of_a_chain_of_so_many(recipe, wrn,
 
 def test_the_images_are_those_that_sample_draws(wrn, starts):
     recipe, ids = RECIPES[1], torch.arange(7)
-    sets = drawn({"mine": ("sgld", recipe)}, [2, 5], 7, wrn.eval(), starts, classes=3, part=anew, quiet=True)
+    make = Generator(net=wrn.eval(), starts=starts, classes=3)
+    sets = steps.drawn({"mine": ("sgld", recipe)}, [2, 5], 7, make)
     x = list(recipe(wrn, ids % 3, starts, Streams(SEED, "sample", "sgld", ids=ids)).values())[-1]
     assert np.array_equal(sets["mine"][5].x, (x * 255).round().byte().permute(0, 2, 3, 1).numpy())
     assert list(sets["mine"]) == [0, 2, 5] and sets["mine"][5].y.tolist() == [0, 1, 2, 0, 1, 2, 0]
     with pytest.raises(ValueError, match="mine: images are not finite after 2 steps"):
         broken = replace(recipe, chain=replace(CHAIN, step_size=1e38, clamp_grad=None, noise=1e38))
-        drawn({"mine": ("sgld", broken)}, [2, 5], 7, wrn, starts, classes=3, part=anew, quiet=True)
+        steps.drawn({"mine": ("sgld", broken)}, [2, 5], 7, make)
 
 
 def test_numbers_of_images(wrn, tmp_path):

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from advebm.commands.compare import compare
 from PIL import Image
 
 from advebm.commands import sweep
 from advebm.commands.headline import headline
-from advebm.commands.report import report
+from advebm.commands.report import compare, report
 from advebm.data import images
+from advebm.evaluation.ood import Scored, WorstCase
+from advebm.evaluation.robustness import UnderAttack
 from advebm.reports.papers import PUBLISHED, both_attacks, ours, papers
 from advebm.reports.results import measured
 from advebm.reports.tables import Beside, text
@@ -80,7 +81,7 @@ def files(method):
         "fisher": {"joint": share(score), "marginal": score, "n": 200},
         "calibration": {
             "ece": share(0.02), "ece_ci": share([0.01, 0.03]), "accuracy": share(0.99), "confidence": share(0.97),
-            "n": 500, "bins": [{"low": 0.0, "high": 1.0}],
+            "n": 500, "bins": [{"low": 0.0, "high": 1.0, "confidence": None, "accuracy": None, "count": 0}],
         },
         "landscape": {"radius": 1.0, "images": 4, "rise": 3.5},
         "neighbours": dict.fromkeys([*RECIPES[method], "test images"], near),
@@ -181,7 +182,7 @@ def test_what_a_method_lacks_is_a_dash_or_said(study):
 
 def test_the_numbers_for_dvc_are_a_tree_without_lists(study):
     numbers, _ = reported(study, "jem")
-    assert list(numbers) == ["robustness", "quality", "ood", "autoattack", "fisher", "calibration", "neighbours"]
+    assert set(numbers) == {"robustness", "quality", "ood", "autoattack", "fisher", "calibration", "neighbours"}
     assert set(numbers["quality"]) == {"sgld", "replay_buffer"} and "protocol" not in numbers["quality"]["sgld"]
     assert numbers["robustness"]["linf"] == {"eps": 0.1, "pgd20": 0.86} and numbers["robustness"]["attacks"]["wide"]
     assert numbers["ood"]["uniform"]["scores"]["energy"]["worst"]["l2"]["auc"] == 0.4
@@ -191,7 +192,7 @@ def test_the_numbers_for_dvc_are_a_tree_without_lists(study):
 def test_old_measurements_are_asked_for_again(study):
     file = study / "results/jem/ood.json"
     file.write_text(json.dumps({"uniform": {"auc": 0.9, "auc_worst": 0.3, "n": 40}}))
-    with pytest.raises(ValueError, match=r"ood.json: lacks scores; run `advebm ood` again"):
+    with pytest.raises(ValueError, match=r"ood.json: lacks uniform.fpr95, or has it wrong; run `advebm ood` again"):
         reported(study, "jem")
 
 
@@ -227,14 +228,15 @@ def test_ours_stands_beside_published(study):
     assert tables["JT Table 3"]["Glow"][1:3] == [None, Beside(None, 67.6)], "not measured"
     assert tables["AE Table 4"]["AT-EBM"][-3:-1] == [Beside(90.0, 100), Beside(40.0, 100)], "the worst case of AE is L2"
     assert [text(Beside(*cell)) for cell in ((90.0, 100), (None, 3.69), (None, None))] == ["90 │ 100", "- │ 3.69", "-"]
-    scores = found["jem"]["ood"]["uniform"]["scores"]
-    scores["max_softmax"] = {"auc": 0.7, "worst": {"l2": {"eps": 1.0, "auc": 0.2}}}
+    worst = WorstCase(eps=1.0, auc=0.2, fpr95=0.9, attack="apgd")
+    scores = found["jem"].of["ood"].named["uniform"].scores
+    scores["max_softmax"] = Scored(auc=0.7, fpr95=0.5, worst={"l2": worst})
     (jem,) = [
         row for table in papers("tiny", DATA, found) if table.title == "AE Table 4" for row in table.rows if row[0] == "JEM"
     ]
     assert jem[-3:-1] == [Beside(70.0, 11.8), Beside(20.0, 2.5)], "by the score of JEM's published numbers"
-    for entry in found["at_ebm"]["ood"].values():
-        entry["scores"][entry["score"]]["worst"]["l2"]["eps"] = 1.5
+    for entry in found["at_ebm"].of["ood"].named.values():
+        entry.scores[entry.score].worst["l2"].eps = 1.5
     assert ours(found["at_ebm"], None)["uniform worst"] is None, "of another radius"
     assert set(ours(found["jem"], "sgld")) >= {"clean", "robust", "ordinary", "energy", "is", "fid", "jfs", "mfs"}
 
@@ -256,9 +258,10 @@ def test_each_data_set_has_its_own_published_rows():
 
 
 def test_the_two_attacks_of_jt_share_a_radius():
-    small, wide, energy = attack(0.8, "ce"), attack(0.2, "ce", eps=0.2), attack(0.3, "energy", eps=0.2)
+    attacks = attack(0.8, "ce"), attack(0.2, "ce", eps=0.2), attack(0.3, "energy", eps=0.2)
+    small, wide, energy = (UnderAttack(**numbers) for numbers in attacks)
     assert both_attacks([small, wide, energy]) == (wide, energy)
-    assert both_attacks([small, energy]) == (small, {}) and both_attacks([energy]) == ({}, {})
+    assert both_attacks([small, energy]) == (small, None) and both_attacks([energy]) == (None, None)
 
 
 def test_the_comparison_and_its_page(study):

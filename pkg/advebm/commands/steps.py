@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
@@ -51,12 +50,10 @@ def steps(
     curves = variants(entry, method, f"{params}: {study}", recipe or [], vary or [], change or [])
     from dataclasses import asdict
 
-    from torch import Tensor
-
     from advebm import figures, networks
-    from advebm.data.images import Images, digest
+    from advebm.data.images import digest
     from advebm.evaluation import steps as s
-    from advebm.evaluation.generation import Generator, asked, batched
+    from advebm.evaluation.generation import Generator
     from advebm.evaluation.quality import Quality
     from advebm.evaluation.subject import Surroundings
     from advebm.runtime import progress, state, tracking
@@ -79,26 +76,13 @@ def steps(
     key = [method, spec, described["sha256"], *(digest(file) for file in (model, gaussians, judge))]
     networks.load(judge, shape=described["shape"])  # what is wrong with the judge is reported before anything is drawn
 
-    def drawn(curve: str, ids: Tensor) -> dict[str, Tensor]:
-        """Images `ids` after each number of steps, as `sample` draws them."""
-        name, recipe = curves[curve]
-        found = make(partial(s.snapshots, recipe, lengths=counts), name, ids)
-        for length, x in found.items():
-            if not x.isfinite().all():
-                raise ValueError(f"{curve}: images are not finite after {length} steps; take fewer or smaller steps")
-        return {str(length): x for length, x in found.items()}
-
-    sets: dict[str, dict[int, Images]] = {}
     about_run = {"stage": "steps", "study": study, "method": method, "checkpoint": digest(model), "spec": spec}
     with (
         networks.convolving("fp32"),
         state.opened("steps", out, key) as opened,
         tracking.run(**about_run) as run,
     ):
-        for curve, made in recipes.items():
-            found = batched(partial(drawn, curve), curve, images, part=opened.part, progress=around.bar(curve))
-            y = asked(made, images, make.classes)
-            sets[curve] = {length: Images(found[str(length)], y) for length in (0, *counts)}
+        sets = s.drawn(curves, counts, images, make, part=opened.part, bar=around.bar)
         numbers |= s.measured(sets, counts, images, make.net, config.build(Quality, entry["quality"]), around)
         out.mkdir(parents=True, exist_ok=True)
         (out / "steps.json").write_text(json.dumps(numbers, indent=1) + "\n")

@@ -1,7 +1,8 @@
 """How generated images change with the number of steps of a recipe's chain: FID, label consistency, energy, saturation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,10 +15,11 @@ from advebm.data.images import Images
 from advebm.energy import Energy, marginal
 from advebm.evaluation.features import Network, network
 from advebm.evaluation.frechet import distance, fitted, jackknife
+from advebm.evaluation.generation import Generator, asked, batched
 from advebm.evaluation.quality import Quality, Reference, label_consistency
 from advebm.evaluation.subject import Surroundings
 from advebm.networks import sampling
-from advebm.runtime.parts import BATCH
+from advebm.runtime.parts import BATCH, Part, anew
 from advebm.samplers.pgd import Ascent
 from advebm.samplers.recipes import Recipe, Starts
 from advebm.samplers.sgld import Langevin
@@ -70,6 +72,34 @@ def snapshots(
     keeper = KEEPERS[name](getattr(recipe, name), lengths)
     replace(recipe, **{name: keeper})(net, y, starts, streams)
     return keeper.images
+
+
+def drawn(
+    curves: dict[str, tuple[str, Recipe]],
+    lengths: list[int],
+    n: int,
+    make: Generator,
+    *,
+    part: Part = anew,
+    bar: Callable[[str], Callable] = lambda name: iter,
+) -> dict[str, dict[int, Images]]:
+    """{curve: {length: n images}} of {curve: (name of its recipe, recipe)}, drawn as `sample` draws them; length 0 is what
+    the chain starts from. Raises ValueError where an image is not finite."""
+
+    def after(curve: str, ids: Tensor) -> dict[str, Tensor]:
+        name, recipe = curves[curve]
+        found = make(partial(snapshots, recipe, lengths=lengths), name, ids)
+        for length, x in found.items():
+            if not x.isfinite().all():
+                raise ValueError(f"{curve}: images are not finite after {length} steps; take fewer or smaller steps")
+        return {str(length): x for length, x in found.items()}
+
+    sets = {}
+    for curve, (_, recipe) in curves.items():
+        found = batched(partial(after, curve), curve, n, part=part, progress=bar(curve))
+        y = asked(recipe, n, make.classes)
+        sets[curve] = {length: Images(found[str(length)], y) for length in (0, *lengths)}
+    return sets
 
 
 def scores(images: Images, reference: Reference, using: Network, name: str) -> dict[str, float]:
