@@ -181,8 +181,8 @@ STAGES = [
             ("at", "", "none of its recipes has a chain of steps"),
         )
     ),
-    ("report at --results {out} --model {out}/m", {}, "`advebm quality` makes it"),
-    ("report at --results {bad}/results --model {out}/m", {}, "quality.json: is damaged"),
+    ("report at --results {out} --model {out}/m", {}, "`advebm robustness` makes it"),
+    ("report at --results {bad}/results --model {out}/m", {}, "robustness.json: is damaged"),
     ("compare --results {out} --models {out}", {}, "no results of a method there; `dvc repro -P` makes them"),
     ("train robust_gem --data {work}/data", {}, "no method 'robust_gem' in tiny (did you mean robust_jem?)"),
 ]
@@ -236,7 +236,7 @@ def places(tmp_path_factory):
         (bad / name).mkdir()
     (bad / "pictures" / "a.png").write_bytes(b"no picture")
     Image.new("1", (20000, 20000)).save(bad / "huge" / "a.png")
-    (bad / "results" / "quality.json").write_text("{")
+    (bad / "results" / "robustness.json").write_text("{")
     (bad / "cut.safetensors").write_bytes((work / "judge/model.safetensors").read_bytes()[:-100])
     for name in ("cut", "about", "lacks", "no_out", "one_class", "shape"):
         shutil.copytree(work / "data", bad / name)

@@ -66,6 +66,7 @@ def steps(
         bar=lambda name: progress.bar(f"steps {name}", quiet),
     )
     described = around.about
+    networks.load(judge, shape=described["shape"])  # what is wrong with it is reported before anything is drawn
     there = min(described["images"][split] for split in ("validation", "train"))
     if images > there:
         raise ValueError(f"--images {images}: but there are {there} validation or training images")
@@ -74,8 +75,6 @@ def steps(
     numbers = {"images": images, "lengths": counts, "recipes": {name: asdict(made) for name, made in recipes.items()}}
     spec = {**numbers, "quality": entry["quality"], "precision": entry["precision"]}
     key = [method, spec, described["sha256"], *(digest(file) for file in (model, gaussians, judge))]
-    networks.load(judge, shape=described["shape"])  # what is wrong with the judge is reported before anything is drawn
-
     about_run = {"stage": "steps", "study": study, "method": method, "checkpoint": digest(model), "spec": spec}
     with (
         networks.convolving("fp32"),

@@ -14,6 +14,8 @@ from advebm.ranges import Precision
 from advebm.runtime.parts import Part, anew
 from advebm.samplers.recipes import Recipe
 
+MADE_BY = {"samples": "sample", "gaussians": "gaussians", "judge": "train judge", "baselines": "baselines"}
+
 
 @dataclass(kw_only=True)
 class Surroundings:
@@ -56,13 +58,17 @@ class Subject(Surroundings):
         return networks.load(self.model, networks.device(), shape=self.about["shape"])[0]
 
     def inputs(self, names: Iterable[str]) -> list[str]:
-        """sha256 of the files that inputs of these names are read from."""
-        files = [getattr(self, name) for name in names if name in ("gaussians", "judge")]
+        """sha256 of the files that inputs of these names are read from. Raises FileNotFoundError that names the command."""
+        files = {getattr(self, name): MADE_BY[name] for name in names if name in ("gaussians", "judge")}
         if "samples" in names:
-            files += [self.samples / f"{name}.npz" for name in self.recipes]
-        buffer = self.model.with_name("replay_buffer.npz")
+            files |= {self.samples / f"{name}.npz": MADE_BY["samples"] for name in self.recipes}
         if "baselines" in names:
-            files += [self.baselines / "baselines.json", *([buffer] if buffer.is_file() else [])]
+            files |= {self.baselines / "baselines.json": MADE_BY["baselines"]}
+            buffer = self.model.with_name("replay_buffer.npz")
+            files |= {buffer: "train"} if buffer.is_file() else {}
+        for file, command in files.items():
+            if not file.is_file():
+                raise FileNotFoundError(f"{file}: not there; `advebm {command}` makes it")
         return [images.digest(file) for file in files]
 
     @cached_property
