@@ -15,6 +15,7 @@ from advebm.data.images import Images
 from advebm.energy import marginal
 from advebm.evaluation import features, frechet, quality, steps
 from advebm.evaluation.parts import SEED, anew
+from advebm.networks.passes import Passes
 from advebm.samplers.pgd import Ascent, Attack
 from advebm.samplers.recipes import SGLD, Ascend, CELangevin, Combined
 from advebm.samplers.sgld import Langevin
@@ -52,13 +53,13 @@ def test_an_image_after_so_many_steps_is_that_of_a_chain_of_so_many(recipe, wrn,
 
 def test_the_images_are_those_that_sample_draws(wrn, starts):
     recipe, ids = RECIPES[1], torch.arange(7)
-    sets = drawn({"mine": ("sgld", recipe)}, [2, 5], 7, wrn.eval(), starts, classes=3, part=anew, quiet=True)
+    sets = drawn({"mine": ("sgld", recipe)}, [2, 5], 7, wrn.eval(), Passes(), starts, classes=3, part=anew, quiet=True)
     x = list(recipe(wrn, ids % 3, starts, Streams(SEED, "sample", "sgld", ids=ids)).values())[-1]
     assert np.array_equal(sets["mine"][5].x, (x * 255).round().byte().permute(0, 2, 3, 1).numpy())
     assert list(sets["mine"]) == [0, 2, 5] and sets["mine"][5].y.tolist() == [0, 1, 2, 0, 1, 2, 0]
     with pytest.raises(ValueError, match="mine: images are not finite after 2 steps"):
         broken = replace(recipe, chain=replace(CHAIN, step_size=1e38, clamp_grad=None, noise=1e38))
-        drawn({"mine": ("sgld", broken)}, [2, 5], 7, wrn, starts, classes=3, part=anew, quiet=True)
+        drawn({"mine": ("sgld", broken)}, [2, 5], 7, wrn, Passes(), starts, classes=3, part=anew, quiet=True)
 
 
 def test_numbers_of_images(wrn, tmp_path):
@@ -70,13 +71,15 @@ def test_numbers_of_images(wrn, tmp_path):
     a, b = (wrn.features(images.pixels()).double().detach() for images in (made, real))
     assert found["fid"] == pytest.approx(frechet.frechet(a, b), rel=1e-4)
     assert found["fid_se"] == pytest.approx(frechet.jackknife(a, frechet.fitted(b)), rel=1e-3)
-    found = steps.looks(wrn, wrn, made)
+    found = steps.looks(wrn, wrn, made, Passes())
     logits = wrn(made.pixels())
     assert found["energy"] == pytest.approx(-logits.logsumexp(1).mean().item(), rel=1e-5)
     assert found["label_consistency"] == (logits.argmax(1).numpy() == made.y).mean()
     assert found["saturated"] == ((made.x == 0).sum() + (made.x == 255).sum()) / made.x.size > 0
-    assert steps.looks(wrn, wrn, Images(made.x))["label_consistency"] is None
-    assert steps.mean_energy(wrn, made, batch=7) == pytest.approx(marginal(wrn)(made.pixels()).mean().item(), rel=1e-5)
+    assert steps.looks(wrn, wrn, Images(made.x), Passes())["label_consistency"] is None
+    assert steps.mean_energy(wrn, made, Passes(), batch=7) == pytest.approx(
+        marginal(wrn)(made.pixels()).mean().item(), rel=1e-5
+    )
     assert steps.best([3.0, 1.0, 2.0], [10, 20, 40]) == 20
 
 

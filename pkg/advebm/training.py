@@ -16,7 +16,8 @@ from advebm.data.batches import Augmentation, Batch, Batches
 from advebm.data.images import Images
 from advebm.energy import conditional, given, marginal
 from advebm.methods.base import Context, Loss, Method
-from advebm.networks import accelerated, cast, convolving, frozen
+from advebm.networks import frozen
+from advebm.networks.passes import Passes, autocast, convolving
 from advebm.ranges import Count, Fraction, NonNegative, Positive, Precision, Steps
 
 Log = Callable[[int, dict[str, float]], None]
@@ -144,11 +145,11 @@ def fit(
     """
     batches = Batches(train, training.batch, training.augmentation, context.seed, context.device, outliers, method.plain)
     total = max(1, round(training.epochs * batches.steps_per_epoch))
-    method.begin(context._replace(steps=total))
+    method.begin(context._replace(steps=total, passes=Passes.on(context.device, training.precision)))
     optimizer = built(training.optimizer, net)
     average = copy.deepcopy(net).requires_grad_(False) if training.ema else None
     kept = average if average is not None else net
-    losses = ranks.parallel(Losses(method, accelerated(net, training.precision), training.loss_precision))
+    losses = ranks.parallel(Losses(method, net, training.loss_precision))
     sums: dict[str, Tensor] = {}
     since = 0
     if state:
@@ -201,7 +202,7 @@ class Losses(nn.Module):
 
     def forward(self, batch: Batch, step: int) -> Loss:
         self.net.renew()
-        with cast(self.precision, self.net):
+        with autocast(self.precision, self.net):
             return self.method.loss(self.net, batch, step)
 
 

@@ -25,16 +25,19 @@ def interpolation(
     from advebm import figures, progress
     from advebm.evaluation import interpolation as evaluation
     from advebm.evaluation.parts import SEED
+    from advebm.networks import device
+    from advebm.networks.passes import Passes
 
     spec = config.build(evaluation.Interpolation, entry["interpolation"])
     recipes = config.recipes(entry, method)
-    net, starts = generator(recipes, entry["precision"], f"{study}.sampling.{method}", model, data, gaussians)
+    net, starts = generator(recipes, f"{study}.sampling.{method}", model, data, gaussians)
     numbers, pictures = evaluation.interpolation(
         net,
         recipes,
         starts,
         about(data)["classes"],
         spec,
+        Passes.on(device(), entry["precision"]),
         seed=SEED,
         progress=progress.bar(f"interpolation {study}/{method}", quiet),
     )

@@ -35,20 +35,22 @@ def sample(
     from advebm import figures, networks, progress, tracking
     from advebm.data import images
     from advebm.evaluation.parts import BATCH, SEED, gathered
+    from advebm.networks.passes import Passes
     from advebm.samplers.streams import Streams
 
     recipes = config.recipes(entry, method)
     device, classes = networks.device(), about(data)["classes"]
-    net, starts = generator(recipes, entry["precision"], f"{study}.sampling.{method}", model, data, gaussians)
+    net, starts = generator(recipes, f"{study}.sampling.{method}", model, data, gaussians)
+    passes = Passes.on(device, entry["precision"])
     pictures = out / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     spec = config.stage_specs(entry, method)["sample"]
 
     def generated(name: str, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """The bytes of images `ids` (B, H, W, C); of the first ones also, as "0 start", "1 attack", ..., each stage."""
-        with networks.sampling(net):
+        with passes.sampling(net) as f:
             together = company(net, ids)
-            stages = recipes[name](net, together % classes, starts, Streams(SEED, "sample", name, ids=together))
+            stages = recipes[name](f, together % classes, starts, Streams(SEED, "sample", name, ids=together))
         stages = {stage: x[: len(ids)] for stage, x in stages.items()}
         x = list(stages.values())[-1]
         if not x.isfinite().all():
@@ -76,9 +78,9 @@ def sample(
     print(f"wrote {out}: {entry['samples']} images by each of {', '.join(recipes) or 'no recipes'}")
 
 
-def generator(recipes: dict, precision: str, where: str, model: Path, data: Path, gaussians: Path) -> tuple:
-    """(network, starts): what the recipes generate by, in that precision within `networks.sampling`, and what they may
-    start from. A network whose chains were normalised by the statistics of their batch in training is in training mode.
+def generator(recipes: dict, where: str, model: Path, data: Path, gaussians: Path) -> tuple:
+    """(network, starts): what the recipes generate by, and what they may start from. A network whose chains were normalised
+    by the statistics of their batch in training is in training mode.
     Raises ValueError where a recipe follows logits of classes that the network does not have."""
     from advebm import networks
     from advebm.data import images
@@ -86,7 +88,7 @@ def generator(recipes: dict, precision: str, where: str, model: Path, data: Path
 
     described, device = about(data), networks.device()
     net, header = networks.load(model, device, shape=described["shape"])
-    networks.accelerated(net, precision).train(header.get("statistics") == "batch")
+    net.train(header.get("statistics") == "batch")
     for name, recipe in recipes.items():
         if recipe.guided and header["outputs"] != described["classes"]:
             raise ValueError(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from advebm.evaluation.features import Network as FeatureNetwork
     from advebm.evaluation.parts import Part
     from advebm.networks import Network
+    from advebm.networks.passes import Passes
     from advebm.samplers.recipes import Recipe, Starts
 
 
@@ -59,6 +60,8 @@ def steps(
 
     from advebm import figures, tracking
     from advebm.data.images import digest
+    from advebm.networks import device
+    from advebm.networks.passes import Passes
     from advebm.state import opened
 
     described = about(data)
@@ -66,7 +69,8 @@ def steps(
     if images > there:
         raise ValueError(f"--images {images}: but there are {there} validation or training images")
     recipes = {name: made for name, (_, made) in curves.items()}
-    net, starts = generator(recipes, entry["precision"], f"{study}.sampling.{method}", model, data, gaussians)
+    net, starts = generator(recipes, f"{study}.sampling.{method}", model, data, gaussians)
+    passes = Passes.on(device(), entry["precision"])
     judging = network(judge, data)
     numbers = {"images": images, "lengths": counts, "recipes": {name: asdict(made) for name, made in recipes.items()}}
     spec = {**numbers, "quality": entry["quality"], "precision": entry["precision"]}
@@ -75,9 +79,11 @@ def steps(
         opened("steps", out, key) as state,
         tracking.run(stage="steps", study=study, method=method, checkpoint=digest(model), spec=spec) as run,
     ):
-        sets = drawn(curves, counts, images, net, starts, classes=described["classes"], part=state.part, quiet=quiet)
+        sets = drawn(
+            curves, counts, images, net, passes, starts, classes=described["classes"], part=state.part, quiet=quiet
+        )
         using = feature_network(entry["quality"], judging, data_root(root), quiet)
-        numbers |= measured(sets, counts, images, net, judging, using, data)
+        numbers |= measured(sets, counts, images, net, passes, judging, using, data)
         out.mkdir(parents=True, exist_ok=True)
         (out / "steps.json").write_text(json.dumps(numbers, indent=1) + "\n")
         title = f"{study} {method}"
@@ -156,6 +162,7 @@ def drawn(
     lengths: list[int],
     n: int,
     net: "Network",
+    passes: "Passes",
     starts: "Starts",
     *,
     classes: int,
@@ -172,17 +179,16 @@ def drawn(
     from advebm.data.images import Images, to_bytes
     from advebm.evaluation.parts import BATCH, SEED, gathered
     from advebm.evaluation.steps import snapshots
-    from advebm.networks import sampling
     from advebm.samplers.streams import Streams
 
     y = torch.arange(n, device=next(net.parameters()).device)
 
     def generated(curve: str, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         name, recipe = curves[curve]
-        with sampling(net):
+        with passes.sampling(net) as f:
             together = company(net, ids)
             streams = Streams(SEED, "sample", name, ids=together)
-            found = snapshots(recipe, net, together % classes, starts, streams, lengths)
+            found = snapshots(recipe, f, together % classes, starts, streams, lengths)
         found = {length: x[: len(ids)] for length, x in found.items()}
         for length, x in found.items():
             if not x.isfinite().all():
@@ -218,6 +224,7 @@ def measured(
     lengths: list[int],
     n: int,
     net: "Network",
+    passes: "Passes",
     judging: "Network",
     using: "FeatureNetwork",
     data: Path,
@@ -232,9 +239,9 @@ def measured(
     reference = Reference(validation, using)
 
     def numbers(content: "Images", name: str) -> dict[str, float | None]:
-        return s.scores(content, reference, using, name) | s.looks(net, judging, content)
+        return s.scores(content, reference, using, name) | s.looks(net, judging, content, passes)
 
-    real = {"validation": s.looks(net, judging, validation), "train": numbers(train, "train")}
+    real = {"validation": s.looks(net, judging, validation, passes), "train": numbers(train, "train")}
     curves = {}
     for curve, by_length in sets.items():
         found = [numbers(by_length[length], f"{curve} {length}") for length in lengths]

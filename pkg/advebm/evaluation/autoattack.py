@@ -12,6 +12,7 @@ from advebm.data.images import Images
 from advebm.evaluation import intervals
 from advebm.evaluation.parts import Part, anew, gathered
 from advebm.evaluation.square import NAMES
+from advebm.networks.passes import convolving
 from advebm.ranges import Count, Positive
 
 ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version, in its order
@@ -27,6 +28,7 @@ class AutoAttack:
     eps: dict[Literal["linf", "l2"], Positive] = field(default_factory=lambda: {"linf": 8 / 255, "l2": 0.5})
 
 
+@convolving("fp32")
 def autoattack(
     net: nn.Module,
     images: Images,

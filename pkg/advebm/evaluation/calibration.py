@@ -11,6 +11,7 @@ from torch import nn
 from advebm.data.images import Images
 from advebm.evaluation.parts import BATCH
 from advebm.networks import frozen
+from advebm.networks.passes import convolving
 from advebm.ranges import Count
 
 RESAMPLES = 999  # of the bootstrap
@@ -55,6 +56,7 @@ def interval(confidence: np.ndarray, right: np.ndarray, bins: int, seed: int) ->
     return [max(0.0, float(found.low)), max(0.0, float(found.high))]
 
 
+@convolving("fp32")
 def calibration(
     net: nn.Module, images: Images, spec: Calibration, *, seed: int, batch: int = BATCH, progress: Callable = iter
 ) -> dict[str, Any]:

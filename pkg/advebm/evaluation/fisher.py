@@ -14,6 +14,7 @@ from advebm.data.images import Images
 from advebm.energy import Energy, conditional, given, marginal, posterior
 from advebm.evaluation.parts import Part, anew, gathered
 from advebm.networks import frozen
+from advebm.networks.passes import convolving
 from advebm.ranges import Count
 from advebm.samplers.streams import Streams
 
@@ -96,6 +97,7 @@ def summary(scores: Tensor, ways: str) -> dict[str, Any]:
     return {"score": score, "se": se, "score_symmetric": score / 4, "se_symmetric": se / 4, "ways": ways}
 
 
+@convolving("fp32")
 def fisher(
     net: nn.Module,
     images: Images,

@@ -13,6 +13,7 @@ from advebm.data.images import Images
 from advebm.energy import conditional, marginal
 from advebm.evaluation.parts import BATCH
 from advebm.networks import frozen
+from advebm.networks.passes import convolving
 from advebm.ranges import Count, Positive
 from advebm.samplers.streams import Streams
 
@@ -34,6 +35,7 @@ def plane(shape: tuple[int, ...], streams: Streams) -> Tensor:
     return torch.linalg.qr(streams.normal(2, torch.Size(shape).numel()).mT).Q.mT
 
 
+@convolving("fp32")
 def landscape(
     net: nn.Module, images: Images, spec: Landscape, *, seed: int, batch: int = BATCH, progress: Callable = iter
 ) -> tuple[dict[str, Any], np.ndarray]:

@@ -15,6 +15,7 @@ from advebm.energy import given, unconfident
 from advebm.evaluation.features import Network
 from advebm.evaluation.frechet import Gaussian, distance, fitted, jackknife
 from advebm.evaluation.parts import BATCH, Part, anew
+from advebm.networks.passes import convolving
 from advebm.ranges import Count
 
 LEAST = 10  # images of a class that a Gaussian is fitted to
@@ -127,6 +128,7 @@ def per_class(z: Tensor, y: np.ndarray, reference: Reference) -> list[float] | N
     return [distance(fitted(z[_of(y, k, z)]), reference.of_class[k]) for k in classes.tolist()]
 
 
+@convolving("fp32")
 @torch.no_grad()
 def confident(net: nn.Module, images: Images, n: int, batch: int = BATCH) -> Images:
     """All images where they are n at most; else of each class that the network sees the n / K that it is surest of, and the
@@ -143,6 +145,7 @@ def confident(net: nn.Module, images: Images, n: int, batch: int = BATCH) -> Ima
     return Images(images.x[torch.cat([chosen, rest]).sort().values.cpu().numpy()])
 
 
+@convolving("fp32")
 @torch.no_grad()
 def label_consistency(judge: nn.Module, images: Images, batch: int = BATCH) -> float:
     """How often the judge sees the class that was asked for."""

@@ -11,7 +11,6 @@ from advebm import ranks
 from advebm.data.batches import Batch
 from advebm.energy import binary, given, marginal, negative
 from advebm.methods.base import Context, Loss, Method
-from advebm.networks import sampling
 from advebm.ranges import Count, Fraction, NonNegative, Start
 from advebm.samplers.pgd import Ascent
 
@@ -70,10 +69,10 @@ class ATEBM(Method):
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x = batch.x.detach().requires_grad_(self.r1 > 0)
         x_adv = None
-        with sampling(net):
-            x_star = self.ascent(marginal(net), self.starts(batch, step), steps=self.k)
+        with self.passes.sampling(net) as f:
+            x_star = self.ascent(marginal(f), self.starts(batch, step), steps=self.k)
             if self.descent is not None:
-                x = x_adv = self.descent(negative(marginal(net)), x).requires_grad_(self.r1 > 0)
+                x = x_adv = self.descent(negative(marginal(f)), x).requires_grad_(self.r1 > 0)
         f_star, f = given(net(x_star)), given(net(x))  # apart, as R1 goes back twice through the second alone
         e, e_star = marginal(f)(x), marginal(f_star)(x_star)
         if self.objective == "bce":

@@ -12,6 +12,7 @@ from advebm import ranks
 from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
 from advebm.energy import Energy, Logits, conditional, given, marginal, posterior
+from advebm.networks.passes import Passes
 from advebm.ranges import Fraction, NonNegative
 from advebm.samplers.buffer import Buffer, Replay, Start
 from advebm.samplers.streams import Streams
@@ -37,6 +38,7 @@ class Context(NamedTuple):
     gaussians: Gaussians | None
     device: torch.device | str
     steps: int = 1  # of the whole training
+    passes: Passes = Passes()  # full float32 and nothing kept
 
 
 @dataclass(kw_only=True)
@@ -61,6 +63,11 @@ class Method:
     def streams(self, *key: int | str, count: int) -> Streams:
         """Random streams of the `count` images that this process has of a batch, a function of (seed, key)."""
         return Streams(self.context.seed, *key, ids=ranks.ids(count, self.context.device))
+
+    @property
+    def passes(self) -> Passes:
+        """How the network is passed through in this training."""
+        return self.context.passes
 
     def gaussians(self) -> Gaussians:
         """The class Gaussians. Raises ValueError where none were given."""
