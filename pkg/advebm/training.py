@@ -113,10 +113,8 @@ def recovered(method: Method, training: Training, context: Context, attempt: int
     sampler, and other random numbers."""
     rule = training.recovery
     optimizer = replace(training.optimizer, lr=training.optimizer.lr * rule.lr**attempt)
-    samplers = {name: getattr(method, name) for name in ("sampler", "ascent") if hasattr(method, name)}
-    longer = {name: sampler.scaled(rule.steps**attempt) for name, sampler in samplers.items()}
     context = context._replace(seed=context.seed + 1_000_003 * attempt)
-    return replace(method, **longer), replace(training, optimizer=optimizer), context
+    return method.longer(rule.steps**attempt), replace(training, optimizer=optimizer), context
 
 
 def fit(

@@ -1,6 +1,6 @@
 """AT-EBM: an energy-based model by binary adversarial training (Yin, Li and Rohde 2022)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -53,6 +53,9 @@ class ATEBM(Method):
         super().begin(context)
         self.k = 0 if self.progressive else self.ascent.steps
         self.aucs: list[float] = []  # of the batches of this K
+
+    def longer(self, factor: float) -> "Method":
+        return replace(self, ascent=self.ascent.scaled(factor))
 
     def starts(self, batch: Batch, step: int) -> Tensor:
         """x_out (B, C, H, W): image i is from the start i modulo how many there are."""

@@ -1,7 +1,7 @@
 """What a training method is."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -83,6 +83,10 @@ class Method:
         f = given(net(x))
         return {"accuracy": (f(x).argmax(1) == y).double(), "ce": posterior(f, y)(x)}
 
+    def longer(self, factor: float) -> "Method":
+        """The same with `factor` times as many steps of its chains, rounded up; itself where it has none."""
+        return self
+
     def state_dict(self) -> dict[str, Tensor]:
         return {}
 
@@ -121,6 +125,9 @@ class ReplayMethod(Method):
         """The sampler of that step."""
         part = (step + 1) / (self.growth * self.context.steps) if self.growth else 1.0
         return self.sampler.scaled(part) if part < 1 else self.sampler
+
+    def longer(self, factor: float) -> "Method":
+        return replace(self, sampler=self.sampler.scaled(factor))
 
     def negatives(self, sample: Sample, count: int, step: int) -> tuple[Tensor, Tensor]:
         """x~ (B, C, H, W), y~ (B,): chains drawn from the buffer, continued by `sample`, and put back. The class of a place
