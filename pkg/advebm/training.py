@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from advebm import ranks
 from advebm.data.batches import Augmentation, Batch, Batches
 from advebm.data.images import Images
-from advebm.energy import conditional, given, marginal
+from advebm.energy import conditional, marginal
 from advebm.methods.base import Context, Loss, Method
 from advebm.networks import frozen
 from advebm.networks.passes import Passes, autocast, convolving
@@ -293,9 +293,9 @@ def energies(net: nn.Module, batch: Batch, x_adv: Tensor | None) -> dict[str, tu
     if x_adv is None:
         return {}
     with frozen(net):
-        f, f_adv = given(net(batch.x)), given(net(x_adv))
-    kinds = {"marginal": marginal} | ({"joint": lambda f: conditional(f, batch.y)} if f(batch.x).shape[1] > 1 else {})
-    return {name: (e(f)(batch.x).mean().item(), e(f_adv)(x_adv).mean().item()) for name, e in kinds.items()}
+        f, f_adv = net(batch.x), net(x_adv)
+    kinds = {"marginal": marginal.of} | ({"joint": lambda f: conditional.of(f, batch.y)} if f.shape[1] > 1 else {})
+    return {name: (e(f).mean().item(), e(f_adv).mean().item()) for name, e in kinds.items()}
 
 
 def changes(before: dict[str, tuple[float, float]], after: dict[str, tuple[float, float]]) -> dict[str, float]:

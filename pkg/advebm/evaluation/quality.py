@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advebm.data.images import Images
-from advebm.energy import given, unconfident
+from advebm.energy import unconfident
 from advebm.evaluation.features import Network
 from advebm.evaluation.frechet import Gaussian, distance, fitted, jackknife
 from advebm.evaluation.parts import BATCH, Part, anew
@@ -139,7 +139,7 @@ def confident(net: nn.Module, images: Images, n: int, batch: int = BATCH) -> Ima
     device = next(net.parameters()).device
     logits = torch.cat([net(images[i : i + batch].pixels(device)) for i in range(0, len(images.x), batch)])
     seen, classes = logits.argmax(1), logits.shape[1]
-    surest = unconfident(given(logits))(logits).sort(stable=True).indices
+    surest = unconfident.of(logits).sort(stable=True).indices
     chosen = torch.cat([surest[seen[surest] == k][: n // classes] for k in range(classes)])
     rest = surest[~torch.isin(surest, chosen)][: n - len(chosen)]
     return Images(images.x[torch.cat([chosen, rest]).sort().values.cpu().numpy()])

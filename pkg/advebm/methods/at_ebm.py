@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from advebm import ranks
 from advebm.data.batches import Batch
-from advebm.energy import binary, given, marginal, negative
+from advebm.energy import binary, marginal, negative
 from advebm.methods.base import Context, Loss, Method
 from advebm.ranges import Count, Fraction, NonNegative, Start
 from advebm.samplers.pgd import Ascent
@@ -76,10 +76,10 @@ class ATEBM(Method):
             x_star = self.ascent(marginal(f), self.starts(batch, step), steps=self.k)
             if self.descent is not None:
                 x = x_adv = self.descent(negative(marginal(f)), x).requires_grad_(self.r1 > 0)
-        f_star, f = given(net(x_star)), given(net(x))  # apart, as R1 goes back twice through the second alone
-        e, e_star = marginal(f)(x), marginal(f_star)(x_star)
+        f_star, f_data = net(x_star), net(x)  # apart, as R1 goes back twice through the second alone
+        e, e_star = marginal.of(f_data), marginal.of(f_star)
         if self.objective == "bce":
-            value = (binary(f, real=True)(x) + binary(f_star, real=False)(x_star)).mean()
+            value = (binary.of(f_data, real=True) + binary.of(f_star, real=False)).mean()
         else:
             value = (e - e_star).mean()
         if self.r1:
@@ -103,8 +103,8 @@ class ATEBM(Method):
             self.k, self.aucs = self.k + 1, []
 
     def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        f = given(net(x))
-        return {"energy": marginal(f)(x), "bce": binary(f, real=True)(x)}
+        logits = net(x)
+        return {"energy": marginal.of(logits), "bce": binary.of(logits, real=True)}
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"k": torch.tensor(self.k), "aucs": torch.tensor(self.aucs, dtype=torch.float64)}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advebm import ranks
 from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
-from advebm.energy import Energy, Logits, conditional, given, marginal, posterior
+from advebm.energy import Energy, Logits, conditional, marginal, posterior
 from advebm.networks.passes import Passes
 from advebm.ranges import Fraction, NonNegative
 from advebm.samplers.buffer import Buffer, Replay, Start
@@ -80,8 +80,8 @@ class Method:
 
     def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Numbers of each image (B,), whose means over the validation images are recorded while training goes on."""
-        f = given(net(x))
-        return {"accuracy": (f(x).argmax(1) == y).double(), "ce": posterior(f, y)(x)}
+        logits = net(x)
+        return {"accuracy": (logits.argmax(1) == y).double(), "ce": posterior.of(logits, y)}
 
     def longer(self, factor: float) -> "Method":
         """The same with `factor` times as many steps of its chains, rounded up; itself where it has none."""

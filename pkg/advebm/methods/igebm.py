@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from advebm.data.batches import Batch
-from advebm.energy import conditional, given
+from advebm.energy import conditional
 from advebm.methods.base import Loss, ReplayMethod
 from advebm.samplers.buffer import Start, uniform_start
 from advebm.samplers.sgld import Langevin
@@ -28,6 +28,6 @@ class IGEBM(ReplayMethod):
         x, y, sampler = batch.x, batch.y, self.grown(step)
         with self.passes.sampling(net) as f:
             x_neg, y_neg = self.negatives(lambda v, y, s: sampler(conditional(f, y), v, s), len(x), step)
-        f_neg, f = map(given, self.passes(net, x_neg, x))  # the data last: batch norm's statistics end on them
-        term, logs = self.contrast(conditional(f, y)(x), conditional(f_neg, y_neg)(x_neg))
+        f_neg, f_data = self.passes(net, x_neg, x)  # the data last: batch norm's statistics end on them
+        term, logs = self.contrast(conditional.of(f_data, y), conditional.of(f_neg, y_neg))
         return Loss(term, logs, x_neg=x_neg)

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import nn
 
 from advebm.data.batches import Batch
-from advebm.energy import given, marginal, posterior
+from advebm.energy import marginal, posterior
 from advebm.methods.base import JointMethod, Loss
 from advebm.samplers.buffer import Start, uniform_start
 from advebm.samplers.sgld import Langevin
@@ -30,7 +30,7 @@ class JEM(JointMethod):
         with self.passes.sampling(net) as f:
             x_neg, _ = self.negatives(lambda v, k, s: sampler(self.descended(f, k), v, s), len(x), step)
         data = [batch.x_plain, x] if self.plain else [x]
-        f_neg, *f = map(given, self.passes(net, x_neg, *data))  # the data last: batch norm's statistics end on them
-        ce = posterior(f[-1], y)(x).mean()
-        term, logs = self.contrast(marginal(f[0])(data[0]), marginal(f_neg)(x_neg))
+        f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last: batch norm's statistics end on them
+        ce = posterior.of(f_data[-1], y).mean()
+        term, logs = self.contrast(marginal.of(f_data[0]), marginal.of(f_neg))
         return Loss(ce + term, {"ce": ce, **logs}, x_neg=x_neg)
