@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
-from advebm import cli, networks
+from advebm import cli
 from advebm.bench import jobs, plain, timing
 from advebm.energy import grad, marginal
+from advebm.networks import passes
+from advebm.networks.passes import Passes
 from advebm.networks.wrn import WideResNet
 from advebm.samplers import pgd, sgld
 from test_training import tiny, weights
@@ -64,28 +66,28 @@ def net(norm="batch"):
 
 @pytest.mark.parametrize("norm", ["batch", "none", "group"])
 def test_samplers_in_bfloat16_are_near_those_in_float32(monkeypatch, norm):
-    monkeypatch.setattr(networks, "has_bf16", lambda device: True)
+    monkeypatch.setattr(passes, "has_bf16", lambda device: True)
     torch.manual_seed(1)
     x = torch.rand(16, 1, 8, 8)
-    low, full = networks.accelerated(net(norm), "bf16").eval(), net(norm).eval()
-    with networks.sampling(full):
+    own = net(norm).eval()
+    with Passes().sampling(own) as full:
         exact = grad(marginal(full), x)
-    with networks.sampling(low):
+    with Passes("bf16").sampling(own) as low:
         assert low.features(x).dtype == low.stem(x).dtype == torch.bfloat16 and low(x).dtype == torch.float32
         rounded = grad(marginal(low), x)
     assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
     assert (rounded - exact).norm() / exact.norm() < 0.1
-    assert low.stem(x).dtype == torch.float32, "outside of samplers nothing changes"
-    assert all(p.dtype == torch.float32 for p in low.parameters())
+    assert own.stem(x).dtype == torch.float32, "outside of samplers nothing changes"
+    assert all(p.dtype == torch.float32 for p in own.parameters())
 
 
 @pytest.mark.parametrize("name", ["robust_jem", "at_ebm"])
 def test_bfloat16_is_left_out_where_the_machine_lacks_it(monkeypatch, name):
     exact, records = tiny(name)
-    monkeypatch.setattr(networks, "has_bf16", lambda device: False)
+    monkeypatch.setattr(passes, "has_bf16", lambda device: False)
     without, same = tiny(name, training={"precision": "bf16"})
     assert torch.equal(weights(exact), weights(without)) and records == same
-    monkeypatch.setattr(networks, "has_bf16", lambda device: True)
+    monkeypatch.setattr(passes, "has_bf16", lambda device: True)
     rounded, others = tiny(name, training={"precision": "bf16"})
     assert not torch.equal(weights(exact), weights(rounded))
     for step, record in records.items():

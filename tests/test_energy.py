@@ -4,20 +4,26 @@ from advebm import energy
 
 LOGITS = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]], dtype=torch.float64)
 Y = torch.tensor([2, 0])
-X = torch.zeros(2, 1, 1, 1)
 
 
 def test_energies_are_what_the_paper_defines():
-    f = energy.given(LOGITS)
-    assert torch.allclose(energy.marginal(f)(X), -LOGITS.exp().sum(1).log())
-    assert torch.equal(energy.conditional(f, Y)(X), torch.tensor([-0.5, 0.0], dtype=torch.float64))
+    assert torch.allclose(energy.marginal.of(LOGITS), -LOGITS.exp().sum(1).log())
+    assert torch.equal(energy.conditional.of(LOGITS, Y), torch.tensor([-0.5, 0.0], dtype=torch.float64))
 
 
 def test_cross_entropy_is_joint_minus_marginal():
-    f = energy.given(LOGITS)
-    difference = energy.conditional(f, Y)(X) - energy.marginal(f)(X)
-    assert torch.allclose(energy.posterior(f, Y)(X), difference)
-    assert torch.equal(energy.negative(energy.posterior(f, Y))(X), -energy.posterior(f, Y)(X))
+    difference = energy.conditional.of(LOGITS, Y) - energy.marginal.of(LOGITS)
+    assert torch.allclose(energy.posterior.of(LOGITS, Y), difference)
+
+
+def test_an_energy_of_images_is_that_of_their_logits(small):
+    x, y = torch.rand(3, 1, 4, 4, dtype=torch.float64), torch.tensor([2, 0, 1])
+    for name, more in (("marginal", ()), ("conditional", (y,)), ("posterior", (y,)), ("undecided", ()), ("unlit", ())):
+        e = getattr(energy, name)
+        assert torch.equal(e(small, *more)(x), e.of(small(x), *more)), name
+        assert torch.equal(energy.negative(e(small, *more))(x), -e.of(small(x), *more)), name
+    for real in (True, False):
+        assert torch.equal(energy.binary(small, real=real)(x), energy.binary.of(small(x), real=real))
 
 
 def test_grad_is_each_images_own(small):
@@ -34,10 +40,10 @@ def test_grad_is_each_images_own(small):
 def test_an_unsaturated_cross_entropy_is_that_of_float64():
     logits = torch.tensor([[30.0, 1.0, 2.0], [5.0, 1.0, 2.0], [1.0, 60.0, 2.0]]).requires_grad_(True)
     y = torch.tensor([0, 2, 1])
-    ours = energy.unsaturated(energy.given(logits), y)(X)
-    wanted = energy.posterior(energy.given(logits.detach().double()), y)(X)
+    ours = energy.unsaturated.of(logits, y)
+    wanted = energy.posterior.of(logits.detach().double(), y)
     assert torch.allclose(ours.double(), wanted, rtol=1e-5) and ours.gt(0).all()
     assert torch.autograd.grad(ours.sum(), logits)[0].abs().amax(1).gt(0).all(), "a gradient where softmax is 1"
-    assert energy.posterior(energy.given(logits), y)(X)[0] == 0, "which the usual one loses"
-    sure = energy.unconfident(energy.given(logits.detach()))(X)
+    assert energy.posterior.of(logits, y)[0] == 0, "which the usual one loses"
+    sure = energy.unconfident.of(logits.detach())
     assert torch.equal(sure.argsort(), torch.tensor([2, 0, 1]))

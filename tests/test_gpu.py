@@ -1,6 +1,5 @@
 """What only a GPU can show: chains and attacks by CUDA graphs, and steps that never wait for it. Without one, skipped."""
 
-import copy
 import json
 import subprocess
 import sys
@@ -13,13 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from advebm import cli, config, networks
+from advebm import cli, config
 from advebm.data.batches import Batches
 from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images
 from advebm.energy import grad, marginal
 from advebm.methods import METHODS
 from advebm.methods.base import Context
+from advebm.networks.passes import Passes
 from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import WideResNet
 from advebm.runtime.state import Good, State
@@ -37,27 +37,24 @@ def net(kind="batch"):
     return SPECS[kind].build((3, 32, 32), 10).cuda()
 
 
-def slope(own, x):
-    with networks.sampling(own):
-        return grad(marginal(own), x)
+def slope(own, x, passes):
+    with passes.sampling(own) as f:
+        return grad(marginal(f), x)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 @pytest.mark.parametrize("kind", SPECS)
 def test_replays_give_the_gradient_of_the_weights_as_they_are(kind, precision):
-    own = net(kind)
-    plain = networks.accelerated(copy.deepcopy(own), precision)
-    plain.recorded = None
-    networks.accelerated(own, precision)
+    own, passes = net(kind), Passes.on("cuda", precision)
     for count in (8, 16, 8, 8):
         x = torch.rand(count, 3, 32, 32, device="cuda")
-        exact = slope(plain, x)
-        assert (slope(own, x) - exact).norm() < (1e-2 if precision == "bf16" else 1e-3) * exact.norm()
+        exact = slope(own, x, Passes(precision))
+        assert (slope(own, x, passes) - exact).norm() < (1e-2 if precision == "bf16" else 1e-3) * exact.norm()
         with torch.no_grad():
-            for a, b in zip(own.parameters(), plain.parameters(), strict=True):
-                b.copy_(a.mul_(1.1))
-    assert len(own.recorded.graphs) == 2
-    assert all(own.recorded.graphs.values())
+            for weight in own.parameters():
+                weight.mul_(1.1)
+    assert len(passes.recorded.graphs) == 2
+    assert all(passes.recorded.graphs.values())
     assert all(weight.requires_grad for weight in own.parameters())
 
 
@@ -71,14 +68,12 @@ def unrecorded():
         def forward(self, h):
             return h * float(h.sum() > 0)
 
-    own, stream = net(), torch.cuda.current_stream()
+    own, passes, stream = net(), Passes.on("cuda"), torch.cuda.current_stream()
     own.trunk.insert(0, Waits())
-    networks.accelerated(own, "fp32")
     x = torch.rand(4, 3, 32, 32, device="cuda")
-    found = slope(own, x)
-    assert list(own.recorded.graphs.values()) == [None] and torch.cuda.current_stream() == stream
-    own.recorded = None
-    torch.testing.assert_close(found, slope(own, x))
+    found = slope(own, x, passes)
+    assert list(passes.recorded.graphs.values()) == [None] and torch.cuda.current_stream() == stream
+    torch.testing.assert_close(found, slope(own, x, Passes()))
 
 
 def setting(name, count):
@@ -101,8 +96,7 @@ def test_a_step_never_waits_for_the_device(name):
         method = replace(method, start=tuple(start for start in method.start if start != "gaussians") or ("uniform",))
     if hasattr(method, "buffer"):
         method = replace(method, buffer=Replay(size=100, reinit=0.5))
-    method.begin(context)
-    networks.accelerated(own, "bf16")
+    method.begin(context._replace(passes=Passes.on("cuda", "bf16")))
     optimizer = built(model.training.optimizer, own)
 
     def step(number):
@@ -112,8 +106,9 @@ def test_a_step_never_waits_for_the_device(name):
         optimizer.step()
 
     step(0)  # records the graphs
-    assert all(own.recorded.graphs.values())
-    assert bool(own.recorded.graphs) == (name not in ("standard", "noise", "oe"))
+    recorded = method.passes.recorded
+    assert (recorded is None) == (name in ("standard", "noise", "oe"))
+    assert recorded is None or (recorded.graphs and all(recorded.graphs.values()))
     torch.cuda.set_sync_debug_mode("error")
     try:
         for number in range(1, 10):
@@ -134,18 +129,19 @@ def test_a_training_warns_of_nothing():
             fit(model.method, own, x, x, training, context, log=lambda step, record: None, outliers=out)
     finally:
         torch.set_warn_always(False)
-    assert own.recorded.graphs and all(own.recorded.graphs.values())
+    graphs = model.method.passes.recorded.graphs
+    assert graphs and all(graphs.values())
 
 
 def test_recordings_share_their_memory():
-    own = networks.accelerated(net("none"), "fp32")
+    own, passes = net("none"), Passes.on("cuda")
     held = []
     for count in (None, 256, 255, 128):
         if count:
-            slope(own, torch.rand(count, 3, 32, 32, device="cuda"))
+            slope(own, torch.rand(count, 3, 32, 32, device="cuda"), passes)
         torch.cuda.empty_cache()
         held.append(torch.cuda.memory_reserved())
-    assert all(own.recorded.graphs.values()) and held[-1] - held[1] < (held[1] - held[0]) / 2
+    assert all(passes.recorded.graphs.values()) and held[-1] - held[1] < (held[1] - held[0]) / 2
 
 
 @pytest.mark.parametrize("name", ["standard", "robust_jem", "at_ebm", "glow"])

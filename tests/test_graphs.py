@@ -1,7 +1,6 @@
 """Recorded passes (networks/graphs.py) without a GPU: a tape stands for a CUDA graph. It repeats the operations on the same
 memory, as a graph does; what a GPU alone can show is in test_gpu.py."""
 
-import copy
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -11,11 +10,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from advebm import networks
 from advebm.data.images import Images
 from advebm.energy import grad, marginal, steepness
 from advebm.evaluation import ood, robustness
 from advebm.networks import graphs
+from advebm.networks.passes import Passes
 from advebm.networks.wrn import WideResNet
 from advebm.runtime import ranks
 from advebm.samplers.apgd import AutoPGD
@@ -69,78 +68,94 @@ def taped(monkeypatch):
     return state
 
 
+@pytest.fixture
+def passes(taped):
+    return Passes(graphs=True)
+
+
 def net(norm="none"):
     torch.manual_seed(0)
-    own = WideResNet(depth=10, width=1, norm=norm).build((1, 8, 8), 3)
-    own.recorded = graphs.Recorded(own.trunk)
-    return own
+    return WideResNet(depth=10, width=1, norm=norm).build((1, 8, 8), 3)
 
 
 def images(count, seed=0):
     return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def slope(own, x):
-    with networks.sampling(own):
-        return grad(marginal(own), x)
+def slope(own, x, passes):
+    with passes.sampling(own) as f:
+        return grad(marginal(f), x)
 
 
 @pytest.mark.parametrize("norm", ["none", "batch", "group"])
-def test_a_replay_is_the_pass_of_the_weights_and_the_mode_as_they_are(taped, norm):
+def test_a_replay_is_the_pass_of_the_weights_and_the_mode_as_they_are(passes, norm):
     own = net(norm)
-    plain = copy.deepcopy(own)
-    plain.recorded = None
     for seed, count in enumerate((4, 6, 4, 6)):
         for mode in (True, False):
             x = images(count, seed)
-            torch.testing.assert_close(slope(own.train(mode), x), slope(plain.train(mode), x))
+            torch.testing.assert_close(slope(own.train(mode), x, passes), slope(own, x, Passes()))
         with torch.no_grad():
-            for a, b in zip(own.parameters(), plain.parameters(), strict=True):
-                b.copy_(a.mul_(1.1))
-    assert all(own.recorded.graphs.values()) and len(own.recorded.graphs) in (2, 4)
+            for weight in own.parameters():
+                weight.mul_(1.1)
+    assert all(passes.recorded.graphs.values()) and len(passes.recorded.graphs) in (2, 4)
     assert all(weight.requires_grad for weight in own.parameters())
-    assert own.trunk.forward == plain.trunk.forward.__func__.__get__(own.trunk), "outside of `sampling` nothing is replayed"
 
 
-def test_all_of_a_recording_is_on_one_stream_and_in_one_pool(taped):
+def test_a_network_has_its_own_recordings(passes):
+    for own in (net("none"), net("group")):
+        x = images(4)
+        torch.testing.assert_close(slope(own, x, passes), slope(own, x, Passes()))
+        assert passes.recorded.trunk is own.trunk and all(passes.recorded.graphs.values())
+
+
+class Watched(torch.nn.Module):
+    """A layer that calls `watch` with what goes through it."""
+
+    def __init__(self, watch):
+        super().__init__()
+        self.watch = watch
+
+    def forward(self, h):
+        self.watch(h)
+        return h
+
+
+def test_all_of_a_recording_is_on_one_stream_and_in_one_pool(taped, passes):
     own, seen = net(), []
-    own.recorded.passes = lambda h: seen.append(taped.stream) or type(own.trunk).forward(own.trunk, h)
+    own.trunk.append(Watched(lambda h: seen.append(taped.stream)))
     for count in (4, 6):
-        slope(own, images(count))
-    assert seen == [own.recorded.stream] * 2 * (graphs.WARM + 1) and taped.stream == "main"
+        slope(own, images(count), passes)
+    assert seen == [passes.recorded.stream] * 2 * (graphs.WARM + 1) and taped.stream == "main"
     assert taped.pools == [None, "pool", "pool", "pool"]
 
 
-def test_the_oldest_recording_is_released(taped, monkeypatch):
+def test_the_oldest_recording_is_released(passes, monkeypatch):
     monkeypatch.setattr(graphs, "KEPT", 2)
     own = net()
     for count in (4, 5, 6, 6):
-        slope(own, images(count))
-    assert [key[0][0] for key in own.recorded.graphs] == [5, 6]
+        slope(own, images(count), passes)
+    assert [key[0][0] for key in passes.recorded.graphs] == [5, 6]
 
 
-def test_what_cannot_be_recorded_runs_and_its_pool_is_left(taped):
-    own = net()
-    eager, counts = own.recorded.passes, (4, 5, 6, 7)
+def test_what_cannot_be_recorded_runs_and_its_pool_is_left(taped, passes):
+    own, counts = net(), (4, 5, 6, 7)
 
     def short_of_memory(h):
         if len(h) == 5 and taped.stream != "main":
             raise torch.OutOfMemoryError
-        return eager(h)
 
-    own.recorded.passes = short_of_memory
-    found = [slope(own, images(count)) for count in counts]
-    assert [bool(made) for made in own.recorded.graphs.values()] == [True, False, True, True]
+    own.trunk.append(Watched(short_of_memory))
+    found = [slope(own, images(count), passes) for count in counts]
+    assert [bool(made) for made in passes.recorded.graphs.values()] == [True, False, True, True]
     assert taped.pools == [None, "pool", None, "pool", "pool", "pool"] and taped.stream == "main"
-    own.recorded = None
     for count, x in zip(counts, found, strict=True):
-        torch.testing.assert_close(x, slope(own, images(count)))
+        torch.testing.assert_close(x, slope(own, images(count), Passes()))
 
 
-def test_a_pass_goes_back_once_and_before_the_next(taped):
+def test_a_pass_goes_back_once_and_before_the_next(passes):
     own, x = net().requires_grad_(False), images(4).requires_grad_()
-    with networks.sampling(own):
-        first, second = marginal(own)(x).sum(), marginal(own)(x).sum()
+    with passes.sampling(own) as f:
+        first, second = marginal(f)(x).sum(), marginal(f)(x).sum()
         with pytest.raises(AssertionError, match="another went forward"):
             torch.autograd.grad(first, x)
         torch.autograd.grad(second, x, retain_graph=True)
@@ -148,24 +163,23 @@ def test_a_pass_goes_back_once_and_before_the_next(taped):
             torch.autograd.grad(second, x)
 
 
-def test_a_second_derivative_is_refused(taped):
-    own, x = net(), images(4)
-    with networks.sampling(own), pytest.raises(AssertionError, match="second derivative"):
-        steepness(own)(x)
+def test_a_second_derivative_is_refused(passes):
+    with passes.sampling(net()) as f, pytest.raises(AssertionError, match="second derivative"):
+        steepness(f)(images(4))
 
 
-def test_hooks_of_the_weights_outlive_a_recording(taped):
+def test_hooks_of_the_weights_outlive_a_recording(passes):
     """As DistributedDataParallel's, which are on the nodes that add up gradients; it holds these."""
     own, called = net(), []
     nodes = [weight.expand_as(weight).grad_fn.next_functions[0][0] for weight in own.parameters()]
     for node in nodes:
         node.register_hook(lambda *gradients: called.append(1))
-    slope(own, images(4))
+    slope(own, images(4), passes)
     own(images(4)).sum().backward()
-    assert all(own.recorded.graphs.values()) and len(called) == len(nodes)
+    assert all(passes.recorded.graphs.values()) and len(called) == len(nodes)
 
 
-def test_what_is_measured_by_replays_is_what_is_measured_without(taped):
+def test_what_is_measured_by_replays_is_what_is_measured_without(passes, monkeypatch):
     """Attacks on batches and a smaller last one; that on grad_norm, which takes second derivatives, is not recorded."""
     own = net().eval().requires_grad_(False)
     rng = np.random.default_rng(0)
@@ -179,29 +193,27 @@ def test_what_is_measured_by_replays_is_what_is_measured_without(taped):
         found = robustness.robustness(own, inside, spec, seed=0, batch=4)
         numbers, values = ood.ood(own, "energy", inside, {"noise": outside}, detection, seed=0, batch=4)
         losses = [
-            torch.tensor(found["curve"]["loss"]),
+            torch.tensor(found.curve.loss),
             *(torch.tensor(values["noise"][key]) for key in ("in", "out", "worst")),
         ]
-        return torch.cat(losses), {name: attack["accuracy"] for name, attack in found["attacks"].items()}, numbers
+        return torch.cat(losses), {name: attack.accuracy for name, attack in found.attacks.items()}, numbers.json()
 
-    by_replays, accuracies, numbers = measured()
-    assert all(own.recorded.graphs.values()) and sorted(key[0][0] for key in own.recorded.graphs) == [2, 4]
-    own.recorded = None
     without, same, others = measured()
+    monkeypatch.setattr(Passes, "on", lambda device: passes)
+    by_replays, accuracies, numbers = measured()
+    assert all(passes.recorded.graphs.values()) and sorted(key[0][0] for key in passes.recorded.graphs) == [2, 4]
     torch.testing.assert_close(by_replays, without)
     assert accuracies == same and numbers == others
 
 
 def test_what_waits_for_other_processes_is_not_recorded(taped, monkeypatch):
     """Live batch norm, whose statistics are of the images of all."""
-    own = net("batch")
+    own = ranks.synchronised(net("batch"))
+    recorded = graphs.Recorded(own.trunk)
     monkeypatch.setattr(ranks, "size", lambda: 2)
     monkeypatch.setattr(ranks, "total", lambda x: 2 * x)
-    for layer in own.modules():
-        if type(layer) is torch.nn.BatchNorm2d:
-            layer.__class__ = ranks.BatchNorm
     h = own.stem(images(4))
     for mode in (True, False):
         own.trunk.train(mode)
-        torch.testing.assert_close(own.recorded(h), own.trunk(h))
-    assert [bool(made) for made in own.recorded.graphs.values()] == [False, True]
+        torch.testing.assert_close(recorded(h), own.trunk(h))
+    assert [bool(made) for made in recorded.graphs.values()] == [False, True]

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from advebm import networks
 from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
 from advebm.energy import SCORES, conditional, marginal, posterior
@@ -13,6 +12,7 @@ from advebm.methods import METHODS
 from advebm.methods.at_ebm import Progressive
 from advebm.methods.base import Context
 from advebm.networks.flow import LOG_DET_TERMS, Glow, ResidualFlow, estimates_from
+from advebm.networks.passes import Passes
 from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import WideResNet
 from advebm.samplers.buffer import Replay
@@ -435,7 +435,7 @@ def test_chains_attacks_and_loss_see_one_function(make, batch, name, spec):
     loss = method.loss(net, batch, 2)
     handle.remove()
     assert net.training and len(passed) > (name not in ("standard", "noise"))
-    with torch.no_grad(), networks.sampling(net):
+    with torch.no_grad(), Passes().sampling(net):
         for h, result in passed:
             assert torch.allclose(result, net.trunk(h), rtol=1e-6, atol=1e-8)
         logs = {key: value.item() for key, value in loss.logs.items()}
@@ -514,14 +514,12 @@ def test_chains_grow_over_a_part_of_the_training(make):
 @pytest.mark.parametrize("name", ["jem", "jempp", "robust_jem", "jeat", "igebm"])
 def test_joint_passes_are_the_passes_one_after_another(make, batch, name, norm):
     """Where batch norm is trained they stay apart, to the byte, and its statistics end on the data."""
-    joint, apart = (
-        networks.accelerated(WideResNet(depth=10, width=1, norm=norm).build((1, 4, 4), 3), "fp32") for _ in "ab"
-    )
+    joint, apart = (WideResNet(depth=10, width=1, norm=norm).build((1, 4, 4), 3).double() for _ in "ab")
     apart.load_state_dict(joint.state_dict())
-    joint.double().joint, apart.double().joint = True, False
     counts, slopes = [], []
     for net in (joint, apart):
         method, passed = make(name), []
+        method.context = method.context._replace(passes=Passes(joint=net is joint))
         method.replay.kept = batch.x.repeat(4, 1, 1, 1)[:20].clone()
         handle = net.head.register_forward_hook(lambda *given, own=passed: own.append(len(given[2])))
         slopes.append(gradients(net, method.loss(net, batch, 3)))

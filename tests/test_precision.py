@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from advebm import config, networks
+from advebm import config
 from advebm.commands.prepare import prepare
 from advebm.data import images
 from advebm.data.gaussians import Gaussians
+from advebm.evaluation import calibration, features, fisher, landscape, ood, quality, robustness
 from advebm.evaluation.frechet import fitted, frechet, jackknife
 from advebm.methods.base import Context
+from advebm.networks import passes
 from advebm.networks.flow import Glow, ResidualFlow
+from advebm.networks.passes import Passes
+from advebm.samplers.apgd import AutoPGD
 from advebm.samplers.recipes import SGLD
 from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
@@ -38,7 +42,7 @@ def learnt(tmp_path_factory):
 
 
 def test_fid_of_the_same_seeds_in_bfloat16_differs_by_less_than_its_error(learnt, monkeypatch):
-    monkeypatch.setattr(networks, "has_bf16", lambda device: True)
+    monkeypatch.setattr(passes, "has_bf16", lambda device: True)
     net, judge, validation, gaussians = learnt
     chain = Langevin(steps=20, step_size=0.5, noise=0.005, clamp_grad=0.2, clip=True)
     recipe, ids = SGLD(recipe="sgld", start="gaussians", chain=chain, conditional=True), torch.arange(290)
@@ -46,8 +50,8 @@ def test_fid_of_the_same_seeds_in_bfloat16_differs_by_less_than_its_error(learnt
     judge.requires_grad_(False)
     real = judge.features(validation.pixels())
     for precision in ("fp32", "bf16"):
-        with networks.sampling(networks.accelerated(net, precision)):
-            stages = recipe(net, ids % 10, {"gaussians": gaussians.sample}, Streams(0, "sample", ids=ids))
+        with Passes(precision).sampling(net) as f:
+            stages = recipe(f, ids % 10, {"gaussians": gaussians.sample}, Streams(0, "sample", ids=ids))
         made[precision] = images.to_bytes(stages["langevin"])
         found[precision] = judge.features(images.Images(made[precision]).pixels())
     start = judge.features(images.Images(images.to_bytes(stages["start"])).pixels())
@@ -62,20 +66,20 @@ def test_fid_of_the_same_seeds_in_bfloat16_differs_by_less_than_its_error(learnt
     [Glow(kind="glow", levels=1, blocks=1, hidden=4), ResidualFlow(kind="residual_flow", levels=1, blocks=1, hidden=4)],
 )
 def test_flows_are_never_in_bfloat16(monkeypatch, spec):
-    monkeypatch.setattr(networks, "has_bf16", lambda device: True)
+    monkeypatch.setattr(passes, "has_bf16", lambda device: True)
     torch.manual_seed(0)
     net = spec.build((1, 4, 4), 1)
     net(torch.rand(4, 1, 4, 4))
     drawn = []
     for precision in ("fp32", "bf16"):
-        with torch.no_grad(), networks.sampling(networks.accelerated(net.eval(), precision)):
-            drawn.append(net.draw(Streams(0, "draw", ids=torch.arange(3)), 0.7))
+        with torch.no_grad(), Passes(precision).sampling(net.eval()) as f:
+            drawn.append(f.draw(Streams(0, "draw", ids=torch.arange(3)), 0.7))
     assert torch.equal(*drawn)
 
 
 def test_the_weights_gradients_are_made_in_the_precision_of_the_loss(monkeypatch):
     """Convolutions of both ways, and products of bfloat16 where it is asked for; outside all is as it was."""
-    monkeypatch.setattr(networks, "has_bf16", lambda device: True)
+    monkeypatch.setattr(passes, "has_bf16", lambda device: True)
     before, seen = torch.backends.cudnn.allow_tf32, []
 
     class Seen(torch.autograd.Function):
@@ -104,3 +108,32 @@ def test_the_weights_gradients_are_made_in_the_precision_of_the_loss(monkeypatch
         assert seen == [("forward", dtype, tf32), ("back", dtype, tf32)]
         seen.clear()
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_measurements_are_in_float32_and_the_process_as_before(wrn, tmp_path):
+    before, seen, net = torch.backends.cudnn.allow_tf32, set(), wrn.eval()
+    rng = np.random.default_rng(0)
+    x = images.Images(rng.integers(0, 256, (12, 8, 8, 1), dtype=np.uint8), np.arange(12) % 3)
+    net.stem.register_forward_hook(lambda stem, given, h: seen.add(torch.backends.cudnn.allow_tf32))
+    pgd, autopgd = robustness.Against(eps=0.1, steps=1), AutoPGD(steps=1, restarts=1)
+    using = features.network(quality.Quality(features="judge"), net, 1, tmp_path)
+    for measure in (
+        lambda: robustness.robustness(
+            net, x, robustness.Robustness(attacks={"pgd": pgd}, curve=robustness.Curve(radii=[0.1], attack=autopgd)), seed=0
+        ),
+        lambda: ood.ood(net, "energy", x, {"out": x}, ood.Ood(radii={"l2": [1.0]}, attack=autopgd, queries=2), seed=0),
+        lambda: fisher.fisher(net, x, fisher.Fisher(), seed=0),
+        lambda: calibration.calibration(net, x, calibration.Calibration(), seed=0),
+        lambda: landscape.landscape(net, x, landscape.Landscape(points=3, images=2, radius=1.0), seed=0),
+        lambda: quality.label_consistency(net, x),
+        lambda: quality.confident(net, x, 6),
+        lambda: using.features(x.x, "x"),
+    ):
+        torch.backends.cudnn.allow_tf32 = True
+        try:
+            measure()
+            assert torch.backends.cudnn.allow_tf32
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+        assert seen == {False}
+        seen.clear()

@@ -20,6 +20,7 @@ from advebm.data.batches import Batch
 from advebm.energy import grad, marginal
 from advebm.methods import METHODS
 from advebm.methods.base import Context
+from advebm.networks.passes import Passes
 from advebm.networks.wrn import WideResNet
 from advebm.runtime import ranks
 from advebm.samplers.buffer import Buffer, Replay, uniform_start
@@ -44,8 +45,8 @@ def work():
     for x in torch.rand(3, 8, 1, 8, 8):
         shared(ranks.share(x)).square().mean().backward()
     found["batch norm/gradients"] = torch.cat([p.grad.flatten() for p in net.parameters()])
-    with networks.sampling(net):
-        found["batch norm/chain"] = ranks.gather(grad(marginal(net), ranks.share(x)))
+    with Passes().sampling(net) as f:
+        found["batch norm/chain"] = ranks.gather(grad(marginal(f), ranks.share(x)))
     found |= {f"batch norm/{name}": value for name, value in net.named_buffers()}
     buffer = Buffer(Replay(size=12, reinit=0.3), uniform_start(torch.Size((1, 2, 2)), "cpu"), 5, "cpu")
     for step in range(4):

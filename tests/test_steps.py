@@ -15,6 +15,7 @@ from advebm.data.images import Images
 from advebm.energy import marginal
 from advebm.evaluation import features, frechet, quality, steps
 from advebm.evaluation.generation import Generator
+from advebm.networks.passes import Passes
 from advebm.runtime.parts import SEED
 from advebm.samplers.pgd import Ascent, Attack
 from advebm.samplers.recipes import SGLD, Ascend, CELangevin, Combined
@@ -72,13 +73,15 @@ def test_numbers_of_images(wrn, tmp_path):
     a, b = (wrn.features(images.pixels()).double().detach() for images in (made, real))
     assert found["fid"] == pytest.approx(frechet.frechet(a, b), rel=1e-4)
     assert found["fid_se"] == pytest.approx(frechet.jackknife(a, frechet.fitted(b)), rel=1e-3)
-    found = steps.looks(wrn, wrn, made)
+    found = steps.looks(wrn, wrn, made, Passes())
     logits = wrn(made.pixels())
     assert found["energy"] == pytest.approx(-logits.logsumexp(1).mean().item(), rel=1e-5)
     assert found["label_consistency"] == (logits.argmax(1).numpy() == made.y).mean()
     assert found["saturated"] == ((made.x == 0).sum() + (made.x == 255).sum()) / made.x.size > 0
-    assert steps.looks(wrn, wrn, Images(made.x))["label_consistency"] is None
-    assert steps.mean_energy(wrn, made, batch=7) == pytest.approx(marginal(wrn)(made.pixels()).mean().item(), rel=1e-5)
+    assert steps.looks(wrn, wrn, Images(made.x), Passes())["label_consistency"] is None
+    assert steps.mean_energy(wrn, made, Passes(), batch=7) == pytest.approx(
+        marginal(wrn)(made.pixels()).mean().item(), rel=1e-5
+    )
     assert steps.best([3.0, 1.0, 2.0], [10, 20, 40]) == 20
 
 

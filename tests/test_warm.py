@@ -9,6 +9,7 @@ import torch
 
 from advebm import cli, networks
 from advebm.data import images
+from advebm.networks.passes import Passes
 from advebm.runtime.parts import BATCH, SEED
 from advebm.samplers.streams import Streams
 
@@ -184,8 +185,8 @@ def test_a_network_trained_on_batch_statistics_is_sampled_on_them(work, tmp_path
 
         recipe = config.recipes(config.read("params.yaml", "tiny"), "robust_jem")["sgld"]
         starts = {"gaussians": Gaussians.load(work / "g.safetensors").sample}
-        with networks.sampling(net.train(mode)):
-            return images.to_bytes(recipe(net, ids % 10, starts, Streams(SEED, "sample", "sgld", ids=ids))["langevin"])
+        with Passes().sampling(net.train(mode)) as f:
+            return images.to_bytes(recipe(f, ids % 10, starts, Streams(SEED, "sample", "sgld", ids=ids))["langevin"])
 
     before = {key: value.clone() for key, value in net.state_dict().items() if "running" in key}
     assert np.array_equal(made.x, sampled(True)[:40]) and not np.array_equal(made.x, sampled(False)[:40])

@@ -10,65 +10,77 @@ The sign of the energy is decided in this file and nowhere else.
 """
 
 from collections.abc import Callable
+from typing import Concatenate, Generic, ParamSpec
 
 import torch
 from torch import Tensor
 
 Energy = Callable[[Tensor], Tensor]
 Logits = Callable[[Tensor], Tensor]
+P = ParamSpec("P")
 
 
-def given(logits: Tensor) -> Logits:
-    """f(x) already computed, (B, K), so that several energies share one pass through the network."""
-    return lambda x: logits
+class OfLogits(Generic[P]):
+    """An energy by its function of the logits (B, K): `marginal(f)` is the energy of images by a network f, and
+    `marginal.of(logits)` its values (B,) where f(x) is known, so that several energies share one pass."""
+
+    def __init__(self, of: Callable[Concatenate[Tensor, P], Tensor]):
+        self.of, self.__doc__ = of, of.__doc__
+
+    def __call__(self, f: Logits, *args: P.args, **kwargs: P.kwargs) -> Energy:
+        return lambda x: self.of(f(x), *args, **kwargs)
 
 
-def marginal(f: Logits) -> Energy:
+@OfLogits
+def marginal(logits: Tensor) -> Tensor:
     """E(x) = -logsumexp_y f(x)[y]."""
-    return lambda x: -f(x).logsumexp(1)
+    return -logits.logsumexp(1)
 
 
-def conditional(f: Logits, y: Tensor) -> Energy:
+@OfLogits
+def conditional(logits: Tensor, y: Tensor) -> Tensor:
     """E(x, y) = -f(x)[y]; y (B,) class indices."""
-    return lambda x: -f(x).gather(1, y[:, None]).squeeze(1)
+    return -logits.gather(1, y[:, None]).squeeze(1)
 
 
-def posterior(f: Logits, y: Tensor) -> Energy:
+@OfLogits
+def posterior(logits: Tensor, y: Tensor) -> Tensor:
     """-log p(y | x) = E(x, y) - E(x): the cross-entropy of each image, unreduced; y (B,) class indices."""
-    return lambda x: torch.nn.functional.cross_entropy(f(x), y, reduction="none")
+    return torch.nn.functional.cross_entropy(logits, y, reduction="none")
 
 
-def unsaturated(f: Logits, y: Tensor) -> Energy:
+@OfLogits
+def unsaturated(logits: Tensor, y: Tensor) -> Tensor:
     """-log p(y | x) = log(1 + sum_{k != y} exp(f(x)[k] - f(x)[y])): as `posterior`, and neither it nor its gradient is lost
     where p(y | x) rounds to 1. What measures an attack or a score goes by this one."""
-
-    def energy(x: Tensor) -> Tensor:
-        logits = f(x)
-        own = logits.gather(1, y[:, None])
-        others = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)
-        return torch.nn.functional.softplus(others - own.squeeze(1))
-
-    return energy
+    own = logits.gather(1, y[:, None])
+    others = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)
+    return torch.nn.functional.softplus(others - own.squeeze(1))
 
 
-def undecided(f: Logits) -> Energy:
+@OfLogits
+def undecided(logits: Tensor) -> Tensor:
     """-(1/K) sum_y log p(y | x): cross-entropy from the uniform distribution, least where the classifier is undecided."""
-    return lambda x: -f(x).log_softmax(1).mean(1)
+    return -logits.log_softmax(1).mean(1)
 
 
-def unconfident(f: Logits) -> Energy:
+@OfLogits
+def unconfident(logits: Tensor) -> Tensor:
     """-max_y log p(y | x): low where the classifier is sure of a class; ranks as the maximal softmax probability does."""
-
-    def energy(x: Tensor) -> Tensor:
-        logits = f(x)
-        return unsaturated(given(logits), logits.argmax(1))(x)
-
-    return energy
+    return unsaturated.of(logits, logits.argmax(1))
 
 
-def unlit(f: Logits) -> Energy:
+@OfLogits
+def unlit(logits: Tensor) -> Tensor:
     """-max_y f(x)[y]: low where a logit is high."""
-    return lambda x: -f(x).amax(1)
+    return -logits.amax(1)
+
+
+@OfLogits
+def binary(logits: Tensor, *, real: bool) -> Tensor:
+    """-log D(x), or -log(1 - D(x)) where not `real`; D = sigmoid(-E(x)), which for one logit is sigmoid(f(x)[0])."""
+    energy = marginal.of(logits)
+    return torch.nn.functional.softplus(energy if real else -energy)
 
 
 def steepness(f: Logits) -> Energy:
@@ -83,13 +95,8 @@ def steepness(f: Logits) -> Energy:
     return energy
 
 
-def binary(f: Logits, *, real: bool) -> Energy:
-    """-log D(x), or -log(1 - D(x)) where not `real`; D = sigmoid(-E(x)), which for one logit is sigmoid(f(x)[0])."""
-    energy = marginal(f)
-    return lambda x: torch.nn.functional.softplus(energy(x) if real else -energy(x))
-
-
-SCORES = {  # by which out-distribution images are told, low for what is in; with one logit, energy is the logit
+# by which out-distribution images are told, low for what is in; with one logit, energy is the logit
+SCORES: dict[str, Callable[[Logits], Energy]] = {
     "energy": marginal,
     "max_softmax": unconfident,
     "grad_norm": steepness,

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from advebm.data.batches import Augmentation, Batch, Batches
 from advebm.data.images import Images
-from advebm.energy import conditional, given, marginal
+from advebm.energy import conditional, marginal
 from advebm.methods.base import Context, Loss, Method
-from advebm.networks import accelerated, cast, convolving, frozen
+from advebm.networks import frozen
+from advebm.networks.passes import Passes, autocast, convolving
 from advebm.ranges import Count, Fraction, NonNegative, Positive, Precision, Steps
 from advebm.runtime import ranks
 
@@ -112,10 +113,8 @@ def recovered(method: Method, training: Training, context: Context, attempt: int
     sampler, and other random numbers."""
     rule = training.recovery
     optimizer = replace(training.optimizer, lr=training.optimizer.lr * rule.lr**attempt)
-    samplers = {name: getattr(method, name) for name in ("sampler", "ascent") if hasattr(method, name)}
-    longer = {name: sampler.scaled(rule.steps**attempt) for name, sampler in samplers.items()}
     context = context._replace(seed=context.seed + 1_000_003 * attempt)
-    return replace(method, **longer), replace(training, optimizer=optimizer), context
+    return method.longer(rule.steps**attempt), replace(training, optimizer=optimizer), context
 
 
 def fit(
@@ -144,11 +143,11 @@ def fit(
     """
     batches = Batches(train, training.batch, training.augmentation, context.seed, context.device, outliers, method.plain)
     total = max(1, round(training.epochs * batches.steps_per_epoch))
-    method.begin(context._replace(steps=total))
+    method.begin(context._replace(steps=total, passes=Passes.on(context.device, training.precision)))
     optimizer = built(training.optimizer, net)
     average = copy.deepcopy(net).requires_grad_(False) if training.ema else None
     kept = average if average is not None else net
-    losses = ranks.parallel(Losses(method, accelerated(net, training.precision), training.loss_precision))
+    losses = ranks.parallel(Losses(method, net, training.loss_precision))
     sums: dict[str, Tensor] = {}
     since = 0
     if state:
@@ -201,7 +200,7 @@ class Losses(nn.Module):
 
     def forward(self, batch: Batch, step: int) -> Loss:
         self.net.renew()
-        with cast(self.precision, self.net):
+        with autocast(self.precision, self.net):
             return self.method.loss(self.net, batch, step)
 
 
@@ -294,9 +293,9 @@ def energies(net: nn.Module, batch: Batch, x_adv: Tensor | None) -> dict[str, tu
     if x_adv is None:
         return {}
     with frozen(net):
-        f, f_adv = given(net(batch.x)), given(net(x_adv))
-    kinds = {"marginal": marginal} | ({"joint": lambda f: conditional(f, batch.y)} if f(batch.x).shape[1] > 1 else {})
-    return {name: (e(f)(batch.x).mean().item(), e(f_adv)(x_adv).mean().item()) for name, e in kinds.items()}
+        f, f_adv = net(batch.x), net(x_adv)
+    kinds = {"marginal": marginal.of} | ({"joint": lambda f: conditional.of(f, batch.y)} if f.shape[1] > 1 else {})
+    return {name: (e(f).mean().item(), e(f_adv).mean().item()) for name, e in kinds.items()}
 
 
 def changes(before: dict[str, tuple[float, float]], after: dict[str, tuple[float, float]]) -> dict[str, float]:

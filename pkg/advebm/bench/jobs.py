@@ -22,7 +22,7 @@ from advebm.energy import conditional, grad, marginal, negative, posterior, unsa
 from advebm.evaluation import fisher, quality
 from advebm.evaluation.features import Network, network
 from advebm.methods.base import Context, Method
-from advebm.networks import accelerated, convolving, sampling
+from advebm.networks.passes import Passes, convolving
 from advebm.ranges import Precision
 from advebm.samplers.apgd import apgd
 from advebm.samplers.buffer import Replay
@@ -35,6 +35,7 @@ from advebm.training import Losses, built
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}  # of data.source
 CLASSES = 10
 PLAIN: dict[str, Precision] = {"plain": "fp32", "default": "tf32"}  # the plain ways; the second is as torch is by default
+PACKAGE = ("fast", "eager")  # the second is without graphs
 
 
 def jobs(
@@ -56,9 +57,8 @@ def jobs(
     net = model.network.build(shape, model.method.outputs(CLASSES)).to(device)
     with torch.no_grad():
         net.eval()(x)  # a flow normalises by the first images that it sees
-    plainly = {kind: plain.network(net, precision) for kind, precision in PLAIN.items()}
-    trained = plainly | {"fast": accelerated(copy.deepcopy(net), model.training.precision)}
-    measured = plainly | {"fast": accelerated(net, "fp32")}
+    nets = dict.fromkeys(PLAIN, plain.network(net)) | dict.fromkeys(PACKAGE, net)
+    trained, measured = (passes(precision, device) for precision in (model.training.precision, "fp32"))
     langevin = Langevin(steps=steps, step_size=0.1, noise=0.005, clamp_grad=1.0, clip=True)
     attack = Attack(eps=8 / 255, steps=steps)
     streams = lambda of=slice(None): Streams(0, "bench", ids=torch.arange(batch, device=device)[of])  # noqa: E731
@@ -69,8 +69,8 @@ def jobs(
 
         def way(kind: str, calm: bool) -> Tensor:
             chosen = part(kind, exact if calm else setting)
-            with sampling(trained[kind]) as own:
-                moved = run(own, chosen)
+            with trained[kind].sampling(nets[kind]) as f:
+                moved = run(f, chosen)
             return moved - x if calm else moved
 
         return Job(name, batch, way)
@@ -78,35 +78,42 @@ def jobs(
     if "gradient" in wanted:
 
         def slope(kind: str, calm: bool) -> Tensor:
-            with sampling(trained[kind]) as own:
-                return (grad if kind == "fast" else plain.gradient)(marginal(own), x)
+            with trained[kind].sampling(nets[kind]) as f:
+                return (grad if kind in PACKAGE else plain.gradient)(marginal(f), x)
 
         found.append(partial(Job, "one input gradient", batch, slope))
     if "chains" in wanted:
-        sgld = lambda own, sampler: sampler(marginal(own), x, streams())  # noqa: E731
+        sgld = lambda f, sampler: sampler(marginal(f), x, streams())  # noqa: E731
         found.append(partial(pair, f"SGLD, {steps} steps", sgld, langevin, replace(langevin, noise=0.0)))
         if model.method.outputs(CLASSES) > 1:
-            pgd = lambda own, chosen: chosen(negative(posterior(own, data.y)), x, streams())  # noqa: E731
+            pgd = lambda f, chosen: chosen(negative(posterior(f, data.y)), x, streams())  # noqa: E731
             found.append(partial(pair, f"PGD, {steps} steps", pgd, attack, replace(attack, random_start=False)))
         if hasattr(net, "stem"):
             proximal = Proximal(outer=steps, inner=5, step_size=0.05, clamp_grad=1.0)
-            jempp = lambda own, sampler: sampler(own.stem, marginal(own.body), x)  # noqa: E731
+            jempp = lambda f, sampler: sampler(f.stem, marginal(f.body), x)  # noqa: E731
             found.append(partial(pair, f"m x n sampler, {steps} x 5", jempp, proximal, proximal))
     if "step" in wanted:
         for name in methods:
             found.append(partial(step, entry, name, data, context))
     if "sample" in wanted:
-        found.append(partial(sample, measured, langevin, gaussians, streams, batch))
+        found.append(partial(sample, nets, measured, langevin, gaussians, streams, batch))
     if "evaluate" in wanted:
         if model.method.outputs(CLASSES) > 1:
-            found.append(partial(robustness, measured, data, attack, streams))
-            found.append(partial(auto_pgd, measured, data, attack))
-        found.append(partial(fisher_scores, measured, data, streams))
+            found.append(partial(robustness, nets, measured, data, attack, streams))
+            found.append(partial(auto_pgd, nets, measured, data, attack))
+        found.append(partial(fisher_scores, nets, data, streams))
         spec = config.build(quality.Quality, entry["quality"])
         if spec.features == "judge" or (root / spec.inception).is_file():
             judge = config.model(entry, "judge").network.build(shape, CLASSES).to(device).eval()
             found.append(partial(features, network(spec, judge, shape[0], root), x))
     return found
+
+
+def passes(precision: Precision, device: torch.device) -> dict[str, Passes]:
+    """Of each way, the package's in that precision."""
+    fast = Passes.on(device, precision)
+    plainly = {kind: Passes(own) for kind, own in PLAIN.items()}
+    return plainly | {"fast": fast, "eager": replace(fast, graphs=False)}
 
 
 def distance(fast: Tensor, slow: Tensor) -> float:
@@ -116,7 +123,7 @@ def distance(fast: Tensor, slow: Tensor) -> float:
 
 def part(kind: str, sampler: Any) -> Any:
     """A sampler or an attack as that way has it."""
-    return sampler if kind == "fast" else plain.part(sampler)
+    return sampler if kind in PACKAGE else plain.part(sampler)
 
 
 def quiet(sampler: Any) -> Any:
@@ -141,12 +148,12 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
 
     def started(kind: str, method: Method) -> tuple[Losses, torch.optim.Optimizer]:
         training = model.training
-        if kind == "fast":
-            method, fresh = copy.deepcopy(method), accelerated(copy.deepcopy(net), training.precision)
+        if kind in PACKAGE:
+            method, fresh = copy.deepcopy(method), copy.deepcopy(net)
         else:
-            method, fresh = plain.method(method), plain.network(net, PLAIN[kind])
-        method.begin(context)
-        optimizer = built(training.optimizer, fresh, fused=kind == "fast")
+            method, fresh = plain.method(method), plain.network(net)
+        method.begin(context._replace(passes=passes(training.precision, context.device)[kind]))
+        optimizer = built(training.optimizer, fresh, fused=kind in PACKAGE)
         return Losses(method, fresh, PLAIN.get(kind, training.loss_precision)).train(), optimizer
 
     def gradient(kind: str) -> Tensor:
@@ -161,7 +168,7 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
     @cache
     def begun(kind: str) -> tuple[Losses, torch.optim.Optimizer]:
         losses, optimizer = started(kind, own)
-        if kind != "fast":
+        if kind in PLAIN:
             plain.buffer(losses.method)
         return losses, optimizer
 
@@ -174,20 +181,20 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
             optimizer.zero_grad()
             loss.value.backward()
         optimizer.step()
-        if kind != "fast":
+        if kind in PLAIN:
             loss.value.item()  # shown at each step, so waited for
         return None
 
     return Job(f"training step of {name}", len(data.x), way)
 
 
-def ways(job: Job, device: torch.device) -> dict[str, Callable[[bool], Any]]:
-    """A job's ways by name: `plain` in float32; on a GPU `default`, the same with convolutions of TF32; `fast` as training
-    has it, or in float32 as what is generated and measured (see `networks.load`)."""
+def ways(job: Job, device: torch.device, package: str = "fast") -> dict[str, Callable[[bool], Any]]:
+    """A job's ways by name: `plain` in float32; on a GPU `default`, the same with convolutions of TF32; `fast`, the package
+    as training has it, or in float32 as what is generated and measured; package: `fast`, or without graphs `eager`."""
     precisions = PLAIN | ({"fast": "fp32"} if job.float32 else {})
-    kinds = ["plain", "default", "fast"] if has_tf32(device) else ["plain", "fast"]
-    found = {kind: partial(job.run, kind) for kind in kinds}
-    return {kind: convolving(precisions[kind])(way) if kind in precisions else way for kind, way in found.items()}
+    kinds = {"plain": "plain", "default": "default", "fast": package}
+    found = {name: partial(job.run, kind) for name, kind in kinds.items() if name != "default" or has_tf32(device)}
+    return {name: convolving(precisions[name])(way) if name in precisions else way for name, way in found.items()}
 
 
 def has_tf32(device: torch.device) -> bool:
@@ -203,18 +210,25 @@ def pngs(x: Tensor, folder: str) -> None:
         Image.fromarray(image.squeeze()).save(Path(folder, f"{i:06}.png"))
 
 
-def sample(nets: dict[str, nn.Module], sampler: Langevin, gaussians: Gaussians, streams: Callable, batch: int) -> Job:
+def sample(
+    nets: dict[str, nn.Module],
+    passes: dict[str, Passes],
+    sampler: Langevin,
+    gaussians: Gaussians,
+    streams: Callable,
+    batch: int,
+) -> Job:
     """Images from class Gaussians by a chain, to the disk: one file; the plain way, a PNG for each."""
     y = torch.arange(batch, device=gaussians.mean.device) % len(gaussians.mean)
 
     def way(kind: str, calm: bool) -> Tensor | None:
         start = gaussians.sample(y, streams())
-        with sampling(nets[kind]) as own:
-            x = part(kind, quiet(sampler) if calm else sampler)(marginal(own), start, streams())
+        with passes[kind].sampling(nets[kind]) as f:
+            x = part(kind, quiet(sampler) if calm else sampler)(marginal(f), start, streams())
         if calm:
             return x - start
         with tempfile.TemporaryDirectory() as folder:
-            if kind == "fast":
+            if kind in PACKAGE:
                 images.save(Path(folder, "samples.npz"), images.Images(images.to_bytes(x)))
             else:
                 pngs(x, folder)
@@ -223,13 +237,15 @@ def sample(nets: dict[str, nn.Module], sampler: Langevin, gaussians: Gaussians, 
     return Job("samples to the disk", batch, way, float32=True)
 
 
-def robustness(nets: dict[str, nn.Module], data: Batch, attack: Attack, streams: Callable) -> Job:
+def robustness(
+    nets: dict[str, nn.Module], passes: dict[str, Passes], data: Batch, attack: Attack, streams: Callable
+) -> Job:
     """Right after an attack, and the energy of each image. Compared: the energies."""
 
     def way(kind: str, calm: bool) -> Tensor:
         net, chosen = nets[kind], part(kind, quiet(attack) if calm else attack)
-        with sampling(net):
-            moved = chosen(negative(posterior(net, data.y)), data.x, streams())
+        with passes[kind].sampling(net) as f:
+            moved = chosen(negative(posterior(f, data.y)), data.x, streams())
         with torch.no_grad():
             right = net(moved).argmax(1) == data.y
             energies = marginal(net)(moved).double()
@@ -238,7 +254,7 @@ def robustness(nets: dict[str, nn.Module], data: Batch, attack: Attack, streams:
     return Job("robust accuracy and energies", len(data.x), way, float32=True)
 
 
-def auto_pgd(nets: dict[str, nn.Module], data: Batch, attack: Attack) -> Job:
+def auto_pgd(nets: dict[str, nn.Module], passes: dict[str, Passes], data: Batch, attack: Attack) -> Job:
     """The worst case of the cross-entropy; the plain way is its authors' release. Compared: the losses found."""
     from pyautoattack.autopgd_base import APGDAttack
 
@@ -249,9 +265,9 @@ def auto_pgd(nets: dict[str, nn.Module], data: Batch, attack: Attack) -> Job:
     energy = negative(unsaturated(nets["fast"], data.y))
 
     def way(kind: str, calm: bool) -> Tensor:
-        if kind == "fast":
-            with sampling(nets["fast"]):
-                found = apgd(energy, x, x, **numbers, norm="linf")
+        if kind in PACKAGE:
+            with passes[kind].sampling(nets[kind]) as f:
+                found = apgd(negative(unsaturated(f, data.y)), x, x, **numbers, norm="linf")
         else:
             found = released.attack_single_run(x, data.y, x_init=x)[0].detach()
         with torch.no_grad():
@@ -272,7 +288,7 @@ def fisher_scores(nets: dict[str, nn.Module], data: Batch, streams: Callable) ->
         return torch.stack([fisher.hutchinson(energy, x, fisher.Fisher.probes, streams(of)) for energy in energies])
 
     def way(kind: str, calm: bool) -> Tensor:
-        if kind == "fast":
+        if kind in PACKAGE:
             return scores(nets[kind], slice(None))
         return torch.cat([scores(nets[kind], slice(i, i + 1)) for i in range(len(data.x))], 1)
 
@@ -291,7 +307,7 @@ def features(using: Network, x: Tensor) -> Job:
     layer = using.layers[0]
 
     def way(kind: str, calm: bool) -> Tensor:
-        if kind == "fast":
+        if kind in PACKAGE:
             return using.features(images.to_bytes(x), "bench")[layer]
         with tempfile.TemporaryDirectory() as folder:
             pngs(x, folder)

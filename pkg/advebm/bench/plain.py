@@ -8,20 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from advebm.energy import Energy
-from advebm.methods.base import Method
-from advebm.ranges import Precision
-from advebm.samplers.buffer import Buffer
+from advebm.methods.base import Method, ReplayMethod
+from advebm.samplers.buffer import Buffer, Replay, Start
 from advebm.samplers.pgd import Ascent, Attack
 from advebm.samplers.proximal import Proximal
 from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
 
-def network(net: nn.Module, precision: Precision = "fp32") -> nn.Module:
-    """A copy that keeps its weights and activations as NCHW, and samples pass by pass, in fp32 or tf32."""
-    net = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
-    net.recorded, net.joint, net.precision = None, False, precision
-    return net
+def network(net: nn.Module) -> nn.Module:
+    """A copy that keeps its weights and activations as NCHW."""
+    return copy.deepcopy(net).to(memory_format=torch.contiguous_format)
 
 
 def gradient(energy: Energy, x: Tensor) -> Tensor:
@@ -84,6 +81,10 @@ class PlainBuffer(Buffer):
     """On the CPU, and a start is drawn for every chain, whether it starts afresh or not (JEM's sample_p_0): class Gaussians
     image by image (JEM++'s init_random)."""
 
+    def __init__(self, replay: Replay, start: Start, seed: int, device: torch.device | str):
+        super().__init__(replay, start, seed, device)
+        self.kept = self.kept.cpu()
+
     def draw(self, step: int, count: int) -> tuple[Tensor, Tensor]:
         places = torch.randint(self.size, (count,))
         ids = torch.arange(count, device=self.device)
@@ -114,6 +115,6 @@ def method(fast: Method) -> Method:
 
 def buffer(method: Method) -> None:
     """Make the replay buffer of a method that has begun a plain one."""
-    if hasattr(method, "replay"):
-        method.replay.__class__ = PlainBuffer
-        method.replay.kept = method.replay.kept.cpu()
+    if isinstance(method, ReplayMethod):
+        own = method.replay
+        method.replay = PlainBuffer(method.buffer, own.start, own.seed, own.device)

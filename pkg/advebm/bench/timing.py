@@ -1,9 +1,14 @@
 """How fast the package is beside the plain way: timing of jobs, and the table of them."""
 
+import json
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from advebm.reports.tables import Table, document
@@ -15,9 +20,9 @@ ERROR = {"fp32": 0.05, "tf32": 0.3, "bf16": 0.5}  # most that the two ways may d
 
 
 class Job(NamedTuple):
-    """The same work by several ways, on so many images: run(way, calm), the way being plain, default or fast (see
-    `benches.ways`). `calm` is without randomness, and gives what the ways are compared by: of a chain or an attack, the way
-    that its images went."""
+    """The same work by several ways, on so many images: run(way, calm), the way being plain, default, fast or eager (see
+    `jobs.ways`). `calm` is without randomness, and gives what the ways are compared by: of a chain or an attack, the
+    way that its images went."""
 
     name: str
     images: int
@@ -27,10 +32,10 @@ class Job(NamedTuple):
 
 def effective(precision: str, device: "torch.device") -> str:
     """What passes of that precision are in on this machine."""
-    from advebm import networks
     from advebm.bench.jobs import has_tf32
+    from advebm.networks.passes import has_bf16
 
-    if precision == "bf16" and networks.has_bf16(device):
+    if precision == "bf16" and has_bf16(device):
         return "bf16"
     return "tf32" if has_tf32(device) and precision != "fp32" else "fp32"
 
@@ -55,9 +60,9 @@ def measured(job: Job, repeats: int, rates: dict[str, float], device: "torch.dev
     found: dict[str, Any] = {"error": distance(runs["fast"](True), runs["plain"](True))}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     memory, flops = {}, {}
-    for name, run in runs.items():
-        memory[name], flops[name] = weighed(partial(run, False))
-        run(False)  # to warm up: what is weighed is not recorded as a graph
+    for name, run in ways(job, device, "eager").items():
+        memory[name], flops[name] = weighed(partial(run, False), device)
+        runs[name](False)  # to warm up
     for _ in range(repeats):
         for name, run in runs.items():
             synchronise(device)
@@ -99,37 +104,50 @@ def matrix_rates(device: "torch.device") -> dict[str, float]:
     return rates
 
 
-def weighed(way: Callable[[], Any]) -> tuple[float, int]:
+def weighed(way: Callable[[], Any], device: "torch.device") -> tuple[float, int]:
     """Peak memory in MB of the tensors that it makes, and the operations of its matrix products and convolutions."""
-    import weakref
+    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils.module_tracker import ModuleTracker
 
+    class Whole(ModuleTracker):
+        """Follows no module: what follows one fails where a gradient is of its input."""
+
+        def __enter__(self) -> "Whole":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    operations = FlopCounterMode(display=False)
+    operations.mod_tracker = Whole()
+    with operations:
+        peak = peak_on_gpu(way) if device.type == "cuda" else peak_on_cpu(way)
+    return peak / 2**20, operations.get_total_flops()
+
+
+def peak_on_gpu(way: Callable[[], Any]) -> int:
+    """Bytes that are allocated at most while it runs, beside those before."""
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
-    from torch.utils.flop_counter import flop_registry
 
-    class Count(TorchDispatchMode):
-        operations = live = peak = 0
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    way()
+    return torch.cuda.max_memory_allocated() - before
 
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **(kwargs or {}))
-            if function._overloadpacket in flop_registry:
-                self.operations += flop_registry[function._overloadpacket](*args, **(kwargs or {}), out_val=result)
-            known = {id(x.untyped_storage()) for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
-            for x in tree_leaves(result):
-                if isinstance(x, torch.Tensor) and id(storage := x.untyped_storage()) not in known:
-                    known.add(id(storage))
-                    self.live += storage.nbytes()
-                    weakref.finalize(storage, self.freed, storage.nbytes())
-            self.peak = max(self.peak, self.live)
-            return result
 
-        def freed(self, count: int) -> None:
-            self.live -= count
+def peak_on_cpu(way: Callable[[], Any]) -> int:
+    """As `peak_on_gpu`, by the trace of torch's profiler."""
+    from torch.profiler import ProfilerActivity, profile
 
-    with Count() as count:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler notes its start and stop otherwise
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         way()
-    return count.peak / 2**20, count.operations
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(trace))
+        events = [event for event in json.loads(trace.read_text())["traceEvents"] if event["name"] == "[memory]"]
+    first, *_ = changes = [event["args"] for event in sorted(events, key=itemgetter("ts"))]
+    return max(change["Total Allocated"] for change in changes) - (first["Total Allocated"] - first["Bytes"])
 
 
 def synchronise(device: "torch.device") -> None:

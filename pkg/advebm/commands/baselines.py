@@ -45,7 +45,7 @@ def baselines(
     held_out = "validation" if spec.reference == "test" else "test"
     networks.load(judge)  # a damaged judge is told before anything is computed
     key = [entry["quality"], n, around.about["sha256"], images.digest(gaussians), images.digest(judge)]
-    with networks.convolving("fp32"), state.opened("baselines", out, key) as opened:
+    with state.opened("baselines", out, key) as opened:
         around.part = opened.part
         scores = score({"gaussians": drawn, "real": around.images(held_out)[:n]}, spec, around)
         out.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,6 @@ def measure(
     entry = config.read(params, study, method)
     recipes = config.recipes(entry, method)
     specs = {m.name: config.build(m.spec, entry[m.name]) for m in measurements if entry.get(m.name) is not None}
-    from advebm import networks
     from advebm.data import images
     from advebm.data.prepared import about
     from advebm.evaluation.subject import Subject
@@ -96,7 +95,6 @@ def measure(
         spec = config.stage_specs(entry, method)[name]
         key = [method, spec, checkpoint, about(data)["sha256"], *subject.inputs(measurement.inputs)]
         with ExitStack() as stack:
-            stack.enter_context(networks.convolving("fp32"))
             subject.part = stack.enter_context(state.opened(name, place, key)).part
             result, drawn = specs[name].measure(subject)
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ def sample(
     entry = config.read(params, study, method)
     from torch import Tensor
 
-    from advebm import figures, networks
+    from advebm import figures
     from advebm.data import images
     from advebm.data.prepared import about
     from advebm.evaluation.generation import Generator, asked, batched
@@ -49,7 +49,7 @@ def sample(
 
     key = [method, spec, checkpoint, about(data)["sha256"], images.digest(gaussians)]
     where = {"stage": "sample", "study": study, "method": method, "checkpoint": checkpoint, "spec": spec}
-    with networks.convolving("fp32"), opened("sample", out, key) as state, tracking.run(**where) as run:
+    with opened("sample", out, key) as state, tracking.run(**where) as run:
         for name, recipe in recipes.items():
             bar = progress.bar(f"sample {study}/{method} {name}", quiet)
             found = batched(partial(drawn, name), name, count, part=state.part, progress=bar)

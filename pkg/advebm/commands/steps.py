@@ -76,13 +76,9 @@ def steps(
     spec = {**numbers, "quality": entry["quality"], "precision": entry["precision"]}
     key = [method, spec, described["sha256"], *(digest(file) for file in (model, gaussians, judge))]
     about_run = {"stage": "steps", "study": study, "method": method, "checkpoint": digest(model), "spec": spec}
-    with (
-        networks.convolving("fp32"),
-        state.opened("steps", out, key) as opened,
-        tracking.run(**about_run) as run,
-    ):
+    with state.opened("steps", out, key) as opened, tracking.run(**about_run) as run:
         sets = s.drawn(curves, counts, images, make, part=opened.part, bar=around.bar)
-        numbers |= s.measured(sets, counts, images, make.net, config.build(Quality, entry["quality"]), around)
+        numbers |= s.measured(sets, counts, images, make, config.build(Quality, entry["quality"]), around)
         out.mkdir(parents=True, exist_ok=True)
         (out / "steps.json").write_text(json.dumps(numbers, indent=1) + "\n")
         title = f"{study} {method}"

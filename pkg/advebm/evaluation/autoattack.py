@@ -13,6 +13,7 @@ from advebm.evaluation import intervals
 from advebm.evaluation.result import Interval, Result
 from advebm.evaluation.square import NAMES
 from advebm.evaluation.subject import Subject
+from advebm.networks.passes import convolving
 from advebm.ranges import Count, Positive
 from advebm.runtime.parts import SEED, Part, anew, gathered
 
@@ -61,6 +62,7 @@ class AutoAttackResult(Result):
         return super().read(content | {"balls": {norm: ball | {"left": left[norm]} for norm, ball in balls.items()}})
 
 
+@convolving("fp32")
 def autoattack(
     net: nn.Module,
     images: Images,

@@ -12,6 +12,7 @@ from advebm.data.images import Images
 from advebm.evaluation.result import Interval, Result
 from advebm.evaluation.subject import Subject
 from advebm.networks import frozen
+from advebm.networks.passes import convolving
 from advebm.ranges import Count
 from advebm.runtime.parts import BATCH, SEED
 
@@ -84,6 +85,7 @@ def interval(confidence: np.ndarray, right: np.ndarray, bins: int, seed: int) ->
     return [max(0.0, float(found.low)), max(0.0, float(found.high))]
 
 
+@convolving("fp32")
 def calibration(
     net: nn.Module, images: Images, spec: Calibration, *, seed: int, batch: int = BATCH, progress: Callable = iter
 ) -> CalibrationResult:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from advebm.data.images import digest
+from advebm.networks.passes import convolving
 from advebm.runtime import ranks
 from advebm.runtime.parts import Part, anew
 
@@ -126,6 +127,7 @@ class Network:
         place = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
         return f"{self.name}, weights {weights}, layers {self.layers}, torch-fidelity {version('torch-fidelity')}, {place}"
 
+    @convolving("fp32")
     def features(self, x: np.ndarray, name: str) -> dict[str, Tensor]:
         """{layer: (N, D)} of uint8 images (N, H, W, C), which go by that name in the bar. Those of each run of PART images
         are found again by their bytes."""

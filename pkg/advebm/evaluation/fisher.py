@@ -11,10 +11,11 @@ from annotated_types import Ge
 from torch import Tensor, fx, nn
 
 from advebm.data.images import Images
-from advebm.energy import Energy, conditional, given, marginal, posterior
+from advebm.energy import Energy, conditional, marginal, posterior
 from advebm.evaluation.result import Result
 from advebm.evaluation.subject import Subject
 from advebm.networks import frozen
+from advebm.networks.passes import convolving
 from advebm.ranges import Count
 from advebm.runtime.parts import SEED, Part, anew, gathered
 from advebm.samplers.streams import Streams
@@ -87,10 +88,10 @@ def exact(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         grad E(x) = sum_k p_k g_k = m        -tr Hess E(x) = sum_k p_k |g_k|^2 - |m|^2 = sum_k p_k |g_k - m|^2
     """
     x = x.detach().requires_grad_(True)
-    f = given(net(x))
+    f = net(x)
     classes = [torch.full_like(y, k) for k in range(net.outputs)]
-    p = torch.stack([posterior(f, k)(x).neg().exp() for k in classes]).detach()  # (K, B)
-    g = [torch.autograd.grad(conditional(f, k)(x).sum(), x, retain_graph=True)[0].flatten(1) for k in classes]
+    p = torch.stack([posterior.of(f, k).neg().exp() for k in classes]).detach()  # (K, B)
+    g = [torch.autograd.grad(conditional.of(f, k).sum(), x, retain_graph=True)[0].flatten(1) for k in classes]
     g = torch.stack(g)  # (K, B, D)
     m = (p[..., None] * g).sum(0)
     spread = (p * (g - m).square().sum(2)).sum(0)
@@ -120,6 +121,7 @@ def summary(scores: Tensor, ways: str) -> Score:
     return Score(score=score, se=se, score_symmetric=score / 4, se_symmetric=se / 4, ways=ways)
 
 
+@convolving("fp32")
 def fisher(
     net: nn.Module,
     images: Images,

@@ -1,7 +1,7 @@
 """Drawing images by recipes, as `sample` writes them and as measurements repeat them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from advebm.data import images
 from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images
 from advebm.data.prepared import about
-from advebm.networks import Network, sampling
+from advebm.networks import Network
+from advebm.networks.passes import Passes
 from advebm.ranges import Precision
 from advebm.runtime.parts import BATCH, SEED, Part, anew, gathered
 from advebm.samplers.recipes import Recipe, Starts
@@ -44,7 +45,7 @@ class Generator:
     net: Network
     starts: Starts
     classes: int  # K
-    precision: Precision = "fp32"
+    passes: Passes = field(default_factory=Passes)
 
     @classmethod
     def load(
@@ -60,7 +61,7 @@ class Generator:
         mode. Raises ValueError where a recipe follows logits of classes that the network does not have."""
         described, device = about(data), networks.device()
         net, header = networks.load(model, device, shape=described["shape"])
-        networks.accelerated(net, precision).train(header.get("statistics") == "batch")
+        net.train(header.get("statistics") == "batch")
         for name, recipe in recipes.items():
             if recipe.guided and header["outputs"] != described["classes"]:
                 raise ValueError(
@@ -69,14 +70,14 @@ class Generator:
                 )
         outliers = images.load(data / "outliers.npz") if any(r.start == "outliers" for r in recipes.values()) else None
         starts = start_images(Gaussians.load(gaussians, device), outliers)
-        return cls(net=net, starts=starts, classes=described["classes"], precision=precision)
+        return cls(net=net, starts=starts, classes=described["classes"], passes=Passes.on(device, precision))
 
     def __call__(self, draw: Callable[..., dict], name: str, ids: Tensor) -> dict:
-        """{key: images `ids` (B, C, H, W)} of what `draw(net, y, starts, streams)` makes for the recipe of that name, such
+        """{key: images `ids` (B, C, H, W)} of what `draw(f, y, starts, streams)` makes for the recipe of that name, such
         as the recipe's stages."""
         together = torch.arange(BATCH, device=ids.device) + ids[0] if self.net.training else ids  # as many in each batch
-        with sampling(self.net) as net:
-            drawn = draw(net, together % self.classes, self.starts, Streams(SEED, "sample", name, ids=together))
+        with self.passes.sampling(self.net) as f:
+            drawn = draw(f, together % self.classes, self.starts, Streams(SEED, "sample", name, ids=together))
         return {key: x[: len(ids)] for key, x in drawn.items()}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from advebm.data.images import to_bytes
 from advebm.evaluation.result import Named
 from advebm.evaluation.subject import Subject
-from advebm.networks import sampling
+from advebm.networks.passes import Passes
 from advebm.ranges import Count
 from advebm.runtime.parts import BATCH, SEED
 from advebm.samplers.recipes import Recipe, Starts
@@ -29,7 +29,7 @@ class Interpolation:
     def measure(self, subject: Subject) -> "tuple[InterpolationResult, dict[str, np.ndarray | None]]":
         made, classes = subject.generator, subject.about["classes"]
         bar = subject.bar("interpolation")
-        return interpolation(made.net, subject.recipes, made.starts, classes, self, seed=SEED, progress=bar)
+        return interpolation(made.net, subject.recipes, made.starts, classes, self, made.passes, seed=SEED, progress=bar)
 
 
 @dataclass(kw_only=True)
@@ -44,7 +44,7 @@ class InterpolationResult(Named):
     named: dict[str, Smoothness]
 
 
-def between(net: nn.Module, recipe: Recipe, y: Tensor, starts: Starts, t: Tensor, one: Streams, other: Streams) -> Tensor:
+def between(f: nn.Module, recipe: Recipe, y: Tensor, starts: Starts, t: Tensor, one: Streams, other: Streams) -> Tensor:
     """Images (B, C, H, W) that the recipe makes of classes y (B,) from (1 - t) a + t b, t (B,) in [0, 1] (Yin, Li and
     Rohde 2022, Section 5.2): its starts a are drawn from the streams `one`, which go on into the recipe, and b from
     `other`. So at t = 0 the images are the recipe's own, and at t = 1 what it makes of b."""
@@ -53,7 +53,7 @@ def between(net: nn.Module, recipe: Recipe, y: Tensor, starts: Starts, t: Tensor
         a, b = starts[recipe.start](y, streams), starts[recipe.start](y, other)
         return torch.lerp(a, b, t.to(a).view(-1, 1, 1, 1))
 
-    return list(recipe(net, y, {recipe.start: start}, one).values())[-1]
+    return list(recipe(f, y, {recipe.start: start}, one).values())[-1]
 
 
 def smoothness(x: Tensor) -> float:
@@ -71,6 +71,7 @@ def interpolation(
     starts: Starts,
     classes: int,
     spec: Interpolation,
+    passes: Passes,
     *,
     seed: int,
     batch: int = BATCH,
@@ -92,10 +93,10 @@ def interpolation(
         if recipe.start is None:
             continue
         parts = []
-        with sampling(net):
+        with passes.sampling(net) as f:
             for ids, part in progress(list(zip(row.split(batch), t.split(batch), strict=True))):
                 one, other = (Streams(seed, "sample", name, ids=i) for i in (ids, ids + classes * spec.rows))
-                parts.append(between(net, recipe, ids % classes, starts, part, one, other))
+                parts.append(between(f, recipe, ids % classes, starts, part, one, other))
         x = torch.cat(parts)
         if not x.isfinite().all():
             raise ValueError(f"interpolation by {name}: images are not finite; take smaller steps or noise")

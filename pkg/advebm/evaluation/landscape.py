@@ -14,6 +14,7 @@ from advebm.energy import conditional, marginal
 from advebm.evaluation.result import Result
 from advebm.evaluation.subject import Subject
 from advebm.networks import frozen
+from advebm.networks.passes import convolving
 from advebm.ranges import Count, Positive
 from advebm.runtime.parts import BATCH, SEED
 from advebm.samplers.streams import Streams
@@ -56,6 +57,7 @@ def plane(shape: tuple[int, ...], streams: Streams) -> Tensor:
     return torch.linalg.qr(streams.normal(2, torch.Size(shape).numel()).mT).Q.mT
 
 
+@convolving("fp32")
 def landscape(
     net: nn.Module, images: Images, spec: Landscape, *, seed: int, batch: int = BATCH, progress: Callable = iter
 ) -> tuple[LandscapeResult, np.ndarray]:

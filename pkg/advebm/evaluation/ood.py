@@ -1,7 +1,6 @@
 """Detection of out-distribution images: AUC and false positive rate of each score, standard and in the worst case."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -18,7 +17,8 @@ from advebm.evaluation.fisher import piecewise_linear
 from advebm.evaluation.result import Interval, Named
 from advebm.evaluation.square import square
 from advebm.evaluation.subject import Subject
-from advebm.networks import device, sampling
+from advebm.networks import device
+from advebm.networks.passes import Passes, convolving
 from advebm.ranges import Count, Positive
 from advebm.runtime import ranks
 from advebm.runtime.parts import BATCH, SEED, Part, anew
@@ -165,6 +165,7 @@ def worst_case(
     return torch.where(torch.from_numpy(lower).to(x.device).view(-1, 1, 1, 1), found, start)
 
 
+@convolving("fp32")
 def ood(
     net: nn.Module,
     detector: str,
@@ -186,6 +187,7 @@ def ood(
     names = [detector, *(score for score in spec.scores if score != detector)]
     if net.outputs == 1:
         names = [name for name in names if name in ("energy", "grad_norm")]
+    passes = Passes.on(device)
     flat = piecewise_linear(net)  # then grad_norm has no gradient, or one that only the softmax weights have
 
     def measured(job: tuple[str, str]) -> tuple[Scored, int, dict[str, AucCurve], dict[str, np.ndarray]]:
@@ -199,24 +201,25 @@ def ood(
         curves: dict[str, AucCurve] = {}
         worst: dict[str, Tensor] = {}
         queried = flat and score == "grad_norm"
+        own = Passes() if score == "grad_norm" else passes  # graphs have no second derivative
         for norm, radii in spec.radii.items():
             worst[norm] = x_out
             curves[norm] = AucCurve(eps=[0.0, *radii], auc=[entry.auc])
             for eps in radii if score == detector else radii[-1:]:
-                attack = partial(
-                    worst_case,
-                    energy,
-                    x_out,
-                    worst[norm],
-                    spec,
-                    eps=eps,
-                    norm=norm,
-                    flat=queried,
-                    floor=-s_in.max(),
-                    seed=seed,
-                    batch=batch,
-                )
-                with nullcontext() if score == "grad_norm" else sampling(net):  # which takes no second derivative
+                with own.sampling(net) as f:
+                    attack = partial(
+                        worst_case,
+                        SCORES[score](f),
+                        x_out,
+                        worst[norm],
+                        spec,
+                        eps=eps,
+                        norm=norm,
+                        flat=queried,
+                        floor=-s_in.max(),
+                        seed=seed,
+                        batch=batch,
+                    )
                     worst[norm] = part(f"{set_name}, {score}, {norm} {eps}, {batch} at a time", attack).to(x_out.device)
                 s_worst = scores(energy, worst[norm], batch)
                 curves[norm].auc.append(auc(s_in, s_worst))

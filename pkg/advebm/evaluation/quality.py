@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from advebm import networks
 from advebm.data import images as files
 from advebm.data.images import Images
-from advebm.energy import given, unconfident
+from advebm.energy import unconfident
 from advebm.evaluation import features
 from advebm.evaluation.features import Network
 from advebm.evaluation.frechet import Gaussian, distance, fitted, jackknife
 from advebm.evaluation.result import Result
 from advebm.evaluation.subject import Subject, Surroundings
+from advebm.networks.passes import convolving
 from advebm.ranges import Count
 from advebm.runtime.disk import read_json
 from advebm.runtime.parts import BATCH, Part, anew
@@ -238,6 +239,7 @@ def per_class(z: Tensor, y: np.ndarray, reference: Reference) -> list[float] | N
     return [distance(fitted(z[_of(y, k, z)]), reference.of_class[k]) for k in classes.tolist()]
 
 
+@convolving("fp32")
 @torch.no_grad()
 def confident(net: nn.Module, images: Images, n: int, batch: int = BATCH) -> Images:
     """All images where they are n at most; else of each class that the network sees the n / K that it is surest of, and the
@@ -248,12 +250,13 @@ def confident(net: nn.Module, images: Images, n: int, batch: int = BATCH) -> Ima
     device = next(net.parameters()).device
     logits = torch.cat([net(images[i : i + batch].pixels(device)) for i in range(0, len(images.x), batch)])
     seen, classes = logits.argmax(1), logits.shape[1]
-    surest = unconfident(given(logits))(logits).sort(stable=True).indices
+    surest = unconfident.of(logits).sort(stable=True).indices
     chosen = torch.cat([surest[seen[surest] == k][: n // classes] for k in range(classes)])
     rest = surest[~torch.isin(surest, chosen)][: n - len(chosen)]
     return Images(images.x[torch.cat([chosen, rest]).sort().values.cpu().numpy()])
 
 
+@convolving("fp32")
 @torch.no_grad()
 def label_consistency(judge: nn.Module, images: Images, batch: int = BATCH) -> float:
     """How often the judge sees the class that was asked for."""

@@ -14,7 +14,7 @@ from advebm.energy import Energy, conditional, negative, unsaturated
 from advebm.evaluation import intervals
 from advebm.evaluation.result import Interval, Result
 from advebm.evaluation.subject import Subject
-from advebm.networks import sampling
+from advebm.networks.passes import Passes, convolving
 from advebm.ranges import Count, Positive
 from advebm.runtime import ranks
 from advebm.runtime.parts import BATCH, SEED, Part, anew
@@ -111,6 +111,7 @@ def descended(net: nn.Module, y: Tensor, ascends: str, streams: Streams) -> Ener
     return negative({"ce": unsaturated, "energy": conditional}[ascends](net, y))
 
 
+@convolving("fp32")
 def robustness(
     net: nn.Module,
     images: Images,
@@ -125,15 +126,15 @@ def robustness(
     image counts as robust where it is right after the last step of every restart."""
     images = images[: spec.n or len(images.x)]
     n, device = len(images.x), next(net.parameters()).device
-    radii = [0.0, *spec.curve.radii]
+    radii, passes = [0.0, *spec.curve.radii], Passes.on(device)
 
     def attacked(x: Tensor, y: Tensor, ids: Tensor, attack: Against | None) -> Tensor:
         """Whether each image is right after each restart, (B,)."""
         streams = Streams(seed, "robustness", ids=ids)
         robust = torch.ones_like(y, dtype=torch.bool)
         for _ in range(attack.restarts if attack else 1):
-            with sampling(net):
-                moved = attack(descended(net, y, attack.ascends, streams), x, streams) if attack else x
+            with passes.sampling(net) as f:
+                moved = attack(descended(f, y, attack.ascends, streams), x, streams) if attack else x
             with torch.no_grad():
                 robust &= net(moved).argmax(1) == y
         return robust
@@ -144,8 +145,8 @@ def robustness(
         for i, eps in enumerate(radii):
             if eps:
                 streams = Streams(seed, "curve", i, ids=ids)
-                energy = descended(net, y, "ce", streams)
-                with sampling(net):
+                with passes.sampling(net) as f:
+                    energy = descended(f, y, "ce", streams)
                     moved = spec.curve.attack(energy, x, streams, eps=eps, norm=spec.curve.norm, start=moved)
             with torch.no_grad():
                 robust = robust & (net(moved).argmax(1) == y)

@@ -18,7 +18,7 @@ from advebm.evaluation.frechet import distance, fitted, jackknife
 from advebm.evaluation.generation import Generator, asked, batched
 from advebm.evaluation.quality import Quality, Reference, label_consistency
 from advebm.evaluation.subject import Surroundings
-from advebm.networks import sampling
+from advebm.networks.passes import Passes
 from advebm.runtime.parts import BATCH, Part, anew
 from advebm.samplers.pgd import Ascent
 from advebm.samplers.recipes import Recipe, Starts
@@ -64,13 +64,13 @@ def last_chain(recipe: Recipe) -> str | None:
 
 
 def snapshots(
-    recipe: Recipe, net: nn.Module, y: Tensor, starts: Starts, streams: Streams, lengths: Sequence[int]
+    recipe: Recipe, f: nn.Module, y: Tensor, starts: Starts, streams: Streams, lengths: Sequence[int]
 ) -> dict[int, Tensor]:
     """{length: images (B, C, H, W)} that the recipe makes by a last chain of each of the lengths, which increase; 0: what
     that chain starts from. The recipe is one that has a last chain."""
     name = last_chain(recipe)
     keeper = KEEPERS[name](getattr(recipe, name), lengths)
-    replace(recipe, **{name: keeper})(net, y, starts, streams)
+    replace(recipe, **{name: keeper})(f, y, starts, streams)
     return keeper.images
 
 
@@ -108,19 +108,20 @@ def scores(images: Images, reference: Reference, using: Network, name: str) -> d
     return {"fid": distance(fitted(z), reference.gaussian), "fid_se": jackknife(z, reference.gaussian)}
 
 
-def looks(net: nn.Module, judge: nn.Module, images: Images) -> dict[str, float | None]:
+def looks(net: nn.Module, judge: nn.Module, images: Images, passes: Passes) -> dict[str, float | None]:
     """{label_consistency, energy, saturated}: how often the judge sees the class of an image, None where they have none;
     the mean of E(x) by the network that made them; the share of bytes that are 0 or 255."""
     consistency = None if images.y is None else label_consistency(judge, images)
     saturated = float(np.isin(images.x, (0, 255)).mean())
-    return {"label_consistency": consistency, "energy": mean_energy(net, images), "saturated": saturated}
+    return {"label_consistency": consistency, "energy": mean_energy(net, images, passes), "saturated": saturated}
 
 
 @torch.no_grad()
-def mean_energy(net: nn.Module, images: Images, batch: int = BATCH) -> float:
-    """The mean of E(x) over the images."""
-    device, energy = next(net.parameters()).device, marginal(net)
-    with sampling(net):
+def mean_energy(net: nn.Module, images: Images, passes: Passes, batch: int = BATCH) -> float:
+    """The mean of E(x) over the images, passed through as they are sampled."""
+    device = next(net.parameters()).device
+    with passes.sampling(net) as f:
+        energy = marginal(f)
         parts = [energy(images[i : i + batch].pixels(device)).double().sum() for i in range(0, len(images.x), batch)]
     return (sum(parts) / len(images.x)).item()
 
@@ -134,7 +135,7 @@ def measured(
     sets: dict[str, dict[int, Images]],
     lengths: list[int],
     n: int,
-    net: nn.Module,
+    make: Generator,
     spec: Quality,
     around: Surroundings,
 ) -> dict[str, Any]:
@@ -146,9 +147,9 @@ def measured(
     reference = Reference(validation, using)
 
     def numbers(content: Images, name: str) -> dict[str, float | None]:
-        return scores(content, reference, using, name) | looks(net, judge, content)
+        return scores(content, reference, using, name) | looks(make.net, judge, content, make.passes)
 
-    real = {"validation": looks(net, judge, validation), "train": numbers(train, "train")}
+    real = {"validation": looks(make.net, judge, validation, make.passes), "train": numbers(train, "train")}
     curves: dict[str, dict[str, Any]] = {}
     for curve, by_length in sets.items():
         found = [numbers(by_length[length], f"{curve} {length}") for length in lengths]

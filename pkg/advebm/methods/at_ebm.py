@@ -1,6 +1,6 @@
 """AT-EBM: an energy-based model by binary adversarial training (Yin, Li and Rohde 2022)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -8,9 +8,8 @@ from annotated_types import MinLen
 from torch import Tensor, nn
 
 from advebm.data.batches import Batch
-from advebm.energy import binary, given, marginal, negative
+from advebm.energy import binary, marginal, negative
 from advebm.methods.base import Context, Loss, Method
-from advebm.networks import sampling
 from advebm.ranges import Count, Fraction, NonNegative, Start
 from advebm.runtime import ranks
 from advebm.samplers.pgd import Ascent
@@ -55,6 +54,9 @@ class ATEBM(Method):
         self.k = 0 if self.progressive else self.ascent.steps
         self.aucs: list[float] = []  # of the batches of this K
 
+    def longer(self, factor: float) -> "Method":
+        return replace(self, ascent=self.ascent.scaled(factor))
+
     def starts(self, batch: Batch, step: int) -> Tensor:
         """x_out (B, C, H, W): image i is from the start i modulo how many there are."""
         count = len(batch.x)
@@ -70,14 +72,14 @@ class ATEBM(Method):
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x = batch.x.detach().requires_grad_(self.r1 > 0)
         x_adv = None
-        with sampling(net):
-            x_star = self.ascent(marginal(net), self.starts(batch, step), steps=self.k)
+        with self.passes.sampling(net) as f:
+            x_star = self.ascent(marginal(f), self.starts(batch, step), steps=self.k)
             if self.descent is not None:
-                x = x_adv = self.descent(negative(marginal(net)), x).requires_grad_(self.r1 > 0)
-        f_star, f = given(net(x_star)), given(net(x))  # apart, as R1 goes back twice through the second alone
-        e, e_star = marginal(f)(x), marginal(f_star)(x_star)
+                x = x_adv = self.descent(negative(marginal(f)), x).requires_grad_(self.r1 > 0)
+        f_star, f_data = net(x_star), net(x)  # apart, as R1 goes back twice through the second alone
+        e, e_star = marginal.of(f_data), marginal.of(f_star)
         if self.objective == "bce":
-            value = (binary(f, real=True)(x) + binary(f_star, real=False)(x_star)).mean()
+            value = (binary.of(f_data, real=True) + binary.of(f_star, real=False)).mean()
         else:
             value = (e - e_star).mean()
         if self.r1:
@@ -101,8 +103,8 @@ class ATEBM(Method):
             self.k, self.aucs = self.k + 1, []
 
     def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        f = given(net(x))
-        return {"energy": marginal(f)(x), "bce": binary(f, real=True)(x)}
+        logits = net(x)
+        return {"energy": marginal.of(logits), "bce": binary.of(logits, real=True)}
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"k": torch.tensor(self.k), "aucs": torch.tensor(self.aucs, dtype=torch.float64)}

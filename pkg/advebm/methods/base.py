@@ -1,7 +1,7 @@
 """What a training method is."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
-from advebm.energy import Energy, Logits, conditional, given, marginal, posterior
+from advebm.energy import Energy, Logits, conditional, marginal, posterior
+from advebm.networks.passes import Passes
 from advebm.ranges import Fraction, NonNegative
 from advebm.runtime import ranks
 from advebm.samplers.buffer import Buffer, Replay, Start
@@ -37,6 +38,7 @@ class Context(NamedTuple):
     gaussians: Gaussians | None
     device: torch.device | str
     steps: int = 1  # of the whole training
+    passes: Passes = Passes()  # full float32 and nothing kept
 
 
 @dataclass(kw_only=True)
@@ -62,6 +64,11 @@ class Method:
         """Random streams of the `count` images that this process has of a batch, a function of (seed, key)."""
         return Streams(self.context.seed, *key, ids=ranks.ids(count, self.context.device))
 
+    @property
+    def passes(self) -> Passes:
+        """How the network is passed through in this training."""
+        return self.context.passes
+
     def gaussians(self) -> Gaussians:
         """The class Gaussians. Raises ValueError where none were given."""
         if self.context.gaussians is None:
@@ -73,8 +80,12 @@ class Method:
 
     def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Numbers of each image (B,), whose means over the validation images are recorded while training goes on."""
-        f = given(net(x))
-        return {"accuracy": (f(x).argmax(1) == y).double(), "ce": posterior(f, y)(x)}
+        logits = net(x)
+        return {"accuracy": (logits.argmax(1) == y).double(), "ce": posterior.of(logits, y)}
+
+    def longer(self, factor: float) -> "Method":
+        """The same with `factor` times as many steps of its chains, rounded up; itself where it has none."""
+        return self
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}
@@ -114,6 +125,9 @@ class ReplayMethod(Method):
         """The sampler of that step."""
         part = (step + 1) / (self.growth * self.context.steps) if self.growth else 1.0
         return self.sampler.scaled(part) if part < 1 else self.sampler
+
+    def longer(self, factor: float) -> "Method":
+        return replace(self, sampler=self.sampler.scaled(factor))
 
     def negatives(self, sample: Sample, count: int, step: int) -> tuple[Tensor, Tensor]:
         """x~ (B, C, H, W), y~ (B,): chains drawn from the buffer, continued by `sample`, and put back. The class of a place

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from advebm.data.batches import Batch
-from advebm.energy import conditional, given
+from advebm.energy import conditional
 from advebm.methods.base import Loss, ReplayMethod
-from advebm.networks import passes, sampling
 from advebm.samplers.buffer import Start, uniform_start
 from advebm.samplers.sgld import Langevin
 
@@ -27,8 +26,8 @@ class IGEBM(ReplayMethod):
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x, y, sampler = batch.x, batch.y, self.grown(step)
-        with sampling(net):
-            x_neg, y_neg = self.negatives(lambda v, y, s: sampler(conditional(net, y), v, s), len(x), step)
-        f_neg, f = map(given, passes(net, x_neg, x))  # the data last: batch norm's statistics end on them
-        term, logs = self.contrast(conditional(f, y)(x), conditional(f_neg, y_neg)(x_neg))
+        with self.passes.sampling(net) as f:
+            x_neg, y_neg = self.negatives(lambda v, y, s: sampler(conditional(f, y), v, s), len(x), step)
+        f_neg, f_data = self.passes(net, x_neg, x)  # the data last: batch norm's statistics end on them
+        term, logs = self.contrast(conditional.of(f_data, y), conditional.of(f_neg, y_neg))
         return Loss(term, logs, x_neg=x_neg)

@@ -6,9 +6,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from advebm.data.batches import Batch
-from advebm.energy import conditional, given, grad, marginal, posterior
+from advebm.energy import conditional, grad, marginal, posterior
 from advebm.methods.base import JointMethod, Loss
-from advebm.networks import passes, sampling
 from advebm.ranges import Count, NonNegative, Positive
 from advebm.samplers.buffer import Start, uniform_start
 from advebm.samplers.norms import Linf
@@ -48,11 +47,11 @@ class JEAT(JointMethod):
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x, y, sampler = batch.x, batch.y, self.grown(step)
-        with sampling(net):
-            x_adv = self.attack(net, x, y, self.streams("attack", step, count=len(x)))
-            x_neg, _ = self.negatives(lambda v, k, s: sampler(self.descended(net, k), v, s), len(x), step)
+        with self.passes.sampling(net) as f:
+            x_adv = self.attack(f, x, y, self.streams("attack", step, count=len(x)))
+            x_neg, _ = self.negatives(lambda v, k, s: sampler(self.descended(f, k), v, s), len(x), step)
         data = [batch.x_plain, x_adv] if self.plain else [x_adv]
-        f_neg, *f = map(given, passes(net, x_neg, *data))  # the data last: batch norm's statistics end on them
-        ce = posterior(f[-1], y)(x_adv).mean()
-        term, logs = self.contrast(marginal(f[0])(data[0]), marginal(f_neg)(x_neg))
+        f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last: batch norm's statistics end on them
+        ce = posterior.of(f_data[-1], y).mean()
+        term, logs = self.contrast(marginal.of(f_data[0]), marginal.of(f_neg))
         return Loss(ce + term, {"ce": ce, **logs}, x_adv=x_adv, x_neg=x_neg)

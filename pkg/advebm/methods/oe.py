@@ -6,9 +6,8 @@ from typing import ClassVar
 from torch import nn
 
 from advebm.data.batches import Batch
-from advebm.energy import given, posterior, undecided
+from advebm.energy import posterior, undecided
 from advebm.methods.base import Loss, Method
-from advebm.networks import passes
 from advebm.ranges import NonNegative
 
 
@@ -26,6 +25,6 @@ class OE(Method):
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x, y, x_out = batch.x, batch.y, batch.x_out
-        f_out, f = map(given, passes(net, x_out, x))  # the data last: batch norm's statistics end on them
-        ce, ce_out = posterior(f, y)(x).mean(), undecided(f_out)(x_out).mean()
+        f_out, f_data = self.passes(net, x_out, x)  # the data last: batch norm's statistics end on them
+        ce, ce_out = posterior.of(f_data, y).mean(), undecided.of(f_out).mean()
         return Loss(ce + self.weight * ce_out, {"ce": ce, "ce_out": ce_out})

@@ -7,7 +7,6 @@ from torch import nn
 from advebm.data.batches import Batch
 from advebm.energy import conditional, negative, posterior
 from advebm.methods.base import Loss, Method
-from advebm.networks import sampling
 from advebm.samplers.pgd import Attack
 
 
@@ -22,7 +21,7 @@ class PreJEAT(Method):
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x, y = batch.x, batch.y
-        with sampling(net):
-            x_adv = self.attack(negative(conditional(net, y)), x, self.streams("attack", step, count=len(x)))
+        with self.passes.sampling(net) as f:
+            x_adv = self.attack(negative(conditional(f, y)), x, self.streams("attack", step, count=len(x)))
         ce = posterior(net, y)(x_adv).mean()
         return Loss(ce, {"ce": ce}, x_adv=x_adv)

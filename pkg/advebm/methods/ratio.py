@@ -7,9 +7,8 @@ from typing import ClassVar
 from torch import nn
 
 from advebm.data.batches import Batch
-from advebm.energy import given, negative, posterior, undecided
+from advebm.energy import negative, posterior, undecided
 from advebm.methods.base import Loss, Method
-from advebm.networks import passes, sampling
 from advebm.ranges import Fraction
 from advebm.samplers.pgd import Attack
 
@@ -29,11 +28,11 @@ class Ratio(Method):
 
     def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
         x, y, x_out = batch.x, batch.y, batch.x_out
-        with sampling(net):
-            x_adv = self.attack(negative(posterior(net, y)), x, self.streams("attack", step, count=len(x)))
+        with self.passes.sampling(net) as f:
+            x_adv = self.attack(negative(posterior(f, y)), x, self.streams("attack", step, count=len(x)))
             streams = self.streams("attack_out", step, count=len(x))
-            x_out_adv = self.attack_out(negative(undecided(net)), x_out, streams)
-        f_out, f = map(given, passes(net, x_out_adv, x_adv))  # each term by itself, see methods/oe.py
-        ce = posterior(f, y)(x_adv).mean()
-        kl = undecided(f_out)(x_out_adv).mean() - log(self.context.classes)
+            x_out_adv = self.attack_out(negative(undecided(f)), x_out, streams)
+        f_out, f_data = self.passes(net, x_out_adv, x_adv)  # each term by itself, see methods/oe.py
+        ce = posterior.of(f_data, y).mean()
+        kl = undecided.of(f_out).mean() - log(self.context.classes)
         return Loss((1 - self.weight) * ce + self.weight * kl, {"ce": ce, "kl_out": kl}, x_adv=x_adv, x_neg=x_out_adv)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from advebm.networks.wrn import Classifier
 from advebm.runtime import ranks
 
 KEPT = 8  # recordings at a time, such as whole batches, the last one and both precisions; the oldest is released
@@ -23,12 +23,12 @@ class Recorded:
     result before the next pass. The recordings share their memory, so a pass goes back once at most, and before any other
     goes forward. It has no gradient of the weights and no second derivative. AssertionError where more is asked.
 
-    Where a pass cannot be recorded (no memory left, an operation that waits for the device or for other processes), or a
-    dispatch mode is to see its operations, it runs as it would have.
+    Where a pass cannot be recorded (no memory left, an operation that waits for the device or for other processes), it runs
+    as it would have.
     """
 
     def __init__(self, trunk: nn.Module):
-        self.trunk, self.passes = trunk, trunk.forward
+        self.trunk = trunk
         self.graphs: dict[tuple, Pass | None] = {}  # None: could not be recorded
         self.pool: Any = None  # of the newest recording; None: the next one has a new pool
         self.turn = 0  # counts the passes forward, and those back
@@ -39,8 +39,8 @@ class Recorded:
         return torch.cuda.Stream()
 
     def __call__(self, h: Tensor) -> Tensor:
-        if not h.requires_grad or _get_current_dispatch_mode() is not None:
-            return self.passes(h)
+        if not h.requires_grad:
+            return self.trunk(h)
         place, low = h.device.type, torch.is_autocast_enabled(h.device.type)
         key = h.shape, h.dtype, low, torch.backends.cudnn.allow_tf32, self.trunk.training
         if key not in self.graphs:
@@ -49,18 +49,31 @@ class Recorded:
             with recording(self.trunk), torch.autocast(place, torch.bfloat16, enabled=low, cache_enabled=False):
                 self.graphs[key] = self._record(h)
         graphs = self.graphs[key]
-        return Replay.apply(self, graphs, h) if graphs else self.passes(h)
+        return Replay.apply(self, graphs, h) if graphs else self.trunk(h)
 
     def _record(self, h: Tensor) -> "Pass | None":
         if ranks.size() > 1 and any(type(layer) is ranks.BatchNorm and layer.training for layer in self.trunk.modules()):
             return None
         pool, self.pool = self.pool, None  # one that a recording failed in is not used again
         try:
-            graphs = Pass(self.passes, h, self.stream, pool)
+            graphs = Pass(self.trunk, h, self.stream, pool)
         except RuntimeError:
             return None
         self.pool = graphs.forward.pool()
         return graphs
+
+
+class Replayed:
+    """A classifier as chains and attacks see it, its trunk passed through by recordings."""
+
+    def __init__(self, net: Classifier, trunk: Recorded):
+        self.stem, self.trunk, self.head, self.outputs = net.stem, trunk, net.head, net.outputs
+
+    def body(self, h: Tensor) -> Tensor:
+        return self.head(self.trunk(h))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.body(self.stem(x))
 
 
 class Pass:

@@ -12,6 +12,9 @@ have three ways with it, by their field `norm`:
   in chains too; with its momentum of .9 the last pass makes nine tenths of them either way.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import nn
 
 
@@ -34,3 +37,17 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 def live(net: nn.Module) -> list[nn.BatchNorm2d]:
     """The batch norms that a pass of `net`, as it is now, normalises by the statistics of its batch."""
     return [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d) and layer.training]
+
+
+@contextmanager
+def still(net: nn.Module) -> Iterator[None]:
+    """In this block the running statistics of live batch norms stay as they are."""
+    norms = live(net)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

@@ -157,11 +157,21 @@ def parallel(module: nn.Module) -> nn.Module:
     if size() == 1:
         return module
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of images of one channel
-    for layer in module.modules():
-        if type(layer) is nn.BatchNorm2d:
-            layer.__class__ = BatchNorm
     here = [torch.cuda.current_device()] if next(module.parameters()).is_cuda else None
-    return nn.parallel.DistributedDataParallel(module, device_ids=here, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(synchronised(module), device_ids=here, forward_sync_buffers=False)
+
+
+def synchronised(module: nn.Module) -> nn.Module:
+    """The module with a `BatchNorm` in place of each nn.BatchNorm2d within it, of the same parameters and buffers, as
+    nn.SyncBatchNorm.convert_sync_batchnorm does it."""
+    for name, child in module.named_children():
+        setattr(module, name, synchronised(child))
+    if type(module) is not nn.BatchNorm2d:
+        return module
+    own = BatchNorm(module.num_features, module.eps, module.momentum).train(module.training)
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        setattr(own, name, tensor)
+    return own
 
 
 class BatchNorm(nn.BatchNorm2d):
