@@ -173,7 +173,11 @@ MISTAKES = [
     ({"models": {"at": {"attack": {"epss": 1}}}}, {}, "mine.models.at.attack: unknown key 'epss' (did you mean eps?)"),
     ({"recipes": 3}, {}, "mine.recipes: must be recipes by their names, not 3"),
     ({"recipes": {"sgld": {"chain": {"noise": -1.0}}}}, {}, "mine.recipes.sgld.chain.noise: -1.0 is less than the minimum"),
-    ({"sampling": {"at": {"sgdl": {}}}}, {}, "mine.sampling.at.sgdl: lacks recipe, and there is none to inherit (did you"),
+    (
+        {"sampling": {"at": {"sgdl": {}}}},
+        {},
+        "mine.sampling.at.sgdl: lacks recipe, and is not in recipes (did you mean sgld?)",
+    ),
     ({"training": {"optimizer": {"lr": "fast"}}}, {}, "mine.training.optimizer.lr: 'fast' is not of type 'number'"),
     ({"models": {"oe": {"network": {"kind": "glow"}}}}, {}, "mine.models.oe.network.kind: 'glow' is not one of ['wrn', "),
     ({}, {"tiny": PARAMS["tiny"] | {"samples": 0}}, "tiny.samples: 0 is less than the minimum of 1"),

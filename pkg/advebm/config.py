@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -114,8 +113,8 @@ def effective(content: dict[str, Any], study: str) -> dict[str, Any]:
 
 
 def _write_out(entry: dict[str, Any], methods: list[str]) -> None:
-    """Write out what a study says in short: it has each of the methods whose defaults serve, a null in a table leaves out
-    that entry, and models inherit its `network` and `training`."""
+    """Write out what a study says in short. It has those of the methods whose defaults serve, without what is null in its
+    TABLES; its models inherit its `network` and `training`."""
     models = entry.get("models")
     if isinstance(models, dict):
         named = [name for name in methods if name in models or _defaults_serve(name, entry)]
@@ -130,7 +129,7 @@ def _write_out(entry: dict[str, Any], methods: list[str]) -> None:
 
 
 def _write_out_recipes(entry: dict[str, Any]) -> None:
-    """Let each recipe of a method inherit the one of its name in the study's `recipes`, which end here."""
+    """Let each recipe of a method inherit the one of its name in the study's `recipes`, which are taken out."""
     recipes = entry.pop("recipes", {})
     if not isinstance(recipes, dict):
         raise _Mistake(["recipes"], f"must be recipes by their names, not {recipes!r}")
@@ -139,8 +138,8 @@ def _write_out_recipes(entry: dict[str, Any]) -> None:
             for name, own in table.items() if isinstance(table, dict) else ():
                 table[name] = recipe = merged(recipes.get(name), own)
                 if name not in recipes and isinstance(recipe, dict) and "recipe" not in recipe:
-                    there = f"{_nearest(name, recipes)}; recipes has {', '.join(map(str, recipes)) or 'none'}"
-                    raise _Mistake(["sampling", method, name], f"lacks recipe, and there is none to inherit{there}")
+                    there = f"{_nearest(name, recipes)}, which has {', '.join(map(str, recipes)) or 'none'}"
+                    raise _Mistake(["sampling", method, name], f"lacks recipe, and is not in recipes{there}")
 
 
 def studies(content: dict[str, Any]) -> list[str]:
@@ -149,7 +148,7 @@ def studies(content: dict[str, Any]) -> list[str]:
 
 
 def lineage(content: dict[str, Any], study: str) -> dict[str, dict[str, Any]]:
-    """{place: entry} of a study, of the study or base that it is like, of what that is like, and so on."""
+    """{place: entry} of a study, of what it is like, of what that is like, and so on. Raises ValueError."""
     known = studies(content)
     if study not in known:
         raise ValueError(f"no study {study!r}{_nearest(study, known)}; there are {', '.join(known)}")
@@ -170,15 +169,13 @@ def lineage(content: dict[str, Any], study: str) -> dict[str, dict[str, Any]]:
 
 
 def merged(general: Any, own: Any) -> Any:
-    """What holds where `general` is inherited and `own` is said: dicts are merged, unless `own` is whole; anything else
-    replaces. A copy."""
+    """A copy of `own` with what it inherits of `general`, at any depth. A whole dict (KINDS, WHOLE) inherits nothing, and
+    what is not a dict replaces."""
     if not isinstance(own, dict):
         return list(own) if isinstance(own, list) else own
     inherited = general if isinstance(general, dict) and not KINDS & own.keys() else {}
-    return {
-        key: merged(None if key in WHOLE and key in own else inherited.get(key), value)
-        for key, value in (inherited | own).items()
-    }
+    both = inherited | own
+    return {key: merged(None if key in WHOLE else inherited.get(key), value) for key, value in both.items()}
 
 
 def tables(entry: dict[str, Any], path: str) -> list[dict[str, Any]]:
@@ -392,13 +389,13 @@ def schema() -> dict[str, Any]:
 
     Network, Recipes = TypeAliasType("Network", Spec), TypeAliasType("Recipes", dict[str, Recipe])
 
-    def model(name: str, method: type, *bases: type, more: Iterable[tuple] = ()) -> type:
+    def model(name: str, method: type["Method"], *more: tuple, bases: tuple[type, ...] = ()) -> type:
         kinds = Field(json_schema_extra={"properties": {"kind": {"enum": list(method.networks)}}})
         parts = [("network", Annotated[Network, kinds]), ("training", Training), *more]
         return make_dataclass(name, parts, bases=bases, kw_only=True)
 
     warm, attack = ("warm", bool, field(default=False)), ("attack", Attack, field(default=None))
-    models = {name: model(f"{kind.__name__}Model", kind, kind, more=[warm]) for name, kind in METHODS.items()}
+    models = {name: model(f"{kind.__name__}Model", kind, warm, bases=(kind,)) for name, kind in METHODS.items()}
     study = make_dataclass(
         "Study",
         [
@@ -407,7 +404,7 @@ def schema() -> dict[str, Any]:
             ("network", Network),
             ("training", Training),
             ("judge", model("Judge", METHODS["standard"])),
-            ("warm", model("Warm", METHODS["at"], more=[attack]), field(default=None)),
+            ("warm", model("Warm", METHODS["at"], attack), field(default=None)),
             ("models", table("Models", models)),
             ("samples", Count),
             ("precision", Precision, field(default="fp32")),
