@@ -12,14 +12,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from advebm import cli, networks
+from advebm import cli, config, networks
 from advebm.networks.wrn import WideResNet
 
 PARAMS = yaml.safe_load(Path("params.yaml").read_text())
 
 # a key of the study tiny, its value, what is told
 VALUES = [
-    ("models", {}, "must name at least one method"),
+    ("models", dict.fromkeys(PARAMS["methods"]), "must name at least one method"),
     ("network.wdith", 2, "unknown key 'wdith' (did you mean width?)"),
     ("network.depth", 11, "11 is not one of"),
     ("network.norm", "layer", "'layer' is not one of ['none', 'batch', 'group', 'frozen', 'fixed']"),
@@ -48,14 +48,14 @@ VALUES = [
     ("robustness.attacks.pgd20.eps", float("inf"), "inf is not a finite number"),
     ("network", None, "None is not of type 'object'"),
     ("models", ["at"], "['at'] is not of type 'object'"),
-    ("data.out", {}, "{} should be non-empty"),
+    ("data.out", {"photographs": None, "uniform": None}, "{} should be non-empty"),
     ("gaussians.ridge", 0, "0 is less than or equal to the minimum of 0"),
     ("training.epochs", 0, "0 is less than or equal to the minimum of 0"),
     ("training.recovery", {"lr": 2.0}, "2.0 is greater than the maximum of 1"),
     ("training.recovery", {"steps": 0.5}, "0.5 is less than the minimum of 1"),
     ("training.schedule", {"kind": "cos"}, "'cos' is not one of"),
     ("ood.scores", ["energie"], "'energie' is not one of"),
-    ("ood.radii", {}, "{} should be non-empty"),
+    ("ood.radii", {"l2": None, "linf": None}, "{} should be non-empty"),
     ("ood.radii", {"l2": []}, "[] should be non-empty"),
     ("ood.radii", {"l3": [1.0]}, "'l3' is not one of ['l2', 'linf']"),
     ("autoattack", {"eps": {"linf": -1.0}}, "-1.0 is less than or equal to the minimum of 0"),
@@ -88,10 +88,10 @@ TOP = [
     ({"launch": {"processes": 3}}, "3 processes (launch) cannot share tiny.models.at.training.batch of 32 evenly"),
     ({"launch": {"proceses": 2}}, "launch must be {processes: N} with N an integer of at least 1"),
     ({"methods": "at"}, "methods must be a list of standard, at"),
-    ({"tiny": {"like": "digitz"}}, "tiny.like: must be a study that is not like another itself, not 'digitz'"),
-    ({"tiny": {"like": "tiny"}}, "tiny.like: must be a study that is not like another itself, not 'tiny'"),
+    ({"tiny": {"like": "digitz"}}, "tiny.like: no study or base 'digitz' (did you mean digits?)"),
+    ({"tiny": {"like": "tiny"}}, "tiny.like: must not lead back to itself: tiny -> tiny"),
     ({"tiny": {"like": "digits", "fischer": {}}}, "tiny: unknown key 'fischer' (did you mean fisher?)"),
-    ({"tiny": {"like": "mine"}, "mine": {"samples": 5}}, "mine: lacks data, gaussians"),
+    ({"tiny": {"like": "mine"}, "mine": {"samples": 5}}, "tiny: lacks data, gaussians"),
 ]
 
 DATA, MODEL, GAUSSIANS = "--data {work}/data", "--model {work}/judge/model.safetensors", "--gaussians {work}/g.safetensors"
@@ -110,7 +110,7 @@ STAGES = [
         "augmentation.pad 8 must be less than",
     ),
     (f"train jempp {DATA}", {}, "chains of this method start from the class Gaussians: name their file by --gaussians"),
-    (f"train standard {DATA}", {"models.standard.network": {"kind": "glow"}}, "standard trains wrn or resnet, not glow"),
+    (f"train standard {DATA}", {"models.standard.network": {"kind": "glow"}}, "'glow' is not one of ['wrn', 'resnet']"),
     (
         f"train glow {DATA}",
         {"models.glow.network": {"kind": "glow", "levels": 4}},
@@ -163,7 +163,7 @@ STAGES = [
     (
         f"quality at --samples {{out}} {MODEL} {DATA} --judge {{out}}/j --baselines {{out}}",
         {},
-        "advebm baselines",
+        "`advebm train judge` makes it",
     ),
     (f"baselines {DATA} {GAUSSIANS} --judge {{out}}/j", {}, "no model there"),
     *(
@@ -273,7 +273,7 @@ def place(entry, path):
     """What holds the key, and the key."""
     *parents, last = path.split(".")
     for key in parents:
-        entry = entry[key]
+        entry = entry.setdefault(key, {})
     return entry, last
 
 
@@ -295,11 +295,10 @@ def test_wrong_values(tmp_path, monkeypatch, capsys, path, value, message):
 
 @pytest.mark.parametrize("path", MISSING)
 def test_missing_values(tmp_path, monkeypatch, capsys, path):
-    more = params_file(tmp_path, {})
-    content = yaml.safe_load((tmp_path / "params.yaml").read_text())
-    target, last = place(content["tiny"], path)
+    entry = config.read(Path("params.yaml"), "tiny")
+    target, last = place(entry, path)
     del target[last]
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    more = params_file(tmp_path, {}, {"tiny": entry})
     assert re.search(rf"params.yaml: tiny.*lacks {last}", told("check at" + more, monkeypatch, capsys, out=tmp_path))
 
 

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from advebm import cli, methods
+from advebm import cli, config, methods
 from advebm.data import images
 from advebm.methods.base import ReplayMethod
 from advebm.runtime import progress
 
-RECIPES = yaml.safe_load(Path("params.yaml").read_text())["tiny"]["sampling"]
+RECIPES = config.read(Path("params.yaml"), "tiny")["sampling"]
 METHODS = list(RECIPES)
 
 

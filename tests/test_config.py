@@ -1,25 +1,60 @@
+"""params.yaml: what it makes of each study, and what it may say in short."""
+
+import copy
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 from advebm import config
+from advebm.commands.info import written
 from advebm.evaluation.generation import start_images
 from advebm.methods import METHODS
+from advebm.runtime.project import digest
 
-PARAMS = yaml.safe_load(config.Path("params.yaml").read_text())
-STUDIES = [name for name, entry in PARAMS.items() if isinstance(entry, dict) and name not in ("launch", "toy2d")]
+FILE = Path("params.yaml")
+PARAMS = yaml.safe_load(FILE.read_text())
+STUDIES = config.studies(PARAMS)
+GOLDEN = Path(__file__).with_name("effective.json")
+TABLES = {"data": "out", "robustness": "attacks", "ood": "radii", "autoattack": "eps"}  # whose order is that of tables
+
+
+def parts(entry):
+    """The effective params of a study as {"data": ..., "models/jem": ..., "sampling/jem": ...}."""
+    split = {f"{key}/{name}": part for key in ("models", "sampling") for name, part in entry[key].items()}
+    return {key: part for key, part in entry.items() if key not in ("models", "sampling", "network", "training")} | split
+
+
+def digests(study):
+    """{part: sha256} of the effective params; the order of recipes, sets, attacks and norms counts."""
+
+    def listed(name, part):
+        if name.startswith("sampling/"):
+            return list(part.items())
+        return part | {TABLES[name]: list(part[TABLES[name]].items())} if name in TABLES else part
+
+    return {name: digest(listed(name, part)) for name, part in parts(config.read(FILE, study)).items()}
 
 
 def test_schema_is_what_the_dataclasses_say():
     assert json.loads(config.SCHEMA.read_text()) == config.schema(), "run `python -m advebm.config`"
 
 
+def test_the_numbers_are_those_that_were_written_down():
+    """Where a number is changed on purpose: `python tests/test_config.py` writes tests/effective.json, whose diff names the
+    studies and parts that have changed."""
+    golden = json.loads(GOLDEN.read_text())
+    assert list(golden) == STUDIES
+    for study, parts in golden.items():
+        now = digests(study)
+        assert {name: now.get(name) for name in parts} == parts, study
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_study_is_right_and_has_every_method(study):
-    entry = config.read("params.yaml", study)
-    assert PARAMS["methods"] == list(METHODS) == list(entry["sampling"])
-    assert list(entry["models"]) == (["at_ebm"] if study == "cifar10-ood" else list(METHODS))
+    entry = config.read(FILE, study)
+    assert PARAMS["methods"] == list(METHODS) == list(entry["sampling"]) == list(entry["models"])
     for name in [*entry["models"], "judge"]:
         built = config.model(entry, name)
         assert type(built.method) is METHODS["standard" if name == "judge" else name]
@@ -30,8 +65,14 @@ def test_every_study_is_right_and_has_every_method(study):
             assert not recipe.guided or config.model(entry, name).method.outputs(10) == 10
 
 
+def test_every_base_is_of_use():
+    assert {f"bases.{name}" for name in PARAMS["bases"]} == {
+        place for study in STUDIES for place in config.lineage(PARAMS, study) if place.startswith("bases.")
+    }
+
+
 def test_models_take_the_studys_network_and_training_but_for_what_they_change():
-    entry = config.read("params.yaml", "cifar10")
+    entry = config.read(FILE, "cifar10")
     jem, jempp = config.model(entry, "jem"), config.model(entry, "jempp")
     assert (jem.network.norm, jempp.network.norm) == ("none", "batch") and jem.network.width == jempp.network.width == 10
     assert (jem.training.optimizer.name, jempp.training.optimizer.name) == ("adam", "sgd")
@@ -39,7 +80,7 @@ def test_models_take_the_studys_network_and_training_but_for_what_they_change():
 
 
 def test_papers_numbers_are_converted():
-    entry = config.read("params.yaml", "cifar10")
+    entry = config.read(FILE, "cifar10")
     jem, jempp, robust = (config.model(entry, name) for name in ("jem", "jempp", "robust_jem"))
     assert jem.method.sampler.step_size == 1 / 4 and jem.method.sampler.noise == 0.01 / 2
     assert jempp.method.sampler.step_size == 0.2 / 4 and jempp.method.sampler.clamp_grad == 1 * 2
@@ -52,7 +93,151 @@ def test_flat():
     assert config.flat({"a": {"b": 1, "c": {"d": 2}}, "e": [1]}) == {"a.b": 1, "a.c.d": 2, "e": [1]}
 
 
-def test_a_study_like_another_takes_the_parts_it_does_not_hold():
-    ten, hundred = (config.read("params.yaml", study) for study in ("cifar10", "cifar100"))
-    assert hundred["data"] == PARAMS["cifar100"]["data"] and "cifar100" not in hundred["data"]["out"]
-    assert hundred | {"data": ten["data"]} == ten
+@pytest.mark.parametrize(
+    ("general", "own", "both"),
+    [
+        ({"a": {"b": 1, "c": 2}}, {"a": {"c": 3, "d": 4}}, {"a": {"b": 1, "c": 3, "d": 4}}),
+        ({"a": {"b": 1}, "c": [1, 2]}, {"a": None, "c": [3]}, {"a": None, "c": [3]}),
+        ({"a": 1}, {"a": {"b": 2}}, {"a": {"b": 2}}),
+        ({"kind": "wrn", "depth": 10}, {"depth": 28}, {"kind": "wrn", "depth": 28}),
+        ({"kind": "wrn", "depth": 10}, {"kind": "glow"}, {"kind": "glow"}),
+        ({"kind": "step", "warmup": 5}, {"kind": "step", "factor": 0.1}, {"kind": "step", "factor": 0.1}),
+        ({"augmentation": {"pad": 4, "noise": 0.1}}, {"augmentation": {"pad": 2}}, {"augmentation": {"pad": 2}}),
+        ({"augmentation": {"pad": 4}}, {}, {"augmentation": {"pad": 4}}),
+    ],
+)
+def test_what_is_said_is_merged_into_what_is_inherited(general, own, both):
+    before = copy.deepcopy((general, own))
+    made = config.merged(general, own)
+    assert made == both == config.merged(general, made) and (general, own) == before
+
+
+def of(changes, **more):
+    """The study `mine`, like tiny, with these changes."""
+    return config.effective(PARAMS | more | {"mine": {"like": "tiny"} | changes}, "mine")
+
+
+def test_a_study_is_what_it_is_like_but_for_what_it_says():
+    tiny = config.read(FILE, "tiny")
+    assert of({}) == tiny
+    changed = of({"models": {"at": {"attack": {"eps": 0.2}}}, "training": {"optimizer": {"lr": 0.5}}})
+    assert changed["models"]["at"]["attack"] == {"eps": 0.2, "steps": 2}
+    assert all(model["training"]["optimizer"]["lr"] == 0.5 for model in changed["models"].values())
+    assert changed["data"] == tiny["data"] and changed["models"]["jem"]["sampler"] == tiny["models"]["jem"]["sampler"]
+
+
+def test_null_leaves_out_what_is_inherited():
+    changed = of(
+        {
+            "models": {"jem": None, "jeat": None},
+            "sampling": {"at": {"targeted": None}, "noise": None},
+            "data": {"out": {"uniform": None}},
+            "robustness": {"attacks": {"target20": None}},
+            "ood": {"radii": {"linf": None}},
+            "warm": None,
+            "autoattack": None,
+            "fisher": None,
+        }
+    )
+    assert set(METHODS) - set(changed["models"]) == {"jem", "jeat"} and list(changed["sampling"]) == list(changed["models"])
+    assert changed["sampling"]["at"] == changed["sampling"]["noise"] == {}
+    assert list(changed["data"]["out"]) == ["photographs"] and list(changed["ood"]["radii"]) == ["l2"]
+    assert list(changed["robustness"]["attacks"]) == ["pgd20", "energy20"]
+    assert changed["warm"] is changed["autoattack"] is changed["fisher"] is None and changed["calibration"] == {}
+    assert parts(changed)["autoattack"] is None
+
+
+def test_a_study_says_nothing_of_methods_whose_defaults_serve():
+    tiny = config.read(FILE, "tiny")
+    said = {name: model for name, model in tiny["models"].items() if name in ("at", "noise")}
+    content = {"methods": PARAMS["methods"], "mine": tiny | {"models": said, "sampling": {}}}
+    models = config.effective(content, "mine")["models"]
+    assert list(models) == ["standard", "at", "noise", "oe"], "flows have networks of their own, the others lack numbers"
+    assert models["oe"] == {"network": tiny["network"], "training": tiny["training"]}
+    content["mine"]["models"] = said | {"oe": None}
+    assert list(config.effective(content, "mine")["models"]) == ["standard", "at", "noise"]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_effective_params_are_their_own(study, tmp_path):
+    entry = config.read(FILE, study)
+    (tmp_path / "params.yaml").write_text(written(study, entry))
+    again = config.read(tmp_path / "params.yaml", study)
+    assert again == entry and json.dumps(parts(again)) == json.dumps(parts(entry))
+    assert "recipes" not in entry and "&" not in written(study, entry)
+
+
+# what a study `mine` that is like tiny says, or more of the file; what is told
+MISTAKES = [
+    ({"like": "tinny"}, {}, "mine.like: no study or base 'tinny' (did you mean tiny?); there are all, small, "),
+    ({"like": ["tiny"]}, {}, "mine.like: no study or base"),
+    ({"like": "mine"}, {}, "mine.like: must not lead back to itself: mine -> mine"),
+    (
+        {"like": "a"},
+        {"bases": {"a": {"like": "b"}, "b": {"like": "a"}}},
+        "bases.b.like: must not lead back to itself: mine ->",
+    ),
+    ({"models": {"at": {"attack": {"epss": 1}}}}, {}, "mine.models.at.attack: unknown key 'epss' (did you mean eps?)"),
+    ({"recipes": 3}, {}, "mine.recipes: must be recipes by their names, not 3"),
+    ({"recipes": {"sgld": {"chain": {"noise": -1.0}}}}, {}, "mine.recipes.sgld.chain.noise: -1.0 is less than the minimum"),
+    (
+        {"sampling": {"at": {"sgdl": {}}}},
+        {},
+        "mine.sampling.at.sgdl: lacks recipe, and is not in recipes (did you mean sgld?)",
+    ),
+    ({"training": {"optimizer": {"lr": "fast"}}}, {}, "mine.training.optimizer.lr: 'fast' is not of type 'number'"),
+    ({"models": {"oe": {"network": {"kind": "glow"}}}}, {}, "mine.models.oe.network.kind: 'glow' is not one of ['wrn', "),
+    ({}, {"tiny": PARAMS["tiny"] | {"samples": 0}}, "tiny.samples: 0 is less than the minimum of 1"),
+    (
+        {},
+        {"bases": PARAMS["bases"] | {"small": PARAMS["bases"]["small"] | {"modles": {}}}},
+        "bases.small: unknown key 'modles' (did you",
+    ),
+    ({"quality": None}, {}, "mine.quality: None is not of type 'object'"),
+]
+
+
+@pytest.mark.parametrize(("says", "more", "message"), MISTAKES)
+def test_a_mistake_is_named_by_where_it_stands(says, more, message):
+    with pytest.raises(ValueError) as raised:
+        of(says, **more)
+    assert str(raised.value).startswith(message)
+
+
+# what the docs change by `dvc exp run -S`, and where that is in the effective params
+OVERRIDES = [
+    ("digits.models.robust_jem.attack.eps=0.15", "models.robust_jem.attack.eps", 0.15),
+    ("digits.models.at_ebm.start=[gaussians]", "models.at_ebm.start", ["gaussians"]),
+    ("digits.models.at_ebm.progressive=null", "models.at_ebm.progressive", None),
+    ("digits.models.at_ebm.progressive={iterations:9,auc:0.8,window:10}", "models.at_ebm.progressive.iterations", 9),
+    ("digits.models.at_ebm.ascent.steps=2", "models.at_ebm.ascent.steps", 2),
+    ("digits.models.noise.std=0.0314", "models.noise.std", 0.0314),
+    ("digits.sampling.at_ebm.ascent.ascent.steps=5", "sampling.at_ebm.ascent.ascent.steps", 5),
+    ("++digits.quality.reference=validation", "quality.reference", "validation"),
+    ("++digits.robustness.split=validation", "robustness.split", "validation"),
+    ("++digits.models.at.attack.eps=0.3", "models.at.attack.eps", 0.3),
+    ("++digits.recipes.sgld.chain.steps=7", "sampling.jem.sgld.chain.steps", 7),
+    ("++digits.sampling.jem.sgld.chain.steps=7", "sampling.jem.sgld.chain.steps", 7),
+    ("digits.training.epochs=3", "models.at.training.epochs", 3),
+]
+
+
+@pytest.mark.parametrize(("override", "path", "value"), OVERRIDES)
+def test_what_dvc_changes_is_read(override, path, value, tmp_path):
+    from dvc.utils.hydra import apply_overrides
+
+    file = tmp_path / "params.yaml"
+    file.write_text(FILE.read_text())
+    apply_overrides(file, [override, "method=at", "study=digits", "seed=3", "launch.processes=2"])
+    before, after = config.read(FILE, "digits"), config.read(file, "digits")
+    place = after
+    for key in path.split("."):
+        place = place[key]
+    assert place == value
+    changed = {name for name, part in parts(after).items() if part != parts(before)[name]}
+    assert changed and ("recipes" in override or "training" in override or len(changed) == 1)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps({study: digests(study) for study in STUDIES}, indent=1) + "\n")
+    print(f"wrote {GOLDEN}")

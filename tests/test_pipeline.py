@@ -104,7 +104,7 @@ def test_the_pipeline(copy):
     assert (tags["study"], tags["git.commit"], tags["dvc.experiment"]) == ("tiny", commit, "workspace")
     assert len(tags["data.sha256"]) == len(tags["checkpoint.sha256"]) == 64
     assert {tag for tag in tags if tag.startswith("stage.")} == {f"stage.{stage}" for stage in TRACKED}
-    params = yaml.safe_load((copy / "params.yaml").read_text())
+    params = yaml.safe_load((copy / "results/tiny/study/params.yaml").read_text())
     assert run["params"]["attack.eps"] == str(params["tiny"]["models"]["robust_jem"]["attack"]["eps"])
     assert run["params"]["training.optimizer.lr"] == "0.002" and run["params"]["seed"] == "0"
     assert run["history"] == [5, 10]
@@ -138,7 +138,7 @@ def test_one_number_reruns_only_what_depends_on_it(copy):
     log = shell(copy, "dvc", "exp", "run", "-S", "tiny.ood.attack.steps=4")
     assert set(stages_run(log)) == {"check", "ood@robust_jem", "report"}
     content = yaml.safe_load(params.read_text())
-    content["tiny"]["sampling"]["robust_jem"]["sgld"]["chain"]["steps"] += 1
+    content["tiny"]["recipes"]["sgld"]["chain"]["steps"] += 1
     params.write_text(yaml.safe_dump(content, sort_keys=False))
     ran = set(stages_run(shell(copy, "dvc", "repro")))
     assert ran == {"check", *(f"{stage}@robust_jem" for stage in ("sample", "quality", "look")), "report"}

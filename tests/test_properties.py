@@ -13,7 +13,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from advebm import config
 from advebm.data import images as im
 
-TINY = yaml.safe_load(Path("params.yaml").read_text())["tiny"]
+PARAMS = yaml.safe_load(Path("params.yaml").read_text())
+EFFECTIVE = {"tiny": config.read(Path("params.yaml"), "tiny")}
 SHARED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -32,16 +33,19 @@ values = st.recursive(
 
 
 @SHARED
-@given(path=st.sampled_from(list(paths(TINY))), value=values)
-@example(path=("models",), value={})
-def test_a_value_anywhere_is_taken_or_told(tmp_path, path, value):
-    study = copy.deepcopy(TINY)
-    target = study
+@given(
+    place=st.sampled_from([(whole, path) for whole in (PARAMS, EFFECTIVE) for path in paths(whole["tiny"])]), value=values
+)
+@example(place=(EFFECTIVE, ("models",)), value={})
+def test_a_value_anywhere_is_taken_or_told(tmp_path, place, value):
+    whole, path = place
+    content = copy.deepcopy(whole)
+    target = content["tiny"]
     for key in path[:-1]:
         target = target[key]
     target[path[-1]] = value
     file = tmp_path / "params.yaml"
-    file.write_text(yaml.safe_dump({"tiny": study}))
+    file.write_text(yaml.safe_dump(content))
     try:
         entry = config.read(file, "tiny", "at")
         config.model(entry, "at")

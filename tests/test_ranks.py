@@ -77,7 +77,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
     """Half the batch each: the same losses and weights; Adam makes 1e-4 of what the order of a sum changes."""
     alone = work()
     launch = (
-        f"import sys; from advebm import ranks; sys.exit(ranks.launch(2, {[str(ROOT / 'tests' / 'sharing.py'), 'two']}))"
+        f"import sys; from advebm.runtime import ranks; sys.exit(ranks.launch(2, {[str(ROOT / 'tests' / 'sharing.py'), 'two']}))"
     )
     (tmp_path / "params.yaml").symlink_to(ROOT / "params.yaml")
     done = subprocess.run(
@@ -117,7 +117,7 @@ def project(tmp_path_factory):
 
 def train(processes, project, **more):
     where = ["--study", "tiny", "--data", "data", "--gaussians", "gaussians.safetensors", "--out", f"by{processes}"]
-    return shared(processes, project, ROOT / "stages" / "train.py", "robust_jem", *where, **more)
+    return shared(processes, project, ROOT / "stages" / "run.py", "train", "robust_jem", *where, **more)
 
 
 def test_a_killed_process_ends_the_job_which_goes_on_with_another_number(project):
@@ -148,7 +148,7 @@ def test_samples_are_shared(project):
     given = ["--study", "tiny", "--model", "model.safetensors", "--data", "data"]
     for processes in (1, 2):
         more = ["--gaussians", "gaussians.safetensors", "--out", f"samples{processes}"]
-        done = shared(processes, project, ROOT / "stages" / "sample.py", "robust_jem", *given, *more)
+        done = shared(processes, project, ROOT / "stages" / "run.py", "sample", "robust_jem", *given, *more)
         assert done.returncode == 0, done.stderr
     for recipe in ("combined.npz", "sgld.npz"):
         alone, together = (np.load(project / f"samples{n}" / recipe) for n in (1, 2))

@@ -87,7 +87,7 @@ def test_twenty_kills_through_dvc_change_no_byte(tmp_path, method):
     hook = tmp_path / "hook"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(
-        'import os, sys\nif "AT" in os.environ and "stages/train.py" in sys.orig_argv:\n    import dying\n'
+        'import os, sys\nif "AT" in os.environ and {"stages/run.py", "train"} <= set(sys.orig_argv):\n    import dying\n'
     )
     shell(folder, "dvc", "repro", f"stages/train/dvc.yaml:train@{method}")
     command = ["dvc", "repro", "--force", "--single-item", f"stages/train/dvc.yaml:train@{method}"]
@@ -109,7 +109,7 @@ def test_twenty_kills_through_dvc_change_no_byte(tmp_path, method):
         while running.poll() is None and (len(killed) % 2 or time.monotonic() < moment):
             time.sleep(0.1)
         for process in psutil.Process().children(recursive=True):
-            if "stages/train.py" in " ".join(process.cmdline()):
+            if "stages/run.py train " in " ".join(process.cmdline()):
                 process.kill()
         log = running.communicate()[0].decode()
         if running.returncode == 0:  # it came to its end: begin anew

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from advebm import config
 from advebm.commands import sweep
 from advebm.commands.headline import headline
 from advebm.commands.report import compare, report
@@ -200,7 +201,7 @@ def test_the_published_tables_fit_together():
     from advebm.methods import METHODS
 
     published = yaml.safe_load(PUBLISHED.read_text())
-    sets = yaml.safe_load(Path("params.yaml").read_text())["cifar10"]["data"]["out"]
+    sets = config.read(Path("params.yaml"), "cifar10")["data"]["out"]
     known = {"clean", "robust", "ordinary", "energy", "is", "fid", "jfs", "mfs", *sets, *(f"{name} worst" for name in sets)}
     cells = {}
     for table in published:

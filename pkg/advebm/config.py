@@ -1,13 +1,15 @@
 """params.yaml -> dataclasses, strictly.
 
-What a study may hold is told by the dataclasses themselves (`Study` here, the methods, the recipes), once: `schema()`
-makes a JSON schema of them, which is kept in params.schema.json so that a mistake is told before torch is imported.
-`python -m advebm.config` writes that file anew; a test compares it.
+What a study may hold is stated once, by the dataclasses themselves (`Study` here, the methods, the recipes): `schema()`
+makes a JSON schema of them, which is kept in params.schema.json so that a mistake is found before torch is imported.
+`python -m advebm.config` writes that file; a test compares it.
 """
 
 import difflib
+import functools
 import json
 import math
+import re
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +27,13 @@ if TYPE_CHECKING:
 
 SCHEMA = Path(__file__).with_name("params.schema.json")
 OTHERS = ("judge", "warm")  # models of a study beside those of its methods
+BESIDE = ("launch", "toy2d", "bases")  # entries of params.yaml that are not studies
+KINDS = {"kind", "name", "recipe"}  # a part with one of these keys is whole: it takes nothing from what it replaces
+WHOLE = ("augmentation",)  # parts that are whole without such a key
+TABLES = (  # of names, where null leaves out what is inherited
+    *("recipes", "models", "sampling", "sampling.*", "data.out"),
+    *("ood.radii", "ood.n_of", "robustness.attacks", "autoattack.eps"),
+)
 
 
 @dataclass(kw_only=True)
@@ -55,50 +64,152 @@ class Gaussian:
 
 
 def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
-    """The study's part of params.yaml, checked, each model with its network and training written out.
+    """The effective params of a study, see `effective`.
 
-    A study that is `like` another takes from it every part that it does not hold itself. A model's `network` and
-    `training` hold only what differs from the study's; a network of another kind stands alone.
     Raises ValueError, in one line that says what is wrong and what would be right. Does not import torch.
     """
     content = read_yaml(params)
-    studies = [name for name, entry in content.items() if isinstance(entry, dict) and name not in ("launch", "toy2d")]
-    if study not in studies:
-        raise ValueError(f"{params}: no study {study!r}{_nearest(study, studies)}; there are {', '.join(studies)}")
-    entry = content[study]
-    if "like" in entry:
-        like = entry["like"]
-        if like not in studies or "like" in content[like]:
-            raise ValueError(f"{params}: {study}.like: must be a study that is not like another itself, not {like!r}")
-        read(params, like)  # so that what is wrong there is told under its name
-        entry = content[like] | {key: part for key, part in entry.items() if key != "like"}
-    models = entry.get("models")
-    for model in [*(models.values() if isinstance(models, dict) else ()), *map(entry.get, OTHERS)]:
-        if isinstance(model, dict):
-            for part in ("network", "training"):
-                if isinstance(entry.get(part), dict) and isinstance(model.get(part, {}), dict):
-                    own = model.get(part, {})
-                    model[part] = own if _other_kind(entry[part], own) else entry[part] | own
-    check(entry, f"{params}: {study}")
-    if not models:
-        raise ValueError(f"{params}: {study}.models: must name at least one method")
-    entry.setdefault("warm", None)
-    entry.setdefault("precision", "fp32")
-    for name, model in models.items():
-        if name not in entry["sampling"]:
-            raise ValueError(f"{params}: {study}.sampling has no recipes for {name}; {{}} says that there are none")
-        if model.get("warm"):
-            _check_warm(entry, f"{params}: {study}.models.{name}", model["network"])
-    if method is not None and method not in models:
+    try:
+        entry = effective(content, study)
+    except ValueError as error:
+        raise ValueError(f"{params}: {error}") from None
+    if method is not None and method not in (known := entry["models"]):
         raise ValueError(
-            f"{params}: no method {method!r} in {study}{_nearest(method, models)}; there are {', '.join(models)}"
+            f"{params}: no method {method!r} in {study}{_nearest(method, known)}; there are {', '.join(known)}"
         )
     return entry
 
 
+def effective(content: dict[str, Any], study: str) -> dict[str, Any]:
+    """The effective params of a study of a params file, checked: with all that it inherits, each model with its network and
+    training, each recipe whole, and null for an optional part that it leaves out. Read again, they stay the same."""
+    entries = lineage(content, study)
+    entry = functools.reduce(merged, reversed(entries.values()), {})
+    entry.pop("like", None)
+    methods = content.get("methods")
+    try:
+        _write_out(entry, [str(name) for name in methods] if isinstance(methods, list) else [])
+        _check(entry)
+    except _Mistake as mistake:
+        raise ValueError(f"{_place(entries, mistake)}: {mistake.message}") from None
+    models = entry["models"]
+    if not models:
+        raise ValueError(f"{study}.models: must name at least one method")
+    for name in entry["ood"].get("n_of", {}):
+        if name not in models:
+            raise ValueError(f"{study}.ood.n_of: no method {name!r}{_nearest(name, models)}; there are {', '.join(models)}")
+    entry = {"precision": "fp32"} | entry | {"sampling": {name: entry["sampling"].get(name, {}) for name in models}}
+    for name, model in models.items():
+        if model.get("warm"):
+            _check_warm(entry, f"{study}.models.{name}", model["network"])
+    return {part: entry.get(part) for part in _definitions()["Study"]["properties"]}
+
+
+def _write_out(entry: dict[str, Any], methods: list[str]) -> None:
+    """Write out what a study says in short. It has those of the methods whose defaults serve, without what is null in its
+    TABLES; its models inherit its `network` and `training`."""
+    models = entry.get("models")
+    if isinstance(models, dict):
+        named = [name for name in methods if name in models or _defaults_serve(name, entry)]
+        entry["models"] = {name: {} for name in named} | models
+    for table in [table for path in TABLES for table in tables(entry, path)]:
+        for name in [name for name, part in table.items() if part is None]:
+            del table[name]
+    for path in ("models.*", *OTHERS):
+        for model in tables(entry, path):
+            model |= {part: merged(entry.get(part), model.get(part, {})) for part in ("network", "training")}
+    _write_out_recipes(entry)
+
+
+def _write_out_recipes(entry: dict[str, Any]) -> None:
+    """Let each recipe of a method inherit the one of its name in the study's `recipes`, which are taken out."""
+    recipes = entry.pop("recipes", {})
+    if not isinstance(recipes, dict):
+        raise _Mistake(["recipes"], f"must be recipes by their names, not {recipes!r}")
+    for sampling in tables(entry, "sampling"):
+        for method, table in sampling.items():
+            for name, own in table.items() if isinstance(table, dict) else ():
+                table[name] = recipe = merged(recipes.get(name), own)
+                if name not in recipes and isinstance(recipe, dict) and "recipe" not in recipe:
+                    there = f"{_nearest(name, recipes)}, which has {', '.join(map(str, recipes)) or 'none'}"
+                    raise _Mistake(["sampling", method, name], f"lacks recipe, and is not in recipes{there}")
+
+
+def studies(content: dict[str, Any]) -> list[str]:
+    """The names of the studies of a params file."""
+    return [name for name, entry in content.items() if isinstance(entry, dict) and name not in BESIDE]
+
+
+def lineage(content: dict[str, Any], study: str) -> dict[str, dict[str, Any]]:
+    """{place: entry} of a study, of what it is like, of what that is like, and so on. Raises ValueError."""
+    known = studies(content)
+    if study not in known:
+        raise ValueError(f"no study {study!r}{_nearest(study, known)}; there are {', '.join(known)}")
+    entries = {name: (f"bases.{name}", table[name]) for table in tables(content, "bases") for name in studies(table)}
+    entries |= {name: (name, content[name]) for name in known}
+    found, name = {}, study
+    while True:
+        place, entry = entries[name]
+        if place in found:
+            raise ValueError(f"{list(found)[-1]}.like: must not lead back to itself: {' -> '.join([*found, place])}")
+        found[place] = entry
+        if "like" not in entry:
+            return found
+        name = str(entry["like"])
+        if name not in entries:
+            there = f"{_nearest(name, entries)}; there are {', '.join(entries)}"
+            raise ValueError(f"{place}.like: no study or base {name!r}{there}")
+
+
+def merged(general: Any, own: Any) -> Any:
+    """A copy of `own` with what it inherits of `general`, at any depth. A whole dict (KINDS, WHOLE) inherits nothing, and
+    what is not a dict replaces."""
+    if not isinstance(own, dict):
+        return list(own) if isinstance(own, list) else own
+    inherited = general if isinstance(general, dict) and not KINDS & own.keys() else {}
+    both = inherited | own
+    return {key: merged(None if key in WHOLE else inherited.get(key), value) for key, value in both.items()}
+
+
+def tables(entry: dict[str, Any], path: str) -> list[dict[str, Any]]:
+    """The dicts that are at a path in the entry, where * stands for any key."""
+    found = [entry]
+    for key in path.split("."):
+        inner = [part for table in found for name, part in table.items() if key in ("*", name)]
+        found = [part for part in inner if isinstance(part, dict)]
+    return found
+
+
+class _Mistake(Exception):
+    """What is wrong in an entry, at which path; key: what should not be there."""
+
+    def __init__(self, path: list[Any], message: str, key: str | None = None):
+        super().__init__(message)
+        self.path, self.message, self.key = [str(key) for key in path], message, key
+
+
+def _place(entries: dict[str, dict[str, Any]], mistake: _Mistake) -> str:
+    """Where in the params file the mistake in a study stands; entries: the study's `lineage`."""
+    paths = [mistake.path]
+    match mistake.path:
+        case ["sampling", _, *recipe] if recipe:
+            paths.append(["recipes", *recipe])
+        case ["models", _, "network" | "training", *_]:
+            paths.append(mistake.path[2:])
+        case ["judge" | "warm", "network" | "training", *_]:
+            paths.append(mistake.path[1:])
+    for path in paths:
+        for place, entry in entries.items():
+            for key in path if mistake.key is None else [*path, mistake.key]:
+                entry = entry.get(key, ...) if isinstance(entry, dict) else entry if isinstance(entry, list) else ...
+            if entry is not ...:
+                return ".".join([place, *path])
+    return ".".join([next(iter(entries)), *mistake.path])
+
+
 def _check_warm(entry: dict[str, Any], where: str, network: dict[str, Any]) -> None:
     """Raises ValueError where a model that starts from the study's warm start cannot."""
-    if entry["warm"] is None:
+    if entry.get("warm") is None:
         raise ValueError(f"{where}.warm: the study has no warm start; write warm: false, or give the study an entry warm")
     ours, theirs = (
         {k: v for k, v in n.items() if k not in ("norm", "bn_momentum")} for n in (network, entry["warm"]["network"])
@@ -129,11 +240,6 @@ def change_models(entry: dict[str, Any], methods: list[str], changes: list[str])
             target[last] = parsed
 
 
-def _other_kind(general: dict[str, Any], own: dict[str, Any]) -> bool:
-    """Whether a network is of another kind than the study's, and so takes nothing of it."""
-    return own.get("kind", general.get("kind")) != general.get("kind")
-
-
 def read_yaml(params: Path) -> dict[str, Any]:
     """The whole params file. Raises ValueError where it is missing, not YAML, or holds no studies."""
     import yaml
@@ -156,7 +262,7 @@ def check_top(params: Path) -> None:
     seed, methods = content.get("seed"), content.get("methods")
     if type(seed) is not int or seed < 0:
         raise ValueError(f"{params}: seed must be an integer of at least 0, not {seed!r}")
-    known = json.loads(SCHEMA.read_text())["$defs"]["Models"]["properties"]
+    known = _definitions()["Models"]["properties"]
     if not isinstance(methods, list) or not methods or not set(map(str, methods)) <= set(known):
         raise ValueError(f"{params}: methods must be a list of {', '.join(known)}, not {methods!r}")
 
@@ -181,31 +287,60 @@ def read_toy2d(params: Path) -> dict[str, Any]:
 
 def check(entry: dict[str, Any], where: str, kind: str = "Study") -> None:
     """Raises ValueError with the first thing in the entry that the schema forbids of its kind."""
-    from jsonschema import Draft202012Validator
+    try:
+        _check(entry, kind)
+    except _Mistake as mistake:
+        raise ValueError(f"{'.'.join([where, *mistake.path])}: {mistake.message}") from None
+
+
+def _check(entry: dict[str, Any], kind: str = "Study") -> None:
+    """Raises the first mistake in the entry."""
     from jsonschema.exceptions import best_match
 
-    if entry.get("warm", {}) is None:  # the study has no warm start
-        entry = {key: part for key, part in entry.items() if key != "warm"}
-    schema = {"$ref": f"#/$defs/{kind}", "$defs": json.loads(SCHEMA.read_text())["$defs"]}
-    error = best_match(Draft202012Validator(schema).iter_errors(entry))
+    if kind == "Study":
+        entry = {key: part for key, part in entry.items() if part is not None or key not in _optional()}
+    error = best_match(_validator(kind).iter_errors(entry))
     if error is None:
         for path, value in flat(entry).items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{where}.{path}: {value} is not a finite number")
+                raise _Mistake(path.split("."), f"{value} is not a finite number")
         return
-    path = ".".join([where, *map(str, error.absolute_path)])
-    value = error.instance
+    path, value = list(error.absolute_path), error.instance
     match error.validator:
         case "additionalProperties":
             known = list(error.schema["properties"])
             wrong = next(key for key in value if key not in known)
-            raise ValueError(f"{path}: unknown key {wrong!r}{_nearest(wrong, known)}; known are {', '.join(known)}")
+            raise _Mistake(path, f"unknown key {wrong!r}{_nearest(wrong, known)}; known are {', '.join(known)}", wrong)
         case "required":
             missing = [key for key in error.validator_value if key not in value]
-            raise ValueError(f"{path}: lacks {', '.join(missing)}")
+            raise _Mistake(path, f"lacks {', '.join(missing)}")
         case "type" if isinstance(value, str) and _is_number(value):
-            raise ValueError(f"{path}: {value!r} is text to YAML; write {float(value)!r} (1e-4 is 1.0e-4)")
-    raise ValueError(f"{path}: {error.message}")
+            raise _Mistake(path, f"{value!r} is text to YAML; write {float(value)!r} (1e-4 is 1.0e-4)")
+    raise _Mistake(path, error.message)
+
+
+@functools.cache
+def _definitions() -> dict[str, Any]:
+    return json.loads(SCHEMA.read_text())["$defs"]
+
+
+def _validator(kind: str) -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": _definitions()})
+
+
+def _optional() -> list[str]:
+    """The parts of a study that may be left out."""
+    study = _definitions()["Study"]
+    return [key for key, part in study["properties"].items() if key not in study["required"] and "$ref" in part]
+
+
+def _defaults_serve(method: str, entry: dict[str, Any]) -> bool:
+    """Whether a model of the method needs nothing but the network and training of the study."""
+    model = _definitions()["Models"]["properties"].get(method)
+    general = {part: entry.get(part) for part in ("network", "training")}
+    return model is not None and _validator(model["$ref"].rpartition("/")[2]).is_valid(general)
 
 
 def _is_number(text: str) -> bool:
@@ -223,7 +358,8 @@ def _nearest(word: str, known) -> str:
 
 def schema() -> dict[str, Any]:
     """The JSON schema of params.yaml: `$defs` holds Study, whose models are written out, and Toy2d."""
-    from pydantic import TypeAdapter
+    from pydantic import Field, TypeAdapter
+    from typing_extensions import TypeAliasType
 
     from advebm.methods import METHODS
     from advebm.networks import Spec
@@ -235,26 +371,29 @@ def schema() -> dict[str, Any]:
     def table(name: str, kinds: dict[str, type]) -> type:
         return make_dataclass(name, [(key, kind, field(default=None)) for key, kind in kinds.items()], kw_only=True)
 
-    def model(name: str, bases: tuple[type, ...]) -> type:
-        parts = [("network", Spec), ("training", Training), ("warm", bool, field(default=False))]
-        return make_dataclass(name, parts if bases else parts[:2], bases=bases, kw_only=True)
+    Network, Recipes = TypeAliasType("Network", Spec), TypeAliasType("Recipes", dict[str, Recipe])
 
-    attack = [("attack", Attack, field(default=None))]
-    Warm = make_dataclass("Warm", attack, bases=(model("Classifier", ()),), kw_only=True)
+    def model(name: str, method: type["Method"], *more: tuple, bases: tuple[type, ...] = ()) -> type:
+        kinds = Field(json_schema_extra={"properties": {"kind": {"enum": list(method.networks)}}})
+        parts = [("network", Annotated[Network, kinds]), ("training", Training), *more]
+        return make_dataclass(name, parts, bases=bases, kw_only=True)
+
+    warm, attack = ("warm", bool, field(default=False)), ("attack", Attack, field(default=None))
+    models = {name: model(f"{kind.__name__}Model", kind, warm, bases=(kind,)) for name, kind in METHODS.items()}
     study = make_dataclass(
         "Study",
         [
             ("data", Data),
             ("gaussians", Gaussian),
-            ("network", Spec),
+            ("network", Network),
             ("training", Training),
-            ("judge", model("Judge", ())),
-            ("warm", Warm, field(default=None)),
-            ("models", table("Models", {name: model(kind.__name__, (kind,)) for name, kind in METHODS.items()})),
+            ("judge", model("Judge", METHODS["standard"])),
+            ("warm", model("Warm", METHODS["at"], attack), field(default=None)),
+            ("models", table("Models", models)),
             ("samples", Count),
             ("precision", Precision, field(default="fp32")),
-            ("sampling", table("Sampling", dict.fromkeys(METHODS, dict[str, Recipe]))),
-            *((name, measurement.spec) for name, measurement in MEASUREMENTS.items()),
+            ("sampling", table("Sampling", dict.fromkeys(METHODS, Recipes))),
+            *((name, m.spec, *[field(default=None)] * (not m.required)) for name, m in MEASUREMENTS.items()),
         ],
         kw_only=True,
     )
@@ -298,8 +437,6 @@ def model(study: dict[str, Any], name: str) -> Model:
         name = "at" if entry.get("attack") else "standard"
         entry = {key: value for key, value in entry.items() if value is not None}
     method = build(METHODS[name], entry)
-    if network.kind not in method.networks:
-        raise ValueError(f"models.{name}.network.kind: {name} trains {' or '.join(method.networks)}, not {network.kind}")
     return Model(method=method, network=network, training=training, warm=warm)
 
 
@@ -340,5 +477,6 @@ def flat(entry: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    SCHEMA.write_text(json.dumps(schema(), indent=1) + "\n")
+    text = json.dumps(schema(), indent=1) + "\n"
+    SCHEMA.write_text(re.sub(r"[\[{][^][{}]*[\]}]", lambda innermost: " ".join(innermost[0].split()), text))
     print(f"wrote {SCHEMA}")

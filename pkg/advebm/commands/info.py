@@ -1,9 +1,9 @@
 """What is here."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
-from typer import Argument
+from typer import Argument, Option
 
 from advebm import config
 from advebm.commands import options as o
@@ -13,9 +13,13 @@ from advebm.runtime import project
 
 def info(
     model: Annotated[o.Path | None, Argument(help="a model.safetensors to describe")] = None,
+    study: Annotated[str | None, Option(help="a study to print, with all that it inherits, as a params file")] = None,
     params: o.Params = o.PARAMS,
 ) -> None:
-    """Versions, device, studies and methods; or what a model file holds."""
+    """Versions, device, studies and methods; or what a model file holds; or the effective params of a study."""
+    if study is not None:
+        print(written(study, config.read(params, study)), end="")
+        return
     if model is not None:
         from advebm import networks
 
@@ -35,11 +39,18 @@ def info(
     ]
     rows += [["data root", str(project.data_root())]]
     rows += [
-        [f"study {k}", f"like {v['like']}" if "like" in v else ", ".join(v["models"])]
-        for k, v in content.items()
-        if isinstance(v, dict) and ("like" in v or isinstance(v.get("models"), dict))
+        [f"study {name}", f"like {content[name]['like']}" if "like" in content[name] else None]
+        for name in config.studies(content)
     ]
+    rows += [["methods", content.get("methods")]]
     print("\n".join(table(["", "advebm"], rows)))
+
+
+def written(study: str, entry: dict[str, Any]) -> str:
+    """The effective params of a study as a params file."""
+    import yaml
+
+    return yaml.safe_dump({study: entry}, sort_keys=False)
 
 
 def _version(package: str) -> str:
@@ -71,12 +82,10 @@ def check(
                 "take a multiple"
             )
     if out is not None:
-        import yaml
-
         from advebm import stages
 
         texts = {f"{name}.json": json.dumps(part, indent=1) + "\n" for name, part in stages.parts(entry).items()}
-        texts["params.yaml"] = yaml.safe_dump({study: entry}, sort_keys=False)
+        texts["params.yaml"] = written(study, entry)
         for name, text in texts.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_text(text)

@@ -66,10 +66,10 @@ def steps(
         bar=lambda name: progress.bar(f"steps {name}", quiet),
     )
     described = around.about
-    networks.load(judge, shape=described["shape"])  # what is wrong with it is reported before anything is drawn
     there = min(described["images"][split] for split in ("validation", "train"))
     if images > there:
         raise ValueError(f"--images {images}: but there are {there} validation or training images")
+    networks.load(judge, shape=described["shape"])  # what is wrong with it is reported before anything is drawn
     recipes = {name: made for name, (_, made) in curves.items()}
     make = Generator.load(model, data, gaussians, recipes, entry["precision"], f"{study}.sampling.{method}")
     numbers = {"images": images, "lengths": counts, "recipes": {name: asdict(made) for name, made in recipes.items()}}

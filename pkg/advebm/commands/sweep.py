@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 from typer import Argument, Option
 
+from advebm import config
 from advebm.reports.tables import about, table
 
 
@@ -98,7 +99,7 @@ def experiments(name: str) -> Iterator[Experiment]:
                 folder = f"results/{content['study']}/{content['method']}"
                 quality = json.loads(files.read_text(f"{folder}/quality.json"))
                 samples = {}
-                for recipe in content[content["study"]]["sampling"][content["method"]]:
+                for recipe in config.effective(content, content["study"])["sampling"][content["method"]]:
                     with np.load(io.BytesIO(files.read_bytes(f"{folder}/samples/{recipe}.npz"))) as arrays:
                         samples[recipe] = Images(arrays["x"])
             yield Experiment(content, quality, samples)
