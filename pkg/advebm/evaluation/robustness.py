@@ -14,7 +14,7 @@ from advebm.data.images import Images
 from advebm.energy import Energy, conditional, negative, unsaturated
 from advebm.evaluation import intervals
 from advebm.evaluation.parts import BATCH, Part, anew
-from advebm.networks.passes import Passes, convolving
+from advebm.networks.passes import Passes, View, convolving
 from advebm.ranges import Count, Positive
 from advebm.samplers.apgd import AutoPGD
 from advebm.samplers.pgd import Attack
@@ -53,11 +53,11 @@ class Robustness:
     curve: Curve
 
 
-def descended(net: nn.Module, y: Tensor, ascends: str, streams: Streams) -> Energy:
+def descended(f: View, y: Tensor, ascends: str, streams: Streams) -> Energy:
     """What an attack on images of classes y (B,) descends."""
     if ascends == "target":
-        return unsaturated(net, (y + 1 + streams.integers(net.outputs - 1)) % net.outputs)
-    return negative({"ce": unsaturated, "energy": conditional}[ascends](net, y))
+        return unsaturated(f, (y + 1 + streams.integers(f.outputs - 1)) % f.outputs)
+    return negative({"ce": unsaturated, "energy": conditional}[ascends](f, y))
 
 
 @convolving("fp32")
