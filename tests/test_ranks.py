@@ -96,6 +96,19 @@ def test_two_processes_learn_what_one_does(tmp_path):
         )
 
 
+def test_batch_norms_are_replaced_by_ones_of_the_same_parameters_and_buffers():
+    net = WideResNet(depth=10, width=1, norm="batch").build((1, 8, 8), 3)
+    net.trunk[0].eval()
+    before, modes = net.state_dict(keep_vars=True), [layer.training for layer in net.modules()]
+    layers = [layer for layer in net.modules() if type(layer) is torch.nn.BatchNorm2d]
+    assert ranks.synchronised(net) is net
+    after = net.state_dict(keep_vars=True)
+    assert after.keys() == before.keys() and all(after[name] is before[name] for name in before)
+    assert modes == [layer.training for layer in net.modules()]
+    assert sum(type(layer) is ranks.BatchNorm for layer in net.modules()) == len(layers) > 0
+    assert all(type(layer) is torch.nn.BatchNorm2d for layer in layers), "those that were replaced are as they were"
+
+
 def test_a_batch_that_cannot_be_shared_is_told(monkeypatch):
     monkeypatch.setattr(ranks, "size", lambda: 3)
     with pytest.raises(ValueError, match="3 processes cannot share 8 images evenly; take a multiple"):
