@@ -23,7 +23,7 @@ def commands():
     for file in (Path("dvc.lock"), *sorted(Path("stages").glob("*/dvc.lock"))):
         for name, stage in yaml.safe_load(file.read_text())["stages"].items():
             if "@" not in name or name.endswith(f"@{method}"):
-                yield "".join(re.search(r"stages/(\w+)\.py( judge)?", stage["cmd"]).groups("")), stage["cmd"]
+                yield "".join(re.search(r"stages/run\.py (\w+)( judge| warm)?", stage["cmd"]).groups("")), stage["cmd"]
 
 
 def seconds(*command, **more):

@@ -1,6 +1,7 @@
 """Each method's loss: identities between methods, and a slow, literal transcription of its equation."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -508,6 +509,18 @@ def test_chains_grow_over_a_part_of_the_training(make):
         assert lengths[0] == 1 and lengths[12:] == [full] * 12 and lengths == sorted(lengths)
         assert set(lengths) == set(range(1, full + 1))
         assert make(name).grown(0) is not None and getattr(make(name).grown(0), key) == full
+
+
+def test_what_recovery_makes_longer(make):
+    for name, method in FIELDS.items():
+        own = make(name)
+        longer = own.longer(1.4)
+        if "sampler" in method:
+            assert longer == replace(own, sampler=own.sampler.scaled(1.4)) != own
+        elif name == "at_ebm":
+            assert longer.ascent.steps == 5 and longer == replace(own, ascent=longer.ascent)
+        else:
+            assert longer is own
 
 
 @pytest.mark.parametrize("norm", ["none", "group", "batch"])

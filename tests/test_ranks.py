@@ -76,9 +76,8 @@ def shared(processes, project, *arguments, start=subprocess.run):
 def test_two_processes_learn_what_one_does(tmp_path):
     """Half the batch each: the same losses and weights; Adam makes 1e-4 of what the order of a sum changes."""
     alone = work()
-    launch = (
-        f"import sys; from advebm.runtime import ranks; sys.exit(ranks.launch(2, {[str(ROOT / 'tests' / 'sharing.py'), 'two']}))"
-    )
+    script = [str(ROOT / "tests" / "sharing.py"), "two"]
+    launch = f"import sys; from advebm.runtime import ranks; sys.exit(ranks.launch(2, {script}))"
     (tmp_path / "params.yaml").symlink_to(ROOT / "params.yaml")
     done = subprocess.run(
         [sys.executable, "-c", launch],
@@ -97,6 +96,19 @@ def test_two_processes_learn_what_one_does(tmp_path):
         )
 
 
+def test_batch_norms_are_replaced_by_ones_of_the_same_parameters_and_buffers():
+    net = WideResNet(depth=10, width=1, norm="batch").build((1, 8, 8), 3)
+    net.trunk[0].eval()
+    before, modes = net.state_dict(keep_vars=True), [layer.training for layer in net.modules()]
+    layers = [layer for layer in net.modules() if type(layer) is torch.nn.BatchNorm2d]
+    assert ranks.synchronised(net) is net
+    after = net.state_dict(keep_vars=True)
+    assert after.keys() == before.keys() and all(after[name] is before[name] for name in before)
+    assert modes == [layer.training for layer in net.modules()]
+    assert sum(type(layer) is ranks.BatchNorm for layer in net.modules()) == len(layers) > 0
+    assert all(type(layer) is torch.nn.BatchNorm2d for layer in layers), "those that were replaced are as they were"
+
+
 def test_a_batch_that_cannot_be_shared_is_told(monkeypatch):
     monkeypatch.setattr(ranks, "size", lambda: 3)
     with pytest.raises(ValueError, match="3 processes cannot share 8 images evenly; take a multiple"):
@@ -109,9 +121,9 @@ def test_a_batch_that_cannot_be_shared_is_told(monkeypatch):
 def project(tmp_path_factory):
     """Prepared data and class Gaussians of tiny."""
     folder = tmp_path_factory.mktemp("shared")
-    stages = ROOT / "stages"
-    shared(1, folder, stages / "prepare.py", "--study", "tiny", "--out", "data")
-    shared(1, folder, stages / "gaussians.py", "--study", "tiny", "--data", "data", "--out", "gaussians.safetensors")
+    run = ROOT / "stages" / "run.py"
+    shared(1, folder, run, "prepare", "--study", "tiny", "--out", "data")
+    shared(1, folder, run, "gaussians", "--study", "tiny", "--data", "data", "--out", "gaussians.safetensors")
     return folder
 
 

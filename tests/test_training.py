@@ -69,6 +69,13 @@ def test_same_seed_same_weights(images):
     assert [step for step, _ in records] == [3, 6]
 
 
+def test_a_training_sets_no_attributes_of_the_network(images):
+    net = SPEC.build((1, 8, 8), 3)
+    before = {name: set(vars(layer)) for name, layer in net.named_modules()}
+    train(images, METHODS["at"](attack=Attack(eps=0.1, steps=1)), net, precision="bf16")
+    assert {name: set(vars(layer)) for name, layer in net.named_modules()} == before
+
+
 def test_training_learns(images):
     kept, records = train(images, epochs=40, record_every=30)
     assert score(Standard(), kept, images)["accuracy"] > 0.9

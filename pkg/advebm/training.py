@@ -15,7 +15,7 @@ from advebm.data.batches import Augmentation, Batch, Batches
 from advebm.data.images import Images
 from advebm.energy import conditional, marginal
 from advebm.methods.base import Context, Loss, Method
-from advebm.networks import frozen
+from advebm.networks import Network, frozen
 from advebm.networks.passes import Passes, autocast, convolving
 from advebm.ranges import Count, Fraction, NonNegative, Positive, Precision, Steps
 from advebm.runtime import ranks
@@ -59,8 +59,8 @@ OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 def built(spec: SGD | Adam, net: nn.Module, *, fused: bool = True) -> torch.optim.Optimizer:
     """torch's optimiser of that name; `fused` where it is on a GPU."""
     numbers = vars(spec).copy()
-    fused = True if fused and next(net.parameters()).is_cuda else None
-    return OPTIMIZERS[numbers.pop("name")](net.parameters(), fused=fused, **numbers)
+    where = {"fused": True} if fused and next(net.parameters()).is_cuda else {}
+    return OPTIMIZERS[numbers.pop("name")](net.parameters(), **where, **numbers)
 
 
 @dataclass(kw_only=True)
@@ -119,7 +119,7 @@ def recovered(method: Method, training: Training, context: Context, attempt: int
 
 def fit(
     method: Method,
-    net: nn.Module,
+    net: Network,
     train: Images,
     validation: Images,
     training: Training,
@@ -132,7 +132,7 @@ def fit(
     state: dict[str, Tensor] | None = None,
     outliers: Images | None = None,
     progress: Callable[[range], Iterator[int]] = iter,
-) -> nn.Module:
+) -> Network:
     """Train `net` by `method`; returns the network to keep: the average of weights, or `net` itself without one.
 
     log(step, {"train/ce": ...}) gets the mean of each number since the last record, the method's scores on the
@@ -163,7 +163,7 @@ def fit(
         last = (step + 1) % training.record_every == 0 or step + 1 == total
         with convolving(training.loss_precision):
             loss = losses(batch, step)
-            before = energies(net, batch, loss.x_adv) if last else None
+            before = energies(net, batch, loss.x_adv) if last else {}
             optimizer.zero_grad()
             loss.value.backward()
         optimizer.step()
@@ -194,7 +194,7 @@ def fit(
 class Losses(nn.Module):
     """The loss of a method as a module, which is what several processes share."""
 
-    def __init__(self, method: Method, net: nn.Module, precision: Precision):
+    def __init__(self, method: Method, net: Network, precision: Precision):
         super().__init__()
         self.method, self.net, self.precision = method, net, precision
 
@@ -273,7 +273,7 @@ def check_chains(x_neg: Tensor | None, x: Tensor, step: int) -> None:
 
 
 @torch.no_grad()
-def score(method: Method, net: nn.Module, images: Images, batch: int = 500) -> dict[str, float]:
+def score(method: Method, net: Network, images: Images, batch: int = 500) -> dict[str, float]:
     """Means over the images of what the method's `score` says of the network, in evaluation mode."""
     device = next(net.parameters()).device
 
@@ -288,7 +288,7 @@ def score(method: Method, net: nn.Module, images: Images, batch: int = 500) -> d
 
 
 @torch.no_grad()
-def energies(net: nn.Module, batch: Batch, x_adv: Tensor | None) -> dict[str, tuple[float, float]]:
+def energies(net: Network, batch: Batch, x_adv: Tensor | None) -> dict[str, tuple[float, float]]:
     """Mean energies (of the batch, of its adversarial examples), marginal and, where there are class logits, joint."""
     if x_adv is None:
         return {}

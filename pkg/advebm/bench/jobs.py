@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from advebm import config
+from advebm import config, networks
 from advebm.bench import plain
 from advebm.bench.timing import Job
 from advebm.data import images
@@ -22,7 +22,7 @@ from advebm.energy import conditional, grad, marginal, negative, posterior, unsa
 from advebm.evaluation import fisher, quality
 from advebm.evaluation.features import Network, network
 from advebm.methods.base import Context, Method
-from advebm.networks.passes import Passes, convolving
+from advebm.networks.passes import Passes, View, convolving
 from advebm.ranges import Precision
 from advebm.samplers.apgd import apgd
 from advebm.samplers.buffer import Replay
@@ -64,7 +64,7 @@ def jobs(
     streams = lambda of=slice(None): Streams(0, "bench", ids=torch.arange(batch, device=device)[of])  # noqa: E731
     found: list[Callable[[], Job]] = []
 
-    def pair(name: str, run: Callable[[nn.Module, Any], Tensor], setting: Any, exact: Any) -> Job:
+    def pair(name: str, run: Callable[[View, Any], Tensor], setting: Any, exact: Any) -> Job:
         """run(net, setting); `exact` is the setting without randomness."""
 
         def way(kind: str, calm: bool) -> Tensor:
@@ -109,7 +109,7 @@ def jobs(
     return found
 
 
-def passes(precision: Precision, device: torch.device) -> dict[str, Passes]:
+def passes(precision: Precision, device: torch.device | str) -> dict[str, Passes]:
     """Of each way, the package's in that precision."""
     fast = Passes.on(device, precision)
     plainly = {kind: Passes(own) for kind, own in PLAIN.items()}
@@ -211,7 +211,7 @@ def pngs(x: Tensor, folder: str) -> None:
 
 
 def sample(
-    nets: dict[str, nn.Module],
+    nets: dict[str, networks.Network],
     passes: dict[str, Passes],
     sampler: Langevin,
     gaussians: Gaussians,
@@ -238,7 +238,7 @@ def sample(
 
 
 def robustness(
-    nets: dict[str, nn.Module], passes: dict[str, Passes], data: Batch, attack: Attack, streams: Callable
+    nets: dict[str, networks.Network], passes: dict[str, Passes], data: Batch, attack: Attack, streams: Callable
 ) -> Job:
     """Right after an attack, and the energy of each image. Compared: the energies."""
 
@@ -254,11 +254,12 @@ def robustness(
     return Job("robust accuracy and energies", len(data.x), way, float32=True)
 
 
-def auto_pgd(nets: dict[str, nn.Module], passes: dict[str, Passes], data: Batch, attack: Attack) -> Job:
+def auto_pgd(nets: dict[str, networks.Network], passes: dict[str, Passes], data: Batch, attack: Attack) -> Job:
     """The worst case of the cross-entropy; the plain way is its authors' release. Compared: the losses found."""
     from pyautoattack.autopgd_base import APGDAttack
 
-    x, numbers = data.x, {"eps": attack.eps, "steps": attack.steps}
+    x = data.x
+    numbers: dict[str, Any] = {"eps": attack.eps, "steps": attack.steps}
     device = str(x.device)
     released = APGDAttack(nets["plain"], n_iter=attack.steps, norm="Linf", eps=attack.eps, loss="ce", device=device)
     released.init_hyperparam(x)
@@ -276,11 +277,11 @@ def auto_pgd(nets: dict[str, nn.Module], passes: dict[str, Passes], data: Batch,
     return Job(f"Auto-PGD, {attack.steps} steps", len(x), way, float32=True)
 
 
-def fisher_scores(nets: dict[str, nn.Module], data: Batch, streams: Callable) -> Job:
+def fisher_scores(nets: dict[str, networks.Network], data: Batch, streams: Callable) -> Job:
     """Of E(x) and E(x, y); the plain way goes image by image."""
     linear = fisher.piecewise_linear(nets["fast"])
 
-    def scores(net: nn.Module, of: slice) -> Tensor:
+    def scores(net: networks.Network, of: slice) -> Tensor:
         x, y = data.x[of], data.y[of]
         if linear:
             return torch.stack(list(fisher.exact(net, x, y).values()))

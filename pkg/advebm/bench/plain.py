@@ -5,20 +5,21 @@ import copy
 from dataclasses import fields, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from advebm.energy import Energy
 from advebm.methods.base import Method, ReplayMethod
+from advebm.networks import Network
 from advebm.samplers.buffer import Buffer, Replay, Start
 from advebm.samplers.pgd import Ascent, Attack
-from advebm.samplers.proximal import Proximal
+from advebm.samplers.proximal import Proximal, Stem
 from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
 
-def network(net: nn.Module) -> nn.Module:
+def network(net: Network) -> Network:
     """A copy that keeps its weights and activations as NCHW."""
-    return copy.deepcopy(net).to(memory_format=torch.contiguous_format)
+    return copy.deepcopy(net).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
 def gradient(energy: Energy, x: Tensor) -> Tensor:
@@ -55,19 +56,19 @@ class PlainAttack(Attack):
 
 
 class PlainProximal(Proximal):
-    def __call__(self, stem: nn.Module, energy: Energy, x: Tensor) -> Tensor:
+    def __call__(self, stem: Stem, energy: Energy, x: Tensor) -> Tensor:
         for _ in range(self.outer):
             p = gradient(energy, stem(x))
             for _ in range(self.inner):
-                g = gradient(lambda v, p=p: stem(v) * p, x).clamp(-self.clamp_grad, self.clamp_grad)
+                g = gradient(lambda v, p=p: stem(v) * p, x).clamp(-self.clamp_grad, self.clamp_grad)  # type: ignore[misc]
                 x = (x - self.step_size * g).clamp(0, 1)
         return x.detach()
 
 
 class PlainAscent(Ascent):
-    def __call__(self, energy: Energy, x: Tensor, steps: int | None = None) -> Tensor:
+    def __call__(self, energy: Energy, x: Tensor, streams: Streams | None = None) -> Tensor:
         origin = x
-        for _ in range(self.steps if steps is None else steps):
+        for _ in range(self.steps):
             g = gradient(energy, x)
             x = x - self.step_size * g / g.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
             if self.eps is not None:

@@ -89,7 +89,7 @@ def matrix_rates(device: "torch.device") -> dict[str, float]:
 
     gpu = device.type == "cuda"
     n = 8192 if gpu else 1536
-    rates = {}
+    rates: dict[str, float] = {}
     for name in ("float32", "tf32", "bfloat16") if gpu else ("float32", "bfloat16"):
         before = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"

@@ -10,6 +10,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from advebm.data.images import to_bytes
+from advebm.energy import Logits
 from advebm.evaluation.result import Named
 from advebm.evaluation.subject import Subject
 from advebm.networks.passes import Passes
@@ -44,7 +45,7 @@ class InterpolationResult(Named):
     named: dict[str, Smoothness]
 
 
-def between(f: nn.Module, recipe: Recipe, y: Tensor, starts: Starts, t: Tensor, one: Streams, other: Streams) -> Tensor:
+def between(f: Logits, recipe: Recipe, y: Tensor, starts: Starts, t: Tensor, one: Streams, other: Streams) -> Tensor:
     """Images (B, C, H, W) that the recipe makes of classes y (B,) from (1 - t) a + t b, t (B,) in [0, 1] (Yin, Li and
     Rohde 2022, Section 5.2): its starts a are drawn from the streams `one`, which go on into the recipe, and b from
     `other`. So at t = 0 the images are the recipe's own, and at t = 1 what it makes of b."""

@@ -14,7 +14,7 @@ from advebm.energy import Energy, conditional, negative, unsaturated
 from advebm.evaluation import intervals
 from advebm.evaluation.result import Interval, Result
 from advebm.evaluation.subject import Subject
-from advebm.networks.passes import Passes, convolving
+from advebm.networks.passes import Passes, View, convolving
 from advebm.ranges import Count, Positive
 from advebm.runtime import ranks
 from advebm.runtime.parts import BATCH, SEED, Part, anew
@@ -104,11 +104,11 @@ class RobustnessResult(Result):
         return super().read(content | {"first": {norm: content[norm] for norm in ("linf", "l2") if norm in content}})
 
 
-def descended(net: nn.Module, y: Tensor, ascends: str, streams: Streams) -> Energy:
+def descended(f: View, y: Tensor, ascends: str, streams: Streams) -> Energy:
     """What an attack on images of classes y (B,) descends."""
     if ascends == "target":
-        return unsaturated(net, (y + 1 + streams.integers(net.outputs - 1)) % net.outputs)
-    return negative({"ce": unsaturated, "energy": conditional}[ascends](net, y))
+        return unsaturated(f, (y + 1 + streams.integers(f.outputs - 1)) % f.outputs)
+    return negative({"ce": unsaturated, "energy": conditional}[ascends](f, y))
 
 
 @convolving("fp32")

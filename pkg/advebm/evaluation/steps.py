@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from advebm import networks
 from advebm.data.images import Images
-from advebm.energy import Energy, marginal
+from advebm.energy import Energy, Logits, marginal
 from advebm.evaluation.features import Network, network
 from advebm.evaluation.frechet import distance, fitted, jackknife
 from advebm.evaluation.generation import Generator, asked, batched
@@ -50,8 +50,9 @@ class Repeated:
     lengths: Sequence[int]
     images: dict[int, Tensor] = field(default_factory=dict)
 
-    def __call__(self, energy: Energy, x: Tensor) -> Tensor:
-        self.images |= {length: self.ascent(energy, x, length) for length in (0, *self.lengths)}
+    def __call__(self, energy: Energy, x: Tensor, streams: Streams) -> Tensor:
+        runs = {length: replace(self.ascent, steps=length) for length in (0, *self.lengths)}
+        self.images |= {length: ascent(energy, x, streams) for length, ascent in runs.items()}
         return self.images[self.lengths[-1]]
 
 
@@ -64,7 +65,7 @@ def last_chain(recipe: Recipe) -> str | None:
 
 
 def snapshots(
-    recipe: Recipe, f: nn.Module, y: Tensor, starts: Starts, streams: Streams, lengths: Sequence[int]
+    recipe: Recipe, f: Logits, y: Tensor, starts: Starts, streams: Streams, lengths: Sequence[int]
 ) -> dict[int, Tensor]:
     """{length: images (B, C, H, W)} that the recipe makes by a last chain of each of the lengths, which increase; 0: what
     that chain starts from. The recipe is one that has a last chain."""

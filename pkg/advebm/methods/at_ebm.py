@@ -1,15 +1,17 @@
 """AT-EBM: an energy-based model by binary adversarial training (Yin, Li and Rohde 2022)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import MinLen
-from torch import Tensor, nn
+from torch import Tensor
 
 from advebm.data.batches import Batch
 from advebm.energy import binary, marginal, negative
 from advebm.methods.base import Context, Loss, Method
+from advebm.networks import Network
 from advebm.ranges import Count, Fraction, NonNegative, Start
 from advebm.runtime import ranks
 from advebm.samplers.pgd import Ascent
@@ -60,7 +62,7 @@ class ATEBM(Method):
     def starts(self, batch: Batch, step: int) -> Tensor:
         """x_out (B, C, H, W): image i is from the start i modulo how many there are."""
         count = len(batch.x)
-        draws = {
+        draws: dict[str, Callable[[], Any]] = {
             "outliers": lambda: batch.x_out,
             "gaussians": lambda: self.gaussians().start(self.streams("gaussians", step, count=count)),
             "uniform": lambda: self.streams("uniform", step, count=count).uniform(*batch.x.shape[1:]),
@@ -69,11 +71,11 @@ class ATEBM(Method):
         image = torch.arange(count, device=drawn.device)
         return drawn[ranks.ids(count, drawn.device) % len(drawn), image]
 
-    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+    def loss(self, net: Network, batch: Batch, step: int) -> Loss:
         x = batch.x.detach().requires_grad_(self.r1 > 0)
         x_adv = None
         with self.passes.sampling(net) as f:
-            x_star = self.ascent(marginal(f), self.starts(batch, step), steps=self.k)
+            x_star = replace(self.ascent, steps=self.k)(marginal(f), self.starts(batch, step))
             if self.descent is not None:
                 x = x_adv = self.descent(negative(marginal(f)), x).requires_grad_(self.r1 > 0)
         f_star, f_data = net(x_star), net(x)  # apart, as R1 goes back twice through the second alone
@@ -102,7 +104,7 @@ class ATEBM(Method):
         if easy or len(self.aucs) == rule.iterations:
             self.k, self.aucs = self.k + 1, []
 
-    def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def score(self, net: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         logits = net(x)
         return {"energy": marginal.of(logits), "bce": binary.of(logits, real=True)}
 

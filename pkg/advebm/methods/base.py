@@ -6,15 +6,18 @@ from math import log
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
 from advebm.energy import Energy, Logits, conditional, marginal, posterior
+from advebm.networks import Network
 from advebm.networks.passes import Passes
 from advebm.ranges import Fraction, NonNegative
 from advebm.runtime import ranks
 from advebm.samplers.buffer import Buffer, Replay, Start
+from advebm.samplers.proximal import Proximal
+from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
 Sample = Callable[[Tensor, Tensor, Streams], Tensor]  # chains at (B, C, H, W), their classes (B,), streams -> continued
@@ -45,12 +48,20 @@ class Context(NamedTuple):
 class Method:
     """Subclasses are dataclasses; their fields are the keys of their entry in params.yaml."""
 
-    outliers: ClassVar[bool] = False  # whether batches are to have out-distribution images
     detector: ClassVar[str] = "energy"  # the score by which its networks tell out-distribution images: of energy.SCORES
     networks: ClassVar[tuple[str, ...]] = ("wrn", "resnet")  # the kinds that it can train
     shared: ClassVar[bool] = True  # whether several processes can train it together
     chains: ClassVar[bool] = False  # whether its energy is trained by chains, see networks/norms.py
-    plain: ClassVar[bool] = False  # whether batches are to have images without augmentation
+
+    @property
+    def outliers(self) -> bool:
+        """Whether batches are to have out-distribution images."""
+        return False
+
+    @property
+    def plain(self) -> bool:
+        """Whether batches are to have images without augmentation."""
+        return False
 
     def outputs(self, classes: int) -> int:
         """How many logits the network has."""
@@ -75,10 +86,10 @@ class Method:
             raise ValueError("chains of this method start from the class Gaussians: name their file by --gaussians")
         return self.context.gaussians
 
-    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+    def loss(self, net: Network, batch: Batch, step: int) -> Loss:
         raise NotImplementedError
 
-    def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def score(self, net: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Numbers of each image (B,), whose means over the validation images are recorded while training goes on."""
         logits = net(x)
         return {"accuracy": (logits.argmax(1) == y).double(), "ce": posterior.of(logits, y)}
@@ -108,6 +119,7 @@ class ReplayMethod(Method):
     """
 
     chains: ClassVar[bool] = True
+    sampler: Langevin | Proximal
     buffer: Replay = field(default_factory=Replay)
     p_x: NonNegative = 1.0
     energy_l2: NonNegative = 0.0
@@ -160,6 +172,7 @@ class JointMethod(ReplayMethod):
     E(x, y~) with the class y~ of the Gaussian that a chain starts from, where it starts from one (on a GPU each fresh start
     then waits for its class)."""
 
+    positives: str  # what x+ is
     chain_energy: Literal["marginal", "conditional"] = "marginal"
 
     def start(self) -> Start:
@@ -194,5 +207,5 @@ class DensityMethod(Method):
         """-log2 P(levels) / D, of E = -log p on [0, 1]^D."""
         return energy.detach() / (torch.Size(self.context.shape).numel() * log(2)) + 8
 
-    def score(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def score(self, net: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"bits_per_dim": self.bits_per_dim(marginal(net)(self.dequantised(x, "validation")))}

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
 from advebm.data.batches import Batch
 from advebm.energy import marginal
 from advebm.methods.base import DensityMethod, Loss
+from advebm.networks import Network
 
 
 @dataclass(kw_only=True)
@@ -16,7 +15,7 @@ class Glow(DensityMethod):
 
     networks: ClassVar = ("glow",)
 
-    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+    def loss(self, net: Network, batch: Batch, step: int) -> Loss:
         x = self.dequantised(batch.x, "dequantise", step)
         energy = marginal(net)(x).mean()
         return Loss(energy, {"bits_per_dim": self.bits_per_dim(energy)})

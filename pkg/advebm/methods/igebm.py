@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from advebm.data.batches import Batch
 from advebm.energy import conditional
 from advebm.methods.base import Loss, ReplayMethod
+from advebm.networks import Network
 from advebm.samplers.buffer import Start, uniform_start
 from advebm.samplers.sgld import Langevin
 
@@ -24,7 +23,7 @@ class IGEBM(ReplayMethod):
     def start(self) -> Start:
         return uniform_start(self.context.shape, self.context.device)
 
-    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+    def loss(self, net: Network, batch: Batch, step: int) -> Loss:
         x, y, sampler = batch.x, batch.y, self.grown(step)
         with self.passes.sampling(net) as f:
             x_neg, y_neg = self.negatives(lambda v, y, s: sampler(conditional(f, y), v, s), len(x), step)

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from advebm.data.batches import Batch
-from advebm.energy import conditional, grad, marginal, posterior
+from advebm.energy import Logits, conditional, grad, marginal, posterior
 from advebm.methods.base import JointMethod, Loss
+from advebm.networks import Network
 from advebm.ranges import Count, NonNegative, Positive
 from advebm.samplers.buffer import Start, uniform_start
 from advebm.samplers.norms import Linf
@@ -35,17 +36,17 @@ class JEAT(JointMethod):
     def start(self) -> Start:
         return uniform_start(self.context.shape, self.context.device)
 
-    def attack(self, net: nn.Module, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
+    def attack(self, f: Logits, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
         """x_adv (B, C, H, W)."""
         ball, step_size = Linf(), self.eps if self.step_size is None else self.step_size
         d = ball.random_start(x.shape, self.eps, streams)
         for step in range(self.attack_steps):
             where = x if step == 0 and self.gradient_at == "clean" else (x + d).clamp(0, 1)
-            g = grad(conditional(net, y), where)
+            g = grad(conditional(f, y), where)
             d = ball.project(d + step_size * ball.direction(g), self.eps)
         return (x + d).clamp(0, 1)
 
-    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+    def loss(self, net: Network, batch: Batch, step: int) -> Loss:
         x, y, sampler = batch.x, batch.y, self.grown(step)
         with self.passes.sampling(net) as f:
             x_adv = self.attack(f, x, y, self.streams("attack", step, count=len(x)))

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
-
 from advebm.data.batches import Batch
 from advebm.energy import marginal, posterior
 from advebm.methods.base import JointMethod, Loss
+from advebm.networks import Network
 from advebm.samplers.buffer import Start, uniform_start
 from advebm.samplers.sgld import Langevin
 
@@ -25,7 +24,7 @@ class JEM(JointMethod):
     def start(self) -> Start:
         return uniform_start(self.context.shape, self.context.device)
 
-    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+    def loss(self, net: Network, batch: Batch, step: int) -> Loss:
         x, y, sampler = batch.x, batch.y, self.grown(step)
         with self.passes.sampling(net) as f:
             x_neg, _ = self.negatives(lambda v, k, s: sampler(self.descended(f, k), v, s), len(x), step)

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
-
 from advebm.data.batches import Batch
 from advebm.energy import marginal, posterior
 from advebm.methods.base import JointMethod, Loss
+from advebm.networks import Network
 from advebm.samplers.proximal import Proximal
 
 
@@ -22,7 +21,7 @@ class JEMPP(JointMethod):
     sampler: Proximal
     positives: Literal["augmented", "plain"] = "augmented"
 
-    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+    def loss(self, net: Network, batch: Batch, step: int) -> Loss:
         x, y, sampler = batch.x, batch.y, self.grown(step)
         with self.passes.sampling(net) as f:
             x_neg, _ = self.negatives(lambda v, k, _: sampler(f.stem, self.descended(f.body, k), v), len(x), step)

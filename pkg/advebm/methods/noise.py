@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from advebm.data.batches import Batch
 from advebm.energy import posterior
 from advebm.methods.base import Loss, Method
+from advebm.networks import Network
 from advebm.ranges import NonNegative
 
 
@@ -16,7 +15,7 @@ class Noise(Method):
 
     std: NonNegative  # images in [0, 1]
 
-    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+    def loss(self, net: Network, batch: Batch, step: int) -> Loss:
         x, y = batch.x, batch.y
         x_noisy = x + self.std * self.streams("noise", step, count=len(x)).normal(*x.shape[1:])
         ce = posterior(net, y)(x_noisy).mean()

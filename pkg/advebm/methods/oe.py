@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
 from advebm.data.batches import Batch
 from advebm.energy import posterior, undecided
 from advebm.methods.base import Loss, Method
+from advebm.networks import Network
 from advebm.ranges import NonNegative
 
 
@@ -23,8 +22,9 @@ class OE(Method):
     detector: ClassVar[str] = "max_softmax"
     weight: NonNegative = 0.5
 
-    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+    def loss(self, net: Network, batch: Batch, step: int) -> Loss:
         x, y, x_out = batch.x, batch.y, batch.x_out
+        assert x_out is not None
         f_out, f_data = self.passes(net, x_out, x)  # the data last: batch norm's statistics end on them
         ce, ce_out = posterior.of(f_data, y).mean(), undecided.of(f_out).mean()
         return Loss(ce + self.weight * ce_out, {"ce": ce, "ce_out": ce_out})

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from advebm.data.batches import Batch
 from advebm.energy import conditional, negative, posterior
 from advebm.methods.base import Loss, Method
+from advebm.networks import Network
 from advebm.samplers.pgd import Attack
 
 
@@ -19,7 +18,7 @@ class PreJEAT(Method):
 
     attack: Attack
 
-    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+    def loss(self, net: Network, batch: Batch, step: int) -> Loss:
         x, y = batch.x, batch.y
         with self.passes.sampling(net) as f:
             x_adv = self.attack(negative(conditional(f, y)), x, self.streams("attack", step, count=len(x)))

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from math import log
 from typing import ClassVar
 
-from torch import nn
-
 from advebm.data.batches import Batch
 from advebm.energy import negative, posterior, undecided
 from advebm.methods.base import Loss, Method
+from advebm.networks import Network
 from advebm.ranges import Fraction
 from advebm.samplers.pgd import Attack
 
@@ -26,8 +25,9 @@ class Ratio(Method):
     attack_out: Attack
     weight: Fraction = 0.5  # w
 
-    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+    def loss(self, net: Network, batch: Batch, step: int) -> Loss:
         x, y, x_out = batch.x, batch.y, batch.x_out
+        assert x_out is not None
         with self.passes.sampling(net) as f:
             x_adv = self.attack(negative(posterior(f, y)), x, self.streams("attack", step, count=len(x)))
             streams = self.streams("attack_out", step, count=len(x))

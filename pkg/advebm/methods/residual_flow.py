@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
 from advebm.data.batches import Batch
 from advebm.energy import marginal
 from advebm.methods.base import DensityMethod, Loss
+from advebm.networks import Network
 from advebm.networks.flow import estimates_from
 
 
@@ -17,7 +16,7 @@ class ResidualFlow(DensityMethod):
 
     networks: ClassVar = ("residual_flow",)
 
-    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+    def loss(self, net: Network, batch: Batch, step: int) -> Loss:
         x = self.dequantised(batch.x, "dequantise", step)
         with estimates_from(self.context.seed, step):
             energy = marginal(net)(x).mean()

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
-
 from advebm.data.batches import Batch
 from advebm.energy import marginal, negative, posterior
 from advebm.methods.base import JointMethod, Loss
+from advebm.networks import Network
 from advebm.samplers.pgd import Attack
 from advebm.samplers.proximal import Proximal
 
@@ -28,7 +27,7 @@ class RobustJEM(JointMethod):
     sampler: Proximal
     positives: Literal["clean", "adversarial", "plain"] = "clean"
 
-    def loss(self, net: nn.Module, batch: Batch, step: int) -> Loss:
+    def loss(self, net: Network, batch: Batch, step: int) -> Loss:
         x, y, sampler = batch.x, batch.y, self.grown(step)
         with self.passes.sampling(net) as f:
             x_adv = self.attack(negative(posterior(f, y)), x, self.streams("attack", step, count=len(x)))

@@ -31,7 +31,7 @@ class frozen:
         self.training = self.net.training
         return self.net.eval()
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.net.train(self.training)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import log, pi
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -82,8 +82,9 @@ def linearised(layers: nn.Sequential, x: Tensor) -> tuple[Tensor, Callable[[Tens
 
     By the chain rule, written out: differentiating a series of autograd's own gradients costs several times as much.
     """
-    steps = []
-    for swish, conv in zip(layers[::2], layers[1::2], strict=True):
+    steps: list[tuple[Any, ...]] = []
+    parts: list[Any] = list(layers)
+    for swish, conv in zip(parts[::2], parts[1::2], strict=True):
         beta, weight = nn.functional.softplus(swish.beta), conv.compute_weight(update=False)
         gate = torch.sigmoid(beta * x)
         steps.append((gate * (1 + beta * x * (1 - gate)) / 1.1, weight, conv.padding))

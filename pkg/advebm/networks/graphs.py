@@ -89,7 +89,8 @@ class Pass:
                 out = f(self.h)
                 torch.autograd.grad(out, self.h, torch.zeros_like(out))
                 del out  # with all that leads from it to the leaf
-        how = {"stream": stream, "capture_error_mode": "thread_local"}  # other threads, as NCCL's, go on meanwhile
+        # Other threads, as NCCL's, go on meanwhile.
+        how: dict[str, Any] = {"stream": stream, "capture_error_mode": "thread_local"}
         with torch.cuda.graph(self.forward, pool=pool, **how):
             out = f(self.h)
         self.out, self.slope = out.detach(), torch.empty_like(out)

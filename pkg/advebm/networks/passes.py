@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,18 @@ from advebm.networks.graphs import Recorded, Replayed
 from advebm.networks.norms import live, still
 from advebm.networks.wrn import Classifier
 from advebm.ranges import Precision
+from advebm.samplers.proximal import Stem
 
-N = TypeVar("N", bound=nn.Module)
+
+class View(Protocol):
+    """What chains and attacks see of a network: f(x); of a classifier, f(x) = body(stem(x))."""
+
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def stem(self) -> Stem: ...
+    def body(self, h: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor) -> Tensor: ...
 
 
 @dataclass
@@ -22,7 +32,7 @@ class Passes:
     """Made where a training or a measurement begins, and handed to what samples in it.
 
     precision: of chains and attacks; the weights and the images stay float32. graphs: chains and attacks pass through the
-    trunk of a classifier by CUDA graphs, which are kept here. joint: the batches of a loss are passed together.
+    trunk of a classifier by CUDA graphs, which are kept here for one network. joint: the batches of a loss are one pass.
     """
 
     precision: Precision = "fp32"
@@ -37,7 +47,7 @@ class Passes:
         return cls(precision, graphs=gpu, joint=gpu)
 
     @contextmanager
-    def sampling(self, net: N) -> Iterator[N]:
+    def sampling(self, net: nn.Module) -> Iterator[View]:
         """In this block chains and attacks run on the network that it yields: `net` in the mode that it is in, so that they
         see the loss's function (networks/norms.py). In training mode batch norm takes the statistics of the batch, and its
         running statistics stay."""
@@ -45,9 +55,9 @@ class Passes:
             if self.graphs and isinstance(net, Classifier):
                 if self.recorded is None or self.recorded.trunk is not net.trunk:
                     self.recorded = Recorded(net.trunk)
-                yield cast(N, Replayed(net, self.recorded))
+                yield Replayed(net, self.recorded)
             else:
-                yield net
+                yield cast(View, net)
 
     def __call__(self, net: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
         """f(x) (B, K) of each batch, to train the weights by: one after another, so that batch norm has the statistics of

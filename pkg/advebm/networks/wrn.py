@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -111,12 +111,12 @@ class Classifier(nn.Module):
     """
 
     def __init__(
-        self, spec: object, shape: tuple[int, int, int], outputs: int, stem: Stem, trunk: nn.Sequential, head: nn.Linear
+        self, spec: Any, shape: tuple[int, int, int], outputs: int, stem: Stem, trunk: nn.Sequential, head: nn.Module
     ):
         super().__init__()
         self.spec, self.shape, self.outputs = spec, tuple(shape), outputs
         self.stem, self.trunk, self.head = stem, trunk, head
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.train()
 
     def train(self, mode: bool = True) -> "Classifier":
@@ -128,7 +128,7 @@ class Classifier(nn.Module):
     def spectral_norms(self) -> Iterator[tuple[nn.Module, nn.Module]]:
         """Each layer that has one, and its normalisation."""
         layers = (layer for layer in self.modules() if nn.utils.parametrize.is_parametrized(layer, "weight"))
-        return ((layer, layer.parametrizations.weight[0]) for layer in layers)
+        return ((layer, layer.get_submodule("parametrizations.weight.0")) for layer in layers)
 
     @torch.no_grad()
     def renew(self) -> None:

@@ -12,13 +12,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-T, M = TypeVar("T"), TypeVar("M")
+T = TypeVar("T")
+M = TypeVar("M")
 PATIENCE = timedelta(days=7)  # for a rank that has more to do; one that ends is noticed at once
 _parted = False
 
@@ -77,7 +78,12 @@ def launch(processes: int, script: Sequence[str]) -> int:
     for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # they tell tracebacks
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
-    settings = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost", "max_restarts": 0}
+    settings: dict[str, Any] = {
+        "rdzv_backend": "c10d",
+        "rdzv_endpoint": "localhost:0",
+        "local_addr": "localhost",
+        "max_restarts": 0,
+    }
     config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=str(os.getpid()), **settings)
     try:
         elastic_launch(config, sys.executable)(*script)
@@ -177,6 +183,11 @@ def synchronised(module: nn.Module) -> nn.Module:
 class BatchNorm(nn.BatchNorm2d):
     """As nn.SyncBatchNorm, but on CPUs too, and with second derivatives."""
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
@@ -197,9 +208,9 @@ class Total(torch.autograd.Function):
     """The sum over the ranks, whose gradient is the sum of theirs."""
 
     @staticmethod
-    def forward(context, x: Tensor) -> Tensor:
+    def forward(context: Any, x: Tensor) -> Tensor:
         return total(x)
 
     @staticmethod
-    def backward(context, gradient: Tensor) -> Tensor:
+    def backward(context: Any, gradient: Tensor) -> Tensor:
         return Total.apply(gradient)

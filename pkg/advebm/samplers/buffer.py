@@ -78,6 +78,6 @@ class Buffer:
         self.kept = state["images"][ranks.rank() :: ranks.size()].to(self.kept.device)
 
 
-def uniform_start(shape: torch.Size, device: torch.device | str) -> Start:
+def uniform_start(shape: tuple[int, ...], device: torch.device | str) -> Start:
     """Images of U(0, 1) noise, shape (C, H, W)."""
     return lambda streams, places: streams.to(device).uniform(*shape)

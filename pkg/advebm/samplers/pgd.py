@@ -31,6 +31,7 @@ def pgd(
     ball = NORMS[norm]
     origin, d = x, x.new_zeros(x.shape)
     if random_start:
+        assert streams is not None, "a random start needs streams"
         d = ball.random_start(x.shape, eps, streams)
     for _ in range(steps):
         x = (origin + d).clamp(0, 1)
@@ -50,9 +51,8 @@ class Ascent:
         """The same with `factor` times as many steps, rounded up."""
         return replace(self, steps=ceil(factor * self.steps))
 
-    def __call__(self, energy: Energy, x: Tensor, steps: int | None = None) -> Tensor:
-        eps = inf if self.eps is None else self.eps
-        return pgd(energy, x, steps=self.steps if steps is None else steps, step_size=self.step_size, eps=eps)
+    def __call__(self, energy: Energy, x: Tensor, streams: Streams | None = None) -> Tensor:
+        return pgd(energy, x, steps=self.steps, step_size=self.step_size, eps=inf if self.eps is None else self.eps)
 
 
 @dataclass(kw_only=True)

@@ -2,16 +2,25 @@
 
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from advebm.energy import Energy, grad
 from advebm.ranges import Count, Positive
 
 
+class Stem(Protocol):
+    """The first layers of a network."""
+
+    affine: bool
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
 def proximal(
-    stem: nn.Module, energy: Energy, x: Tensor, *, outer: int, inner: int, step_size: float, clamp_grad: float, fused: bool
+    stem: Stem, energy: Energy, x: Tensor, *, outer: int, inner: int, step_size: float, clamp_grad: float, fused: bool
 ) -> Tensor:
     """x <- clamp(x - step_size clamp(dE/dx)), m = outer times n = inner (Yang and Ji 2021, Algorithm 1).
 
@@ -45,5 +54,5 @@ class Proximal:
         """The same with `factor` times as many steps, rounded up."""
         return replace(self, outer=ceil(factor * self.outer))
 
-    def __call__(self, stem: nn.Module, energy: Energy, x: Tensor) -> Tensor:
+    def __call__(self, stem: Stem, energy: Energy, x: Tensor) -> Tensor:
         return proximal(stem, energy, x, fused=stem.affine, **vars(self))

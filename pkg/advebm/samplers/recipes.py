@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator
-from torch import Tensor, nn
+from torch import Tensor
 
-from advebm.energy import conditional, marginal, posterior
+from advebm.energy import Logits, conditional, marginal, posterior
 from advebm.ranges import Fraction, Positive, Start
 from advebm.samplers.pgd import Ascent, Attack
 from advebm.samplers.sgld import Langevin
@@ -37,9 +37,9 @@ class SGLD:
         """Whether an image is asked to be of a class: by the energy, or by the Gaussian that its chain starts from."""
         return self.conditional or self.start == "gaussians"
 
-    def __call__(self, net: nn.Module, y: Tensor, starts: Starts, streams: Streams) -> Stages:
+    def __call__(self, f: Logits, y: Tensor, starts: Starts, streams: Streams) -> Stages:
         x = starts[self.start](y, streams)
-        energy = conditional(net, y) if self.conditional else marginal(net)
+        energy = conditional(f, y) if self.conditional else marginal(f)
         return {"start": x, "langevin": self.chain(energy, x, streams)}
 
 
@@ -54,9 +54,9 @@ class CELangevin:
     start: Start
     chain: Langevin
 
-    def __call__(self, net: nn.Module, y: Tensor, starts: Starts, streams: Streams) -> Stages:
+    def __call__(self, f: Logits, y: Tensor, starts: Starts, streams: Streams) -> Stages:
         x = starts[self.start](y, streams)
-        return {"start": x, "langevin": self.chain(posterior(net, y), x, streams)}
+        return {"start": x, "langevin": self.chain(posterior(f, y), x, streams)}
 
 
 @dataclass(kw_only=True)
@@ -70,9 +70,9 @@ class Targeted:
     start: Start
     attack: Attack
 
-    def __call__(self, net: nn.Module, y: Tensor, starts: Starts, streams: Streams) -> Stages:
+    def __call__(self, f: Logits, y: Tensor, starts: Starts, streams: Streams) -> Stages:
         x = starts[self.start](y, streams)
-        return {"start": x, "attack": self.attack(posterior(net, y), x, streams)}
+        return {"start": x, "attack": self.attack(posterior(f, y), x, streams)}
 
 
 @dataclass(kw_only=True)
@@ -89,12 +89,12 @@ class Combined:
     contrast: Fraction  # what is left of each image's distance to its own mean; the paper does not state it
     chain: Langevin
 
-    def __call__(self, net: nn.Module, y: Tensor, starts: Starts, streams: Streams) -> Stages:
+    def __call__(self, f: Logits, y: Tensor, starts: Starts, streams: Streams) -> Stages:
         gaussian = starts[self.start](y, streams)
-        attacked = self.attack(posterior(net, y), gaussian, streams)
+        attacked = self.attack(posterior(f, y), gaussian, streams)
         mean = attacked.mean((1, 2, 3), keepdim=True)
         prior = mean + self.contrast * (attacked - mean)
-        x = self.chain(conditional(net, y), prior, streams)
+        x = self.chain(conditional(f, y), prior, streams)
         return {"class Gaussian": gaussian, "after the attack": attacked, "lower contrast": prior, "after Langevin": x}
 
 
@@ -112,9 +112,9 @@ class Ascend:
     def asks(self) -> bool:
         return self.start == "gaussians"
 
-    def __call__(self, net: nn.Module, y: Tensor, starts: Starts, streams: Streams) -> Stages:
+    def __call__(self, f: Logits, y: Tensor, starts: Starts, streams: Streams) -> Stages:
         x = starts[self.start](y, streams)
-        return {"start": x, "ascent": self.ascent(marginal(net), x)}
+        return {"start": x, "ascent": self.ascent(marginal(f), x, streams)}
 
 
 @dataclass(kw_only=True)
@@ -128,10 +128,11 @@ class Draw:
     recipe: Literal["draw"]
     temperature: Positive = 1.0
 
-    def __call__(self, net: nn.Module, y: Tensor, starts: Starts, streams: Streams) -> Stages:
-        if not hasattr(net, "draw"):
+    def __call__(self, f: Logits, y: Tensor, starts: Starts, streams: Streams) -> Stages:
+        draw = getattr(f, "draw", None)
+        if draw is None:
             raise ValueError("the recipe draw is for flows (networks of kind glow and residual_flow)")
-        return {"draw": net.draw(streams, self.temperature)}
+        return {"draw": draw(streams, self.temperature)}
 
 
 Recipe = Annotated[SGLD | CELangevin | Targeted | Combined | Ascend | Draw, Discriminator("recipe")]

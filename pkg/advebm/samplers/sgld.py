@@ -37,6 +37,7 @@ def sgld(
         x = x - step_size * g
         if noise:
             if step % at_once == 0:
+                assert streams is not None, "noise needs streams"
                 drawn = streams.normal(min(at_once, steps - step), *x.shape[1:])
             x = x + noise * drawn[:, step % at_once]
         if clip:
