@@ -42,9 +42,9 @@ def clone(folder, study, edit=lambda folder: None):
 
 
 def mark(folder):
-    """Let quality print what only this folder's code prints."""
-    quality = folder / "pkg/advebm/commands/quality.py"
-    quality.write_text(quality.read_text().replace('print(f"wrote ', 'print("the copy\'s own code", __file__, f"wrote '))
+    """Let measurements print what only this folder's code prints."""
+    measure = folder / "pkg/advebm/commands/measure.py"
+    measure.write_text(measure.read_text().replace('print(f"wrote ', 'print("the copy\'s own code", __file__, f"wrote '))
 
 
 @pytest.fixture(scope="module")
