@@ -112,8 +112,8 @@ def test_the_most_telling_stages_come_first(there):
 def test_what_depends_on_a_change_runs_again(rented, there):
     _, again = there
     for file, stages in (
-        ("pkg/advebm/evaluation/landscape.py", {"look@robust_jem", "look@at"}),
-        ("results/tiny/study/models/at.json", {"check", "train@at"}),
+        ("pkg/advebm/evaluation/landscape.py", {"check"}),  # which then says what else
+        ("results/tiny/study/train/at.json", {"check", "train@at"}),
         ("results/tiny/at/fisher.json", {"fisher@at", "compare"}),
     ):
         path = rented[0] / file
@@ -131,7 +131,7 @@ def test_home_takes_it_for_its_own(rented, tmp_path):
         html = home / "pkg/advebm/reports/page.html"
         html.write_text(html.read_text() + " ")
         log = shell(home, sys.executable, "-m", "advebm", "receive", *parts, PYTHONPATH=home / "pkg")
-    assert "compare: will run here, for pkg/advebm/reports/page.html is another" in log
+    assert "compare: will run here, for results/tiny is another" in log
     done = log.split("done for DVC: ")[1].splitlines()[0].split(", ")
     measured = [f"{stage}@{method}" for stage in STAGES for method in METHODS]
     assert set(done) == {"warm", "judge", "baselines", "report", *measured}
@@ -233,13 +233,14 @@ def test_what_is_here_stays_where_it_is_not_done(rented, home, capsys):
     mine = {Path("results/tiny/at/fisher.json"): b"{}", Path("results/tiny/at/samples/mine.txt"): b"mine"}
     for path, data in mine.items():
         path.write_bytes(data)
-    Path("pkg/advebm/commands/fisher.py").write_text("")
+    with Path("pkg/advebm/evaluation/fisher.py").open("a") as code:
+        code.write("# edited\n")
     Path("results/tiny/at/quality.json").unlink()
     before = home[1]()
     receive.receive(rented[2])
     log = capsys.readouterr().out
-    assert "fisher@robust_jem: will run here, for pkg/advebm/commands/fisher.py is another\n" in log
-    assert "fisher.py is another, results/tiny/at/fisher.json stays as it was here\n" in log
+    assert "fisher@robust_jem: will run here, for results/tiny/study/fisher/robust_jem.json is another\n" in log
+    assert "fisher/at.json is another, results/tiny/at/fisher.json stays as it was here\n" in log
     after = home[1]()
     quality, other = Path("results/tiny/at/quality.json"), Path("results/tiny/at/samples/mine.txt")
     assert after.pop(quality) == (rented[0] / quality).read_bytes() and other not in after, "sample and quality are done"

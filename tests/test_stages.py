@@ -14,6 +14,7 @@ from advebm.runtime import code
 FILES = [Path("dvc.yaml"), *sorted(Path("stages").rglob("dvc.yaml"))]
 STAGES = {name: stage.get("do", stage) for f in FILES for name, stage in yaml.safe_load(f.read_text())["stages"].items()}
 ENTRY = config.read(Path("params.yaml"), "tiny")
+SHOWN = {"report", "compare"}
 
 
 @pytest.mark.parametrize("name", sorted(STAGES))
@@ -27,9 +28,9 @@ def test_a_stage_runs_a_command_and_depends_on_its_own_part(name):
         needed = {f"pkg/advebm/{file}" for file in code.reached(["commands.toy2d"], without=["vision", "networks", "data"])}
         assert all(any(file.startswith(path) for path in listed) for file in needed if "runtime" not in file)
     else:
-        (part,) = [path.removeprefix(own).removesuffix(".json") for path in listed if path.startswith(own)] or ["report"]
+        (part,) = [path.removeprefix(own).removesuffix(".json") for path in listed if path.startswith(own)] or ["compare"]
         assert part.replace("${item}", "jem") in stages.parts(ENTRY)
-        assert part.split("/")[0] in (name, "report") and not any(path.startswith("pkg") for path in listed)
+        assert part.split("/")[0] == name and not any(path.startswith("pkg") for path in listed)
 
 
 def test_every_measurement_and_method_has_its_stages():
@@ -49,18 +50,19 @@ def test_every_measurement_and_method_has_its_stages():
     [
         ("methods/oe.py", {"train/oe", "ood/oe"}),
         ("methods/at.py", {"train/at", "ood/at", "warm"}),
-        ("evaluation/autoattack.py", {f"autoattack/{m}" for m in METHODS} | {"report"}),
-        ("evaluation/fisher.py", {f"{s}/{m}" for s in ("fisher", "ood") for m in METHODS} | {"report"}),
-        ("reports/calibration.py", {f"look/{m}" for m in METHODS} | {"report"}),
-        ("reports/fisher.py", {"report"}),
-        ("reports/published.yaml", {"report"}),
-        ("reports/tables.py", {"report"}),
+        ("evaluation/autoattack.py", {f"autoattack/{m}" for m in METHODS} | SHOWN),
+        ("evaluation/fisher.py", {f"{s}/{m}" for s in ("fisher", "ood") for m in METHODS} | SHOWN),
+        ("reports/calibration.py", {f"look/{m}" for m in METHODS} | SHOWN),
+        ("reports/fisher.py", SHOWN),
+        ("reports/published.yaml", SHOWN),
+        ("reports/tables.py", SHOWN),
         ("samplers/buffer.py", {f"train/{m}" for m in METHODS} | {"judge", "warm"}),
         ("samplers/proximal.py", {f"train/{m}" for m in ("jempp", "robust_jem")}),
         ("data/sources.py", {"prepare"}),
         ("data/gaussians.py", {"gaussians", "baselines", "judge", "warm"}
             | {f"{s}/{m}" for s in ("train", "sample", "look") for m in METHODS}),
-        ("figures/plots.py", {f"sample/{m}" for m in METHODS} | {"report"}),
+        ("figures/plots.py", {f"sample/{m}" for m in METHODS} | {"compare"}),
+        ("reports/page.html", {"compare"}),
         ("runtime/tracking.py", set()),
         ("evaluation/__init__.py", set()),
         ("config.py", set()),

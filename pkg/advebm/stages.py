@@ -10,6 +10,7 @@ from advebm.evaluation import MEASUREMENTS
 from advebm.runtime.code import reached
 
 DRAWN = ("figures",)  # curves are drawn anew with the next training, and are no reason for one
+COMPARED = ("reports.comparison", "reports.page", "figures")  # of which the report of one method makes no use
 TABLES = ("reports.base", "reports.tables")  # which do not change what a measurement writes
 
 
@@ -22,7 +23,8 @@ def parts(study: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "judge": part(study["judge"], training("standard")),
         "warm": part(study["warm"], training("standard", "at")),
         "baselines": part(quality, reached(["commands.baselines"], alone=["evaluation.subject"])),
-        "report": part(study["data"], reporting()),
+        "report": part(study["data"], reporting(without=COMPARED)),
+        "compare": part(study["data"], reporting()),
     }
     for method in study["models"]:
         specs = config.stage_specs(study, method)
@@ -43,10 +45,10 @@ def training(*methods: str) -> dict[str, str]:
     return reached(["commands.train", *(f"methods.{method}" for method in methods)], without=DRAWN)
 
 
-def reporting() -> dict[str, str]:
+def reporting(without: tuple[str, ...] = ()) -> dict[str, str]:
     """The code that shows results."""
     shown = [f"reports.{name}" for name in MEASUREMENTS]
-    return reached(["commands.report", *shown], alone=[f"evaluation.{name}" for name in MEASUREMENTS])
+    return reached(["commands.report", *shown], alone=[f"evaluation.{name}" for name in MEASUREMENTS], without=without)
 
 
 def measuring(names: list[str], method: str) -> dict[str, str]:
