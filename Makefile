@@ -10,10 +10,11 @@ repro: install  ## the default study, from data to report
 	dvc repro
 	@cat report.md
 
-test: install  ## linters, layers, tests
+test: install  ## linters, layers, types, tests
 	ruff check
 	ruff format --check
 	lint-imports
+	mypy
 	pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12
 
 soak: install  ## what takes long: real CIFAR-10, found under ADVEBM_DATA, and trainings killed on and on
@@ -33,4 +34,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## the environment and the caches of the tools
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .mypy_cache
