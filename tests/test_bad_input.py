@@ -117,7 +117,7 @@ STAGES = [
         "4 levels need images whose",
     ),
     ("prepare", {"data.source": "cifra10"}, "no data source 'cifra10'"),
-    ("prepare --root {out}", {"data.source": "cifar10"}, "is not there and could not be downloaded"),
+    ("prepare --root {out}", {"data.source": "cifar10"}, "is missing and could not be downloaded"),
     ("prepare", {"data.source": "npz:nowhere.npz"}, "no such file"),
     ("prepare", {"data.source": "folder:nowhere"}, "no such folder of images"),
     ("prepare", {"data.validation": 3}, "tiny.data.validation: 3 of"),
