@@ -89,7 +89,7 @@ TOP = [
     ({"launch": {"proceses": 2}}, "launch must be {processes: N} with N an integer of at least 1"),
     ({"methods": "at"}, "methods must be a list of standard, at"),
     ({"tiny": {"like": "digitz"}}, "tiny.like: no study or base 'digitz' (did you mean digits?)"),
-    ({"tiny": {"like": "tiny"}}, "tiny.like: must not lead back to itself: tiny -> tiny"),
+    ({"tiny": {"like": "tiny"}}, "tiny.like: must not be circular: tiny -> tiny"),
     ({"tiny": {"like": "digits", "fischer": {}}}, "tiny: unknown key 'fischer' (did you mean fisher?)"),
     ({"tiny": {"like": "mine"}, "mine": {"samples": 5}}, "tiny: lacks data, gaussians"),
 ]
@@ -208,7 +208,7 @@ LINES = [
     ("stability --data x --gaussians x --out {out} --set training=[", "training=[: [ is not YAML"),
     (
         "stability --data x --gaussians x --out {out} --method jem --set energy_l2.x=1",
-        "energy_l2 of jem is 0.01, which holds no x",
+        "energy_l2 of jem is 0.01, which has no keys",
     ),
     ("stability --data x --gaussians x --out {out} --set study.x=1", "unknown key 'study'"),
 ]
