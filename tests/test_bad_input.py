@@ -102,7 +102,7 @@ STAGES = [
     (
         f"train jempp {DATA} {GAUSSIANS} -q",
         {"models.jempp.buffer": {"size": 3}},
-        "the replay buffer holds 3 images: too few",
+        "the replay buffer holds 3 images, too few",
     ),
     (
         f"train standard {DATA}",
@@ -152,12 +152,12 @@ STAGES = [
         (f"{command} at --model {{bad}}/one.safetensors {DATA} {GAUSSIANS}", {}, "of 10 classes, but the network has 1;")
         for command in ("sample", "interpolation")
     ),
-    (f"sample at --model {{out}}/none {DATA} {GAUSSIANS}", {}, "no model there; `advebm train` makes one"),
+    (f"sample at --model {{out}}/none {DATA} {GAUSSIANS}", {}, "no such model file; `advebm train` makes one"),
     (f"ood at --model {{work}}/g.safetensors {DATA}", {}, "is not a readable advebm model"),
     (f"ood at {MODEL} {DATA}", {"ood.radii": {"l2": [1.0, 0.5]}}, "must rise: each radius starts from the one before"),
     (f"ood at {MODEL} {DATA}", {"ood.n_of": {"att": 5}}, "tiny.ood.n_of: no method 'att'"),
     (f"ood at {MODEL} --data {{bad}}/no_out", {}, "no out-distribution sets there; `advebm prepare` makes them"),
-    (f"ood at {MODEL} --data {{bad}}/shape", {}, "but these are [3, 32, 32]; it is of another study"),
+    (f"ood at {MODEL} --data {{bad}}/shape", {}, "not [3, 32, 32]; it belongs to another study"),
     (f"robustness at {MODEL} {DATA}", {"robustness.curve.radii": [0.2, 0.1]}, "must rise"),
     (f"robustness at {MODEL} --data {{out}}", {}, "`advebm prepare` makes it"),
     (
@@ -165,11 +165,11 @@ STAGES = [
         {},
         "`advebm train judge` makes it",
     ),
-    (f"baselines {DATA} {GAUSSIANS} --judge {{out}}/j", {}, "no model there"),
+    (f"baselines {DATA} {GAUSSIANS} --judge {{out}}/j", {}, "no such model file"),
     *(
         (f"steps {method} {MODEL} {DATA} {GAUSSIANS} --judge {{out}}/j {given}", {}, told)
         for method, given, told in (
-            ("robust_jem", "--images 20", "no model there"),
+            ("robust_jem", "--images 20", "no such model file"),
             (
                 "robust_jem",
                 "--images 20 --lengths 10,5",
@@ -199,7 +199,7 @@ LINES = [
     ("fisher at --data x --model x --out {out} --batch 7", "No such option: --batch"),
     ("train at --data x --out {out} --study digitz", "no study 'digitz' (did you mean digits?)"),
     ("train at --data x --out {out} --params none.yaml", "none.yaml: no such file"),
-    ("info {out}/none", "no model there"),
+    ("info {out}/none", "no such model file"),
     ("summary --study digitz", "digitz"),
     ("bench --out {out} --device gpu", "--device gpu: must be cpu, or cuda on a machine with a GPU"),
     ("stability --data x --gaussians x --out {out} --seeds 0", "should be greater than or equal to 1"),

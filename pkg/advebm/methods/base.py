@@ -87,7 +87,7 @@ class Method:
         return self.context.gaussians
 
     def loss(self, net: Network, batch: Batch, step: int) -> Loss:
-        """The loss of a batch, with its graph."""
+        """The loss of a batch."""
         raise NotImplementedError
 
     def score(self, net: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:

@@ -26,6 +26,6 @@ class IGEBM(ReplayMethod):
         x, y, sampler = batch.x, batch.y, self.grown(step)
         with self.passes.sampling(net) as f:
             x_neg, y_neg = self.negatives(lambda v, y, s: sampler(conditional(f, y), v, s), len(x), step)
-        f_neg, f_data = self.passes(net, x_neg, x)  # the data last, which set batch norm's running statistics
+        f_neg, f_data = self.passes(net, x_neg, x)  # the data last, for batch norm's running statistics
         term, logs = self.contrast(conditional.of(f_data, y), conditional.of(f_neg, y_neg))
         return Loss(term, logs, x_neg=x_neg)

@@ -51,7 +51,7 @@ class JEAT(JointMethod):
             x_adv = self.attack(f, x, y, self.streams("attack", step, count=len(x)))
             x_neg, _ = self.negatives(lambda v, k, s: sampler(self.descended(f, k), v, s), len(x), step)
         data = [batch.x_plain, x_adv] if self.plain else [x_adv]
-        f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last, which set batch norm's running statistics
+        f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last, for batch norm's running statistics
         ce = posterior.of(f_data[-1], y).mean()
         term, logs = self.contrast(marginal.of(f_data[0]), marginal.of(f_neg))
         return Loss(ce + term, {"ce": ce, **logs}, x_adv=x_adv, x_neg=x_neg)

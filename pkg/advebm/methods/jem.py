@@ -29,7 +29,7 @@ class JEM(JointMethod):
         with self.passes.sampling(net) as f:
             x_neg, _ = self.negatives(lambda v, k, s: sampler(self.descended(f, k), v, s), len(x), step)
         data = [batch.x_plain, x] if self.plain else [x]
-        f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last, which set batch norm's running statistics
+        f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last, for batch norm's running statistics
         ce = posterior.of(f_data[-1], y).mean()
         term, logs = self.contrast(marginal.of(f_data[0]), marginal.of(f_neg))
         return Loss(ce + term, {"ce": ce, **logs}, x_neg=x_neg)

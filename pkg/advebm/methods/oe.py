@@ -25,6 +25,6 @@ class OE(Method):
     def loss(self, net: Network, batch: Batch, step: int) -> Loss:
         x, y, x_out = batch.x, batch.y, batch.x_out
         assert x_out is not None
-        f_out, f_data = self.passes(net, x_out, x)  # the data last, which set batch norm's running statistics
+        f_out, f_data = self.passes(net, x_out, x)  # the data last, for batch norm's running statistics
         ce, ce_out = posterior.of(f_data, y).mean(), undecided.of(f_out).mean()
         return Loss(ce + self.weight * ce_out, {"ce": ce, "ce_out": ce_out})

@@ -33,7 +33,7 @@ class RobustJEM(JointMethod):
             x_adv = self.attack(negative(posterior(f, y)), x, self.streams("attack", step, count=len(x)))
             x_neg, _ = self.negatives(lambda v, k, _: sampler(f.stem, self.descended(f.body, k), v), len(x), step)
         data = [x_adv] if self.positives == "adversarial" else [x_adv, batch.x_plain if self.plain else x]
-        f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last, which set batch norm's running statistics
+        f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last, for batch norm's running statistics
         ce = posterior.of(f_data[0], y).mean()
         term, logs = self.contrast(marginal.of(f_data[-1]), marginal.of(f_neg))
         return Loss(ce + term, {"ce": ce, **logs}, x_adv=x_adv, x_neg=x_neg)
