@@ -217,9 +217,7 @@ def _check_warm(entry: dict[str, Any], where: str, network: dict[str, Any]) -> N
         {k: v for k, v in n.items() if k not in ("norm", "bn_momentum")} for n in (network, entry["warm"]["network"])
     )
     if ours != theirs:
-        raise ValueError(
-            f"{where}.network: must be that of the study's warm start except for its norm: {theirs}, not {ours}"
-        )
+        raise ValueError(f"{where}.network: must be that of the warm start except for its norm: {theirs}, not {ours}")
 
 
 def change_models(entry: dict[str, Any], methods: list[str], changes: list[str]) -> None:
@@ -251,9 +249,7 @@ def read_yaml(params: Path) -> dict[str, Any]:
     try:
         content = yaml.load(Path(params).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError as error:
-        raise ValueError(
-            f"{params}: no such file; run the command in the project's folder, or name a file by --params"
-        ) from error
+        raise ValueError(f"{params}: no such file; run in the project's folder, or name a file by --params") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{params}: is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict) or not any(isinstance(entry, dict) for entry in content.values()):

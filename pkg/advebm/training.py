@@ -33,7 +33,7 @@ class Diverged(RuntimeError):
     def __init__(self, message: str, step: int):
         super().__init__(message)
         self.step = step
-        self.recoveries: list[dict] = []  # the recoveries that failed
+        self.recoveries: list[dict] = []  # those that failed before
 
 
 @dataclass(kw_only=True)
@@ -100,9 +100,7 @@ class Training:
     optimizer: Annotated[SGD | Adam, Discriminator("name")]
     schedule: Schedule = field(default_factory=Schedule)
     augmentation: Augmentation = field(default_factory=Augmentation)
-    ema: Annotated[float, Ge(0), Lt(1)] = (
-        0.0  # decay per step of the weights' moving average, which is kept; 0: the last weights are
-    )
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.0  # decay per step of the average of weights to keep; 0 keeps the last weights
     record_every: Count = 100  # steps between records
     precision: Precision = "tf32"  # of samplers and attacks; bf16 only where the hardware supports it
     loss_precision: Precision = "tf32"  # of the loss's passes

@@ -33,7 +33,7 @@ class Gaussians:
             x = images[y == k].pixels().flatten(1).double()
             if not len(x):
                 raise ValueError(
-                    f"class {k} has no training images to fit a Gaussian to; each of the classes 0..K-1 needs some"
+                    f"class {k} has no training images; each of the classes 0..K-1 needs some for its Gaussian"
                 )
             centred = x - x.mean(0)
             covariance = centred.T @ centred / len(x)

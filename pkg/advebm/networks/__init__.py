@@ -58,9 +58,7 @@ def load(
     """
     net, header, state = _read(path)
     if shape is not None and list(shape) != header["shape"]:
-        raise ValueError(
-            f"{path}: the model is for images {header['shape']}, not {list(shape)}; it belongs to another study"
-        )
+        raise ValueError(f"{path}: is for images {header['shape']}, not {list(shape)}; it belongs to another study")
     _fill(net, state, path)
     return net.to(device).eval().requires_grad_(False), header
 
