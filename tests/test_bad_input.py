@@ -89,7 +89,7 @@ TOP = [
     ({"launch": {"proceses": 2}}, "launch must be {processes: N} with N an integer of at least 1"),
     ({"methods": "at"}, "methods must be a list of standard, at"),
     ({"tiny": {"like": "digitz"}}, "tiny.like: no study or base 'digitz' (did you mean digits?)"),
-    ({"tiny": {"like": "tiny"}}, "tiny.like: must not lead back to itself: tiny -> tiny"),
+    ({"tiny": {"like": "tiny"}}, "tiny.like: must not be circular: tiny -> tiny"),
     ({"tiny": {"like": "digits", "fischer": {}}}, "tiny: unknown key 'fischer' (did you mean fisher?)"),
     ({"tiny": {"like": "mine"}, "mine": {"samples": 5}}, "tiny: lacks data, gaussians"),
 ]
@@ -102,7 +102,7 @@ STAGES = [
     (
         f"train jempp {DATA} {GAUSSIANS} -q",
         {"models.jempp.buffer": {"size": 3}},
-        "the replay buffer holds 3 images: too few",
+        "the replay buffer holds 3 images, too few",
     ),
     (
         f"train standard {DATA}",
@@ -117,7 +117,7 @@ STAGES = [
         "4 levels need images whose",
     ),
     ("prepare", {"data.source": "cifra10"}, "no data source 'cifra10'"),
-    ("prepare --root {out}", {"data.source": "cifar10"}, "is not there and could not be downloaded"),
+    ("prepare --root {out}", {"data.source": "cifar10"}, "is missing and could not be downloaded"),
     ("prepare", {"data.source": "npz:nowhere.npz"}, "no such file"),
     ("prepare", {"data.source": "folder:nowhere"}, "no such folder of images"),
     ("prepare", {"data.validation": 3}, "tiny.data.validation: 3 of"),
@@ -152,12 +152,12 @@ STAGES = [
         (f"{command} at --model {{bad}}/one.safetensors {DATA} {GAUSSIANS}", {}, "of 10 classes, but the network has 1;")
         for command in ("sample", "interpolation")
     ),
-    (f"sample at --model {{out}}/none {DATA} {GAUSSIANS}", {}, "no model there; `advebm train` makes one"),
+    (f"sample at --model {{out}}/none {DATA} {GAUSSIANS}", {}, "no such model file; `advebm train` makes one"),
     (f"ood at --model {{work}}/g.safetensors {DATA}", {}, "is not a readable advebm model"),
     (f"ood at {MODEL} {DATA}", {"ood.radii": {"l2": [1.0, 0.5]}}, "must rise: each radius starts from the one before"),
     (f"ood at {MODEL} {DATA}", {"ood.n_of": {"att": 5}}, "tiny.ood.n_of: no method 'att'"),
     (f"ood at {MODEL} --data {{bad}}/no_out", {}, "no out-distribution sets there; `advebm prepare` makes them"),
-    (f"ood at {MODEL} --data {{bad}}/shape", {}, "but these are [3, 32, 32]; it is of another study"),
+    (f"ood at {MODEL} --data {{bad}}/shape", {}, "not [3, 32, 32]; it belongs to another study"),
     (f"robustness at {MODEL} {DATA}", {"robustness.curve.radii": [0.2, 0.1]}, "must rise"),
     (f"robustness at {MODEL} --data {{out}}", {}, "`advebm prepare` makes it"),
     (
@@ -165,11 +165,11 @@ STAGES = [
         {},
         "`advebm train judge` makes it",
     ),
-    (f"baselines {DATA} {GAUSSIANS} --judge {{out}}/j", {}, "no model there"),
+    (f"baselines {DATA} {GAUSSIANS} --judge {{out}}/j", {}, "no such model file"),
     *(
         (f"steps {method} {MODEL} {DATA} {GAUSSIANS} --judge {{out}}/j {given}", {}, told)
         for method, given, told in (
-            ("robust_jem", "--images 20", "no model there"),
+            ("robust_jem", "--images 20", "no such model file"),
             (
                 "robust_jem",
                 "--images 20 --lengths 10,5",
@@ -199,7 +199,7 @@ LINES = [
     ("fisher at --data x --model x --out {out} --batch 7", "No such option: --batch"),
     ("train at --data x --out {out} --study digitz", "no study 'digitz' (did you mean digits?)"),
     ("train at --data x --out {out} --params none.yaml", "none.yaml: no such file"),
-    ("info {out}/none", "no model there"),
+    ("info {out}/none", "no such model file"),
     ("summary --study digitz", "digitz"),
     ("bench --out {out} --device gpu", "--device gpu: must be cpu, or cuda on a machine with a GPU"),
     ("stability --data x --gaussians x --out {out} --seeds 0", "should be greater than or equal to 1"),
@@ -208,7 +208,7 @@ LINES = [
     ("stability --data x --gaussians x --out {out} --set training=[", "training=[: [ is not YAML"),
     (
         "stability --data x --gaussians x --out {out} --method jem --set energy_l2.x=1",
-        "energy_l2 of jem is 0.01, which holds no x",
+        "energy_l2 of jem is 0.01, which has no keys",
     ),
     ("stability --data x --gaussians x --out {out} --set study.x=1", "unknown key 'study'"),
 ]

@@ -171,14 +171,14 @@ def test_effective_params_are_their_own(study, tmp_path):
 MISTAKES = [
     ({"like": "tinny"}, {}, "mine.like: no study or base 'tinny' (did you mean tiny?); there are all, small, "),
     ({"like": ["tiny"]}, {}, "mine.like: no study or base"),
-    ({"like": "mine"}, {}, "mine.like: must not lead back to itself: mine -> mine"),
+    ({"like": "mine"}, {}, "mine.like: must not be circular: mine -> mine"),
     (
         {"like": "a"},
         {"bases": {"a": {"like": "b"}, "b": {"like": "a"}}},
-        "bases.b.like: must not lead back to itself: mine ->",
+        "bases.b.like: must not be circular: mine ->",
     ),
     ({"models": {"at": {"attack": {"epss": 1}}}}, {}, "mine.models.at.attack: unknown key 'epss' (did you mean eps?)"),
-    ({"recipes": 3}, {}, "mine.recipes: must be recipes by their names, not 3"),
+    ({"recipes": 3}, {}, "mine.recipes: must map names to recipes, not 3"),
     ({"recipes": {"sgld": {"chain": {"noise": -1.0}}}}, {}, "mine.recipes.sgld.chain.noise: -1.0 is less than the minimum"),
     (
         {"sampling": {"at": {"sgdl": {}}}},

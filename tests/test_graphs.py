@@ -159,7 +159,7 @@ def test_a_pass_goes_back_once_and_before_the_next(passes):
         with pytest.raises(AssertionError, match="another went forward"):
             torch.autograd.grad(first, x)
         torch.autograd.grad(second, x, retain_graph=True)
-        with pytest.raises(AssertionError, match="went back before"):
+        with pytest.raises(AssertionError, match="already went backward"):
             torch.autograd.grad(second, x)
 
 

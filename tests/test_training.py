@@ -260,7 +260,7 @@ def test_networks_of_every_kind_are_saved_and_loaded(tmp_path, spec):
     read, header = networks.load(tmp_path / "m.safetensors", shape=(3, 8, 8))
     assert torch.equal(net(x), read(x)) and net(x).shape == (2, 1) and header["network"]["kind"] == spec.kind
     assert torch.equal(copy.deepcopy(net)(x), net(x))
-    with pytest.raises(ValueError, match="it is of another study"):
+    with pytest.raises(ValueError, match="it belongs to another study"):
         networks.load(tmp_path / "m.safetensors", shape=(1, 8, 8))
     if hasattr(net, "features"):
         assert torch.equal(net.head(net.features(x)), net(x)) and torch.equal(net.body(net.stem(x)), net(x))
@@ -291,7 +291,7 @@ def test_spectral_normalisation_bounds_every_layer():
 
 
 def test_flows_need_images_that_divide():
-    with pytest.raises(ValueError, match="sides divide by 8, not 28x28"):
+    with pytest.raises(ValueError, match="sides are multiples of 8, not 28x28"):
         Glow(kind="glow", levels=3).build((1, 28, 28), 1)
     with pytest.raises(ValueError, match="one output"):
         Glow(kind="glow", levels=1).build((1, 28, 28), 10)
@@ -313,7 +313,7 @@ def test_damaged_models_are_told(tmp_path):
     content = (tmp_path / "m.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(content[:1000])
     (tmp_path / "other.safetensors").write_bytes(content.replace(b'\\"width\\": 1', b'\\"width\\": 2'))
-    for name, message in (("none", "no model there"), ("cut", "damaged"), ("other", "weights do not fit")):
+    for name, message in (("none", "no such model file"), ("cut", "damaged"), ("other", "weights do not fit")):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             networks.load(tmp_path / f"{name}.safetensors")
 

@@ -148,8 +148,8 @@ def test_a_training_starts_from_any_checkpoint_of_its_network(work, tmp_path):
     "method, options, message",
     [
         ("jeat", {}, "tiny.models.jeat starts from the study's warm start: name its folder by --warm"),
-        ("jeat", {"warm": "data"}, "model.safetensors: no model there"),
-        ("jem", {"init": "none"}, "none: no model there"),
+        ("jeat", {"warm": "data"}, "model.safetensors: no such model file"),
+        ("jem", {"init": "none"}, "none: no such model file"),
         ("jem", {"init": "g.safetensors"}, "not a readable advebm model"),
         ("jem", {"init": "warm/model.safetensors"}, "has norm batch, which does not fit norm none"),
         ("jem", {"init": "warm/model.safetensors", "change": ["network.width=2"]}, "its network has width 1, not 2"),

@@ -1,8 +1,8 @@
-"""params.yaml -> dataclasses, strictly.
+"""Read params.yaml into dataclasses, with strict validation.
 
-What a study may hold is stated once, by the dataclasses themselves (`Study` here, the methods, the recipes): `schema()`
-makes a JSON schema of them, which is kept in params.schema.json so that a mistake is found before torch is imported.
-`python -m advebm.config` writes that file; a test compares it.
+The dataclasses (a study's parts, the methods, the recipes) define what a study may hold. `schema()` derives a JSON schema
+from them, and params.schema.json stores it, so that mistakes are found without importing torch. `python -m advebm.config`
+writes that file; a test checks that it is up to date.
 """
 
 import difflib
@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
     from advebm.training import Training
 
 SCHEMA = Path(__file__).with_name("params.schema.json")
-OTHERS = ("judge", "warm")  # models of a study beside those of its methods
-BESIDE = ("launch", "toy2d", "bases")  # entries of params.yaml that are not studies
-KINDS = {"kind", "name", "recipe"}  # a part with one of these keys is whole: it takes nothing from what it replaces
-WHOLE = ("augmentation",)  # parts that are whole without such a key
-TABLES = (  # of names, where null leaves out what is inherited
+OTHERS = ("judge", "warm")  # models of a study other than those of its methods
+BESIDE = ("launch", "toy2d", "bases")  # top-level entries of params.yaml that are not studies
+KINDS = {"kind", "name", "recipe"}  # a part with one of these keys inherits nothing from the part it replaces
+WHOLE = ("augmentation",)  # parts without such a key that inherit nothing either
+TABLES = (  # tables by name, from which null removes an inherited entry
     *("recipes", "models", "sampling", "sampling.*", "data.out"),
     *("ood.radii", "ood.n_of", "robustness.attacks", "autoattack.eps"),
 )
@@ -38,24 +39,24 @@ TABLES = (  # of names, where null leaves out what is inherited
 
 @dataclass(kw_only=True)
 class Data:
-    """Which images, see data/sources.py for the names. Sets without splits of their own are split, stratified."""
+    """The images of a study. data/sources.py lists the sources; those without splits are split, stratified by class."""
 
     source: str
-    validation: Count  # images held out of training to tune on
-    test: Count | None = None  # images held out to report on; null where the source has a test split
-    outliers: str  # out-distribution images for training
-    out: Annotated[dict[str, str], MinLen(1)]  # out-distribution sets for testing, by name
-    out_size: Count = 1024  # images of each, fewer where there are fewer
+    validation: Count  # training images held out for tuning
+    test: Count | None = None  # images held out for reporting; null if the source has a test split
+    outliers: str  # out-distribution images used in training
+    out: Annotated[dict[str, str], MinLen(1)]  # out-distribution sets used in tests, by name
+    out_size: Count = 1024  # images of each, or as many as the source has
 
 
 @dataclass(kw_only=True)
 class Model:
-    """A method, and the network and training it is used with."""
+    """A method with its network and training."""
 
     method: "Method"
     network: "Spec"
     training: "Training"
-    warm: bool = False  # whether it starts from the study's warm start
+    warm: bool = False  # whether training starts from the study's warm start
 
 
 @dataclass(kw_only=True)
@@ -64,9 +65,9 @@ class Gaussian:
 
 
 def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
-    """The effective params of a study, see `effective`.
+    """The effective params of a study (see `effective`), which must have the method.
 
-    Raises ValueError, in one line that says what is wrong and what would be right. Does not import torch.
+    Raises ValueError, one line that says what is wrong and what would be right. Does not import torch.
     """
     content = read_yaml(params)
     try:
@@ -81,10 +82,10 @@ def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
 
 
 def effective(content: dict[str, Any], study: str) -> dict[str, Any]:
-    """The effective params of a study of a params file, checked: with all that it inherits, each model with its network and
-    training, each recipe whole, and null for an optional part that it leaves out. Read again, they stay the same."""
+    """The validated params of a study: inherited parts are merged in, models have their network and training, recipes are
+    complete, and optional parts that are absent are null. Applying it again changes nothing. Raises ValueError."""
     entries = lineage(content, study)
-    entry = functools.reduce(merged, reversed(entries.values()), {})
+    entry: dict[str, Any] = functools.reduce(merged, reversed(entries.values()), {})
     entry.pop("like", None)
     methods = content.get("methods")
     try:
@@ -106,8 +107,8 @@ def effective(content: dict[str, Any], study: str) -> dict[str, Any]:
 
 
 def _write_out(entry: dict[str, Any], methods: list[str]) -> None:
-    """Write out what a study says in short. It has those of the methods whose defaults serve, without what is null in its
-    TABLES; its models inherit its `network` and `training`."""
+    """Expand a study's shorthand: add the methods whose defaults suffice, remove the entries of its TABLES that are null,
+    and let its models inherit its `network` and `training`."""
     models = entry.get("models")
     if isinstance(models, dict):
         named = [name for name in methods if name in models or _defaults_serve(name, entry)]
@@ -122,17 +123,17 @@ def _write_out(entry: dict[str, Any], methods: list[str]) -> None:
 
 
 def _write_out_recipes(entry: dict[str, Any]) -> None:
-    """Let each recipe of a method inherit the one of its name in the study's `recipes`, which are taken out."""
+    """Let each recipe of a method inherit from the study's recipe of the same name; remove the study's `recipes`."""
     recipes = entry.pop("recipes", {})
     if not isinstance(recipes, dict):
-        raise _Mistake(["recipes"], f"must be recipes by their names, not {recipes!r}")
+        raise _Mistake(["recipes"], f"must map names to recipes, not {recipes!r}")
     for sampling in tables(entry, "sampling"):
         for method, table in sampling.items():
             for name, own in table.items() if isinstance(table, dict) else ():
                 table[name] = recipe = merged(recipes.get(name), own)
                 if name not in recipes and isinstance(recipe, dict) and "recipe" not in recipe:
-                    there = f"{_nearest(name, recipes)}, which has {', '.join(map(str, recipes)) or 'none'}"
-                    raise _Mistake(["sampling", method, name], f"lacks recipe, and is not in recipes{there}")
+                    names = f"{_nearest(name, recipes)}; there are {', '.join(map(str, recipes)) or 'none'}"
+                    raise _Mistake(["sampling", method, name], f"lacks recipe, and is not in recipes{names}")
 
 
 def studies(content: dict[str, Any]) -> list[str]:
@@ -141,29 +142,30 @@ def studies(content: dict[str, Any]) -> list[str]:
 
 
 def lineage(content: dict[str, Any], study: str) -> dict[str, dict[str, Any]]:
-    """{place: entry} of a study, of what it is like, of what that is like, and so on. Raises ValueError."""
+    """{place: entry} of a study and of everything that it inherits from, nearest first. Raises ValueError."""
     known = studies(content)
     if study not in known:
         raise ValueError(f"no study {study!r}{_nearest(study, known)}; there are {', '.join(known)}")
     entries = {name: (f"bases.{name}", table[name]) for table in tables(content, "bases") for name in studies(table)}
     entries |= {name: (name, content[name]) for name in known}
-    found, name = {}, study
+    found: dict[str, dict[str, Any]] = {}
+    name = study
     while True:
         place, entry = entries[name]
         if place in found:
-            raise ValueError(f"{list(found)[-1]}.like: must not lead back to itself: {' -> '.join([*found, place])}")
+            raise ValueError(f"{list(found)[-1]}.like: must not be circular: {' -> '.join([*found, place])}")
         found[place] = entry
         if "like" not in entry:
             return found
         name = str(entry["like"])
         if name not in entries:
-            there = f"{_nearest(name, entries)}; there are {', '.join(entries)}"
-            raise ValueError(f"{place}.like: no study or base {name!r}{there}")
+            names = f"{_nearest(name, entries)}; there are {', '.join(entries)}"
+            raise ValueError(f"{place}.like: no study or base {name!r}{names}")
 
 
 def merged(general: Any, own: Any) -> Any:
-    """A copy of `own` with what it inherits of `general`, at any depth. A whole dict (KINDS, WHOLE) inherits nothing, and
-    what is not a dict replaces."""
+    """A copy of `own` with what it inherits from `general`, at any depth. Dicts of KINDS and WHOLE inherit nothing; a value
+    that is not a dict replaces the inherited one."""
     if not isinstance(own, dict):
         return list(own) if isinstance(own, list) else own
     inherited = general if isinstance(general, dict) and not KINDS & own.keys() else {}
@@ -172,7 +174,7 @@ def merged(general: Any, own: Any) -> Any:
 
 
 def tables(entry: dict[str, Any], path: str) -> list[dict[str, Any]]:
-    """The dicts that are at a path in the entry, where * stands for any key."""
+    """The dicts at a path in the entry, where * stands for any key."""
     found = [entry]
     for key in path.split("."):
         inner = [part for table in found for name, part in table.items() if key in ("*", name)]
@@ -181,7 +183,7 @@ def tables(entry: dict[str, Any], path: str) -> list[dict[str, Any]]:
 
 
 class _Mistake(Exception):
-    """What is wrong in an entry, at which path; key: what should not be there."""
+    """A mistake in an entry: its path, a message and, if there is one, the unknown key."""
 
     def __init__(self, path: list[Any], message: str, key: str | None = None):
         super().__init__(message)
@@ -189,7 +191,7 @@ class _Mistake(Exception):
 
 
 def _place(entries: dict[str, dict[str, Any]], mistake: _Mistake) -> str:
-    """Where in the params file the mistake in a study stands; entries: the study's `lineage`."""
+    """Where in the params file the mistake in a study is; entries: the study's `lineage`."""
     paths = [mistake.path]
     match mistake.path:
         case ["sampling", _, *recipe] if recipe:
@@ -208,18 +210,18 @@ def _place(entries: dict[str, dict[str, Any]], mistake: _Mistake) -> str:
 
 
 def _check_warm(entry: dict[str, Any], where: str, network: dict[str, Any]) -> None:
-    """Raises ValueError where a model that starts from the study's warm start cannot."""
+    """Raises ValueError if a model cannot start from the study's warm start."""
     if entry.get("warm") is None:
         raise ValueError(f"{where}.warm: the study has no warm start; write warm: false, or give the study an entry warm")
     ours, theirs = (
         {k: v for k, v in n.items() if k not in ("norm", "bn_momentum")} for n in (network, entry["warm"]["network"])
     )
     if ours != theirs:
-        raise ValueError(f"{where}.network: must be that of the study's warm start but for its norm: {theirs}, not {ours}")
+        raise ValueError(f"{where}.network: must be that of the warm start except for its norm: {theirs}, not {ours}")
 
 
 def change_models(entry: dict[str, Any], methods: list[str], changes: list[str]) -> None:
-    """Put KEY=VALUE into the entry of each of the methods. Raises ValueError where it is not of that form."""
+    """Set KEY=VALUE in the entry of each of the methods. Raises ValueError for any other form."""
     import yaml
 
     for change in changes:
@@ -236,18 +238,18 @@ def change_models(entry: dict[str, Any], methods: list[str], changes: list[str])
             for parent in parents:
                 target = target.setdefault(parent, {})
                 if not isinstance(target, dict):
-                    raise ValueError(f"--set {change}: {parent} of {name} is {target}, which holds no {last}")
+                    raise ValueError(f"--set {change}: {parent} of {name} is {target}, which has no keys")
             target[last] = parsed
 
 
 def read_yaml(params: Path) -> dict[str, Any]:
-    """The whole params file. Raises ValueError where it is missing, not YAML, or holds no studies."""
+    """The whole params file. Raises ValueError if it is missing, not YAML, or holds no studies."""
     import yaml
 
     try:
         content = yaml.load(Path(params).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError as error:
-        raise ValueError(f"{params}: no such file; run in the project's folder or name one by --params") from error
+        raise ValueError(f"{params}: no such file; run in the project's folder, or name a file by --params") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{params}: is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict) or not any(isinstance(entry, dict) for entry in content.values()):
@@ -256,7 +258,7 @@ def read_yaml(params: Path) -> dict[str, Any]:
 
 
 def check_top(params: Path) -> None:
-    """Raises ValueError where seed, launch or methods, which dvc.yaml reads, are wrong."""
+    """Raises ValueError if seed, launch or methods, which dvc.yaml reads, are wrong."""
     content = read_yaml(params)
     processes(params)
     seed, methods = content.get("seed"), content.get("methods")
@@ -268,7 +270,7 @@ def check_top(params: Path) -> None:
 
 
 def processes(params: Path) -> int:
-    """launch.processes: how many processes share the work of a stage, 1 where nothing is said. Raises ValueError."""
+    """launch.processes, the number of processes that share a stage, by default 1. Raises ValueError."""
     launch = read_yaml(params).get("launch", {"processes": 1})
     count = launch.get("processes") if isinstance(launch, dict) and set(launch) == {"processes"} else None
     if type(count) is not int or count < 1:
@@ -277,16 +279,16 @@ def processes(params: Path) -> int:
 
 
 def read_toy2d(params: Path) -> dict[str, Any]:
-    """The part of params.yaml of the 2-D experiment, checked. Raises ValueError."""
+    """The validated entry toy2d of params.yaml. Raises ValueError."""
     entry = read_yaml(params).get("toy2d")
     if not isinstance(entry, dict):
-        raise ValueError(f"{params}: lacks toy2d, the numbers of the 2-D experiment")
+        raise ValueError(f"{params}: lacks toy2d, the parameters of the 2-D experiment")
     check(entry, f"{params}: toy2d", "Toy2d")
     return entry
 
 
 def check(entry: dict[str, Any], where: str, kind: str = "Study") -> None:
-    """Raises ValueError with the first thing in the entry that the schema forbids of its kind."""
+    """Raises ValueError for the first mistake in the entry by the schema of `kind`."""
     try:
         _check(entry, kind)
     except _Mistake as mistake:
@@ -294,16 +296,16 @@ def check(entry: dict[str, Any], where: str, kind: str = "Study") -> None:
 
 
 def _check(entry: dict[str, Any], kind: str = "Study") -> None:
-    """Raises the first mistake in the entry."""
+    """Raises _Mistake for the first mistake in the entry by the schema of `kind`."""
     from jsonschema.exceptions import best_match
 
     if kind == "Study":
         entry = {key: part for key, part in entry.items() if part is not None or key not in _optional()}
     error = best_match(_validator(kind).iter_errors(entry))
     if error is None:
-        for path, value in flat(entry).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise _Mistake(path.split("."), f"{value} is not a finite number")
+        for key, number in flat(entry).items():
+            if isinstance(number, float) and not math.isfinite(number):
+                raise _Mistake(key.split("."), f"{number} is not a finite number")
         return
     path, value = list(error.absolute_path), error.instance
     match error.validator:
@@ -331,13 +333,13 @@ def _validator(kind: str) -> Any:
 
 
 def _optional() -> list[str]:
-    """The parts of a study that may be left out."""
+    """The optional parts of a study."""
     study = _definitions()["Study"]
     return [key for key, part in study["properties"].items() if key not in study["required"] and "$ref" in part]
 
 
 def _defaults_serve(method: str, entry: dict[str, Any]) -> bool:
-    """Whether a model of the method needs nothing but the network and training of the study."""
+    """Whether the study's network and training are all that a model of the method needs."""
     model = _definitions()["Models"]["properties"].get(method)
     general = {part: entry.get(part) for part in ("network", "training")}
     return model is not None and _validator(model["$ref"].rpartition("/")[2]).is_valid(general)
@@ -351,13 +353,13 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _nearest(word: str, known) -> str:
+def _nearest(word: object, known: Iterable[object]) -> str:
     close = difflib.get_close_matches(str(word), [str(k) for k in known], 1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of params.yaml: `$defs` holds Study, whose models are written out, and Toy2d."""
+    """The JSON schema of params.yaml: its `$defs` hold Study, as `effective` completes it, and Toy2d."""
     from pydantic import Field, TypeAdapter
     from typing_extensions import TypeAliasType
 
@@ -368,7 +370,7 @@ def schema() -> dict[str, Any]:
     from advebm.toy2d import Toy2d
     from advebm.training import Training
 
-    def table(name: str, kinds: dict[str, type]) -> type:
+    def table(name: str, kinds: Mapping[str, object]) -> type:
         return make_dataclass(name, [(key, kind, field(default=None)) for key, kind in kinds.items()], kw_only=True)
 
     Network, Recipes = TypeAliasType("Network", Spec), TypeAliasType("Recipes", dict[str, Recipe])
@@ -401,7 +403,7 @@ def schema() -> dict[str, Any]:
 
 
 def _plain(part: Any) -> Any:
-    """The schema with unknown keys forbidden, and a choice by name as conditions, whose errors name the field."""
+    """The schema with unknown keys forbidden, and with unions as conditions, whose errors name the field."""
     if isinstance(part, list):
         return [_plain(item) for item in part]
     if not isinstance(part, dict):
@@ -416,16 +418,16 @@ def _plain(part: Any) -> Any:
     return plain | {"additionalProperties": False} if "properties" in part and part.get("type") == "object" else plain
 
 
-def build(kind: type, entry: dict[str, Any]) -> Any:
-    """A dataclass of what params.yaml says of it."""
+def build(kind: Any, entry: dict[str, Any]) -> Any:
+    """An instance of `kind`, a dataclass or a union or dict of them, from its entry in params.yaml."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind).validate_python(entry)
 
 
 def model(study: dict[str, Any], name: str) -> Model:
-    """The model of a study that `read` has checked; name is a method; "judge", which is trained by `standard`; or "warm",
-    which is trained by `at`, or by `standard` where it has no attack."""
+    """A model of a study that `read` returned. name: a method; "judge", which `standard` trains; or "warm", which `at`
+    trains if it has an attack, else `standard`."""
     from advebm.methods import METHODS
     from advebm.networks import Spec
     from advebm.training import Training
@@ -441,25 +443,25 @@ def model(study: dict[str, Any], name: str) -> Model:
 
 
 def trained_by(study: dict[str, Any], name: str) -> dict[str, Any]:
-    """What a training depends on of what the study says: the model's entry and, where it starts there, the warm start's."""
+    """The params that a training depends on: the model's entry and, if it uses it, the digest of the warm start's."""
     entry = model_entry(study, name)
     return entry | ({"warm_start": digest(study["warm"])[:16]} if entry.get("warm") else {})
 
 
 def model_entry(study: dict[str, Any], name: str) -> dict[str, Any]:
-    """What the study says of a model: of a method, the judge, or the warm start."""
+    """The study's entry for a method, the judge or the warm start."""
     return study[name] if name in OTHERS else study["models"][name]
 
 
 def recipes(study: dict[str, Any], name: str) -> dict[str, Any]:
-    """The recipes by which the method's images are generated, by name."""
+    """The method's recipes by name."""
     from advebm.samplers.recipes import Recipe
 
     return build(dict[str, Recipe], study["sampling"][name])
 
 
 def stage_specs(study: dict[str, Any], method: str) -> dict[str, Any]:
-    """What params.yaml says, beside the model, of sampling and of each measurement."""
+    """The params of sampling and of each measurement, by stage."""
     sample = {key: study[key] for key in ("samples", "precision")} | {"sampling": study["sampling"][method]}
     specs = {"sample": sample}
     for name, measurement in MEASUREMENTS.items():
@@ -469,8 +471,8 @@ def stage_specs(study: dict[str, Any], method: str) -> dict[str, Any]:
 
 
 def flat(entry: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    result = {}
+    """Flatten nested dicts: {"a": {"b": 1}} becomes {"a.b": 1}."""
+    result: dict[str, Any] = {}
     for key, value in entry.items():
         result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return result

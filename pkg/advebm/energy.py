@@ -1,4 +1,4 @@
-"""Energies: callables that take images x (B, C, H, W) in [0, 1] and return (B,); low means likely.
+"""Energies: callables that take images x (B, C, H, W) in [0, 1] and return (B,), low for likely images.
 
 With logits f(x) in R^K (Grathwohl et al. 2020, Eq. 5-7):
 
@@ -21,8 +21,8 @@ P = ParamSpec("P")
 
 
 class OfLogits(Generic[P]):
-    """An energy by its function of the logits (B, K): `marginal(f)` is the energy of images by a network f, and
-    `marginal.of(logits)` its values (B,) where f(x) is known, so that several energies share one pass."""
+    """An energy defined by its function of the logits (B, K). `marginal(f)` is the energy of images under the network f;
+    `marginal.of(logits)` is its values (B,) for given logits, so that several energies share one pass."""
 
     def __init__(self, of: Callable[Concatenate[Tensor, P], Tensor]):
         self.of, self.__doc__ = of, of.__doc__
@@ -51,8 +51,8 @@ def posterior(logits: Tensor, y: Tensor) -> Tensor:
 
 @OfLogits
 def unsaturated(logits: Tensor, y: Tensor) -> Tensor:
-    """-log p(y | x) = log(1 + sum_{k != y} exp(f(x)[k] - f(x)[y])): as `posterior`, and neither it nor its gradient is lost
-    where p(y | x) rounds to 1. What measures an attack or a score goes by this one."""
+    """-log p(y | x) = log(1 + sum_{k != y} exp(f(x)[k] - f(x)[y])): `posterior`, but neither the value nor the gradient
+    vanishes where p(y | x) rounds to 1. Measurements of attacks and scores use this one."""
     own = logits.gather(1, y[:, None])
     others = logits.scatter(1, y[:, None], -torch.inf).logsumexp(1)
     return torch.nn.functional.softplus(others - own.squeeze(1))
@@ -66,7 +66,7 @@ def undecided(logits: Tensor) -> Tensor:
 
 @OfLogits
 def unconfident(logits: Tensor) -> Tensor:
-    """-max_y log p(y | x): low where the classifier is sure of a class; ranks as the maximal softmax probability does."""
+    """-max_y log p(y | x): low where the classifier is confident; it ranks images by the maximal softmax probability."""
     return unsaturated.of(logits, logits.argmax(1))
 
 
@@ -78,13 +78,13 @@ def unlit(logits: Tensor) -> Tensor:
 
 @OfLogits
 def binary(logits: Tensor, *, real: bool) -> Tensor:
-    """-log D(x), or -log(1 - D(x)) where not `real`; D = sigmoid(-E(x)), which for one logit is sigmoid(f(x)[0])."""
+    """-log D(x) if `real`, else -log(1 - D(x)); D = sigmoid(-E(x)), which for one logit is sigmoid(f(x)[0])."""
     energy = marginal.of(logits)
     return torch.nn.functional.softplus(energy if real else -energy)
 
 
 def steepness(f: Logits) -> Energy:
-    """The length of dE(x)/dx: low where the density is flat, the approximate mass of Grathwohl et al. 2020 (Eq. 9)."""
+    """The length of dE(x)/dx, low where the density is flat: minus the approximate mass (Grathwohl et al. 2020, Eq. 9)."""
 
     def energy(x: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -95,7 +95,7 @@ def steepness(f: Logits) -> Energy:
     return energy
 
 
-# by which out-distribution images are told, low for what is in; with one logit, energy is the logit
+# energies that detect out-distribution images, low for in-distribution; for one logit `energy` and `logit` are equal
 SCORES: dict[str, Callable[[Logits], Energy]] = {
     "energy": marginal,
     "max_softmax": unconfident,
@@ -105,12 +105,12 @@ SCORES: dict[str, Callable[[Logits], Energy]] = {
 
 
 def negative(energy: Energy) -> Energy:
-    """-E(x): descending it is ascending E, as an untargeted attack does."""
+    """-E(x): its descent is the ascent of E, an untargeted attack."""
     return lambda x: -energy(x)
 
 
 def grad(energy: Energy, x: Tensor) -> Tensor:
-    """dE(x)/dx, image by image, shaped as x: of the sum of the batch's energies, which is the same where they do not depend
-    on each other. By live batch norm they do, and the gradient is the sum's, as in JEM++'s released code."""
+    """dE(x)/dx, shaped as x: the gradient of the sum of the batch's energies. Under live batch norm each energy depends on
+    the whole batch, and the gradient is still that of the sum, as in JEM++'s released code."""
     x = x.detach().requires_grad_(True)
     return torch.autograd.grad(energy(x).sum(), x)[0]

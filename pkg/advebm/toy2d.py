@@ -1,7 +1,7 @@
 """Binary adversarial training in two dimensions (Yin, Li and Rohde 2022, Figure 1).
 
-Data is a Gaussian in the middle of the unit square, out-distribution points are uniform on the square or on a corner of
-it. D comes to 1/2 where the data is; where no ascent from the corner leads it stays what it happens to be: spurious maxima.
+The data is a Gaussian at the centre of the unit square; out-distribution points are uniform on the square or in a corner
+of it. D tends to 1/2 on the data. Where no ascent from the corner arrives, D is untrained and has spurious maxima.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,11 @@ from advebm.data.batches import Batch
 from advebm.energy import grad, marginal
 from advebm.methods.at_ebm import ATEBM
 from advebm.methods.base import Context
+from advebm.networks.wrn import Classifier, Head, Stem
 from advebm.ranges import Count, Positive
 from advebm.samplers.streams import Streams
 
-GRID = 41  # points a side of the grid that D is shown on
+GRID = 41  # points per side of the grid on which D is shown
 
 
 @dataclass(kw_only=True)
@@ -26,8 +27,8 @@ class Toy2d:
     """Points are in [0, 1]^2."""
 
     deviation: Positive  # of the data, whose mean is (1/2, 1/2)
-    out: dict[str, Annotated[float, Gt(0), Le(1)]]  # by name: out-distribution points are uniform on [0, side]^2
-    hidden: Count  # units of each of the two layers within the network
+    out: dict[str, Annotated[float, Gt(0), Le(1)]]  # {name: side}: out-distribution points are uniform on [0, side]^2
+    hidden: Count  # units of each of the two hidden layers
     steps: Count
     batch: Count
     lr: Positive  # of Adam, falling linearly to 0
@@ -37,14 +38,15 @@ class Toy2d:
 def toy2d(spec: Toy2d, side: float, *, seed: int) -> dict[str, Any]:
     """Train D by `spec.method`; {start, end: {D (GRID, GRID), field (GRID, GRID, 2)}, near, far}.
 
-    D[i, j] and the gradient of f are at (j, i) / (GRID - 1); near is the mean of |D - 1/2| within two deviations of the
-    data's mean, far the largest D beyond four. Points are images of two channels and one pixel: the method is the images'.
+    D[i, j] and field, the gradient of f, are taken at (j, i) / (GRID - 1). near is the mean of |D - 1/2| within two
+    standard deviations of the data's mean, far the largest D beyond four. Points are images of two channels and one pixel.
     """
     torch.manual_seed(seed)
     h = spec.hidden
-    net = nn.Sequential(nn.Flatten(), nn.Linear(2, h), nn.SiLU(), nn.Linear(h, h), nn.SiLU(), nn.Linear(h, 1))
+    trunk = nn.Sequential(nn.Linear(2, h), nn.SiLU(), nn.Linear(h, h), nn.SiLU())
+    net = Classifier(spec, (2, 1, 1), 1, Stem(nn.Flatten()), trunk, Head(h, 1))
     spec.method.begin(Context(seed, (2, 1, 1), 1, None, "cpu"))
-    optimizer = torch.optim.Adam(net.parameters(), spec.lr, betas=(0.0, 0.99))  # AE's betas
+    optimizer = torch.optim.Adam(net.parameters(), spec.lr, betas=(0.0, 0.99))  # as Yin, Li and Rohde 2022
     start = landscape(net)
     for step in range(spec.steps):
         streams = Streams(seed, "toy2d", step, ids=torch.arange(spec.batch))
@@ -69,6 +71,7 @@ def points() -> Tensor:
 
 
 def landscape(net: nn.Module) -> dict[str, Tensor]:
+    """D and the gradient of f on the grid."""
     with torch.no_grad():
         d = net(points()).sigmoid()
     return {"D": d.view(GRID, GRID), "field": -grad(marginal(net), points()).view(GRID, GRID, 2)}

@@ -1,8 +1,8 @@
-"""Training: one flat loop over the batches of a method."""
+"""Training: one loop over the batches of a method."""
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
@@ -23,17 +23,17 @@ from advebm.runtime import ranks
 Log = Callable[[int, dict[str, float]], None]
 Keep = Callable[[int, dict[str, Tensor]], None]
 Watch = Callable[[int, dict[str, Tensor]], None]
-CHECK = 10  # steps between looks at whether the numbers are finite
-COLLAPSED = 0.01  # of the data's deviation of a pixel between images
+CHECK = 10  # steps between checks that the numbers are finite
+COLLAPSED = 0.01  # chains have collapsed below this part of the data's standard deviation of pixels over images
 
 
 class Diverged(RuntimeError):
-    """Training cannot go on: a number that is not finite or past the bound, or chains that have collapsed."""
+    """Training cannot continue: a number is not finite or exceeds its bound, or the chains have collapsed."""
 
     def __init__(self, message: str, step: int):
         super().__init__(message)
         self.step = step
-        self.recoveries: list[dict] = []  # what was tried before
+        self.recoveries: list[dict] = []  # those that failed before
 
 
 @dataclass(kw_only=True)
@@ -57,7 +57,7 @@ OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
 
 def built(spec: SGD | Adam, net: nn.Module, *, fused: bool = True) -> torch.optim.Optimizer:
-    """torch's optimiser of that name; `fused` where it is on a GPU."""
+    """torch's optimiser of that name, fused on a GPU unless `fused` is false."""
     numbers = vars(spec).copy()
     where = {"fused": True} if fused and next(net.parameters()).is_cuda else {}
     return OPTIMIZERS[numbers.pop("name")](net.parameters(), **where, **numbers)
@@ -65,12 +65,12 @@ def built(spec: SGD | Adam, net: nn.Module, *, fused: bool = True) -> torch.opti
 
 @dataclass(kw_only=True)
 class Schedule:
-    """The learning rate as a factor of its full value, by progress in steps and epochs."""
+    """The factor of the learning rate at each step."""
 
     kind: Literal["constant", "linear", "cosine", "step"] = "constant"  # linear and cosine fall to 0 at the end
     warmup: Steps = 0  # steps over which the factor rises from 0 to 1
-    milestones: tuple[Count, ...] = ()  # epochs, for step
-    factor: Positive = 0.1  # at each milestone, for step
+    milestones: tuple[Count, ...] = ()  # epochs at which the factor falls, for step
+    factor: Positive = 0.1  # applied at each milestone, for step
 
     def __call__(self, step: int, steps_per_epoch: int, total: int) -> float:
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
@@ -84,32 +84,32 @@ class Schedule:
 
 @dataclass(kw_only=True)
 class Recovery:
-    """What is done when training diverges: back to the last record, and on from there otherwise."""
+    """When training diverges it is rolled back to the last record and continues with other parameters."""
 
-    attempts: Steps = 3  # then it is given up
-    lr: Annotated[float, Gt(0), Le(1)] = 0.5  # times the learning rate, each time
-    steps: Annotated[float, Ge(1)] = 1.5  # times the steps of the sampler, each time, rounded up
+    attempts: Steps = 3  # then training fails
+    lr: Annotated[float, Gt(0), Le(1)] = 0.5  # multiplies the learning rate at each attempt
+    steps: Annotated[float, Ge(1)] = 1.5  # multiplies the sampler's steps at each attempt, rounded up
 
 
 @dataclass(kw_only=True)
 class Training:
-    """How a network is trained, whatever the method."""
+    """The parameters of training that all methods share."""
 
     epochs: Positive  # passes over the training images; may be a fraction
     batch: Count
     optimizer: Annotated[SGD | Adam, Discriminator("name")]
     schedule: Schedule = field(default_factory=Schedule)
     augmentation: Augmentation = field(default_factory=Augmentation)
-    ema: Annotated[float, Ge(0), Lt(1)] = 0.0  # decay a step of the average of weights that is kept; 0 keeps the last
-    record_every: Count = 100  # steps between records of the curves
-    precision: Precision = "tf32"  # of samplers and attacks; bf16 where the machine has it
-    loss_precision: Precision = "tf32"  # of the passes that the weights are trained by
-    energy_bound: Positive = 1.0e5  # a loss or logged number past it is divergence
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.0  # decay per step of the average of weights to keep; 0 keeps the last weights
+    record_every: Count = 100  # steps between records
+    precision: Precision = "tf32"  # of samplers and attacks; bf16 only where the hardware supports it
+    loss_precision: Precision = "tf32"  # of the loss's passes
+    energy_bound: Positive = 1.0e5  # training diverges if the loss or a logged number exceeds it
     recovery: Recovery = field(default_factory=Recovery)
 
 
 def recovered(method: Method, training: Training, context: Context, attempt: int) -> tuple[Method, Training, Context]:
-    """By what a run goes on after it has diverged `attempt` times: smaller steps of the optimiser, more steps of the
+    """Method, training and context for a run that has diverged `attempt` times: a lower learning rate, more steps of the
     sampler, and other random numbers."""
     rule = training.recovery
     optimizer = replace(training.optimizer, lr=training.optimizer.lr * rule.lr**attempt)
@@ -131,15 +131,15 @@ def fit(
     start: int = 0,
     state: dict[str, Tensor] | None = None,
     outliers: Images | None = None,
-    progress: Callable[[range], Iterator[int]] = iter,
+    progress: Callable[[range], Iterable[int]] = iter,
 ) -> Network:
     """Train `net` by `method`; returns the network to keep: the average of weights, or `net` itself without one.
 
-    log(step, {"train/ce": ...}) gets the mean of each number since the last record, the method's scores on the
-    validation images, and the changes of energy of this step's adversarial examples; watch(step, {name: images}) gets
-    pictures of the state. keep(step, state) gets a copy of everything that a run goes on from; given again as `start` and
-    `state` it leads to the same network. Several processes (see ranks.py) share each batch; each is told everything.
-    Raises Diverged, at most CHECK steps after a number was not finite.
+    log(step, {"train/ce": ...}) receives the mean of each number since the last record, the method's scores on the
+    validation images, and the changes of energy of this step's adversarial examples. watch(step, {name: images}) receives
+    pictures. keep(step, state) receives a copy of everything from which a run resumes: with that `start` and `state` the
+    network is the same as without an interruption. Several processes (runtime/ranks.py) share each batch; all of them call
+    log, watch and keep. Raises Diverged at most CHECK steps after a number is not finite.
     """
     batches = Batches(train, training.batch, training.augmentation, context.seed, context.device, outliers, method.plain)
     total = max(1, round(training.epochs * batches.steps_per_epoch))
@@ -168,7 +168,7 @@ def fit(
             loss.value.backward()
         optimizer.step()
         if average is not None:
-            decay = min(training.ema, (step + 1) / (step + 10))  # a shorter memory at first, as there is less to recall
+            decay = min(training.ema, (step + 1) / (step + 10))  # a shorter average at first
             update_average(average, net, decay)
 
         sums = {name: sums.get(name, 0) + value.detach() for name, value in {"loss": loss.value, **loss.logs}.items()}
@@ -192,7 +192,7 @@ def fit(
 
 
 class Losses(nn.Module):
-    """The loss of a method as a module, which is what several processes share."""
+    """The loss of a method as a module, as DistributedDataParallel needs it."""
 
     def __init__(self, method: Method, net: Network, precision: Precision):
         super().__init__()
@@ -207,7 +207,7 @@ class Losses(nn.Module):
 def captured(
     net: nn.Module, average: nn.Module | None, optimizer: torch.optim.Optimizer, method: Method
 ) -> dict[str, Tensor]:
-    """A copy of everything that a run goes on from, by name; random numbers are functions of (seed, step)."""
+    """A copy of everything from which a run resumes, by name. Random numbers need no state: see samplers/streams.py."""
     parts = {"net": net.state_dict(), "average": average.state_dict() if average else {}, "method": method.state_dict()}
     parts |= {f"optimizer {i}": values for i, values in optimizer.state_dict()["state"].items()}
     return {
@@ -225,7 +225,7 @@ def restore(
     optimizer: torch.optim.Optimizer,
     method: Method,
 ) -> None:
-    """Bring back what `captured` took."""
+    """Load the state that `captured` returned."""
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
         part, _, own = name.partition("/")
@@ -236,13 +236,13 @@ def restore(
     method.load_state_dict(parts.get("method", {}))
     slots = {int(part.split()[1]): values for part, values in parts.items() if part.startswith("optimizer")}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
-    for weight, own in optimizer.state.items():  # laid out in memory as the weight, which a fused optimiser asks for
+    for weight, own in optimizer.state.items():  # in the weight's memory format, as fused optimisers require
         own |= {name: torch.empty_like(weight).copy_(x) for name, x in own.items() if x.shape == weight.shape}
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
-    """average <- decay average + (1 - decay) net; what is not floating point, and running statistics, is copied."""
+    """average <- decay average + (1 - decay) net; buffers, such as running statistics, are copied."""
     weights = dict(net.named_parameters())
     torch._foreach_lerp_(list(average.parameters()), [weights[n] for n, _ in average.named_parameters()], 1 - decay)
     for kept, new in zip(average.buffers(), net.buffers(), strict=True):
@@ -250,31 +250,32 @@ def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
 
 
 def check_finite(record: dict[str, float], step: int, bound: float) -> None:
+    """Raises Diverged for a number that is not finite or exceeds the bound."""
     for name, value in record.items():
         if not abs(value) <= bound:
             raise Diverged(
                 f"training diverged at step {step + 1}: {name} is {value:.4g}, bound {bound:.4g}; "
-                "lower the learning rate, take more sampling steps, or raise energy_l2",
+                "use a lower learning rate, more sampling steps or a higher energy_l2",
                 step + 1,
             )
 
 
 def check_chains(x_neg: Tensor | None, x: Tensor, step: int) -> None:
-    """Raises Diverged where all samples have become the same image."""
+    """Raises Diverged if all negatives have become nearly the same image."""
     if x_neg is None or len(x) == 1:
         return
     spread, data = x_neg.std(0).mean().item(), x.std(0).mean().item()
     if not spread > COLLAPSED * data:
         raise Diverged(
-            f"training diverged at step {step + 1}: the chains have collapsed, their pixels' deviation is {spread:.4g}, "
-            f"the data's {data:.4g}; take more sampling steps, more noise, or a higher reinit",
+            f"training diverged at step {step + 1}: the chains have collapsed, their standard deviation is {spread:.4g}, "
+            f"that of the data {data:.4g}; use more sampling steps, more noise or a higher reinit",
             step + 1,
         )
 
 
 @torch.no_grad()
 def score(method: Method, net: Network, images: Images, batch: int = 500) -> dict[str, float]:
-    """Means over the images of what the method's `score` says of the network, in evaluation mode."""
+    """Means over the images of the method's `score`, in evaluation mode."""
     device = next(net.parameters()).device
 
     def sums(start: int) -> dict[str, float]:
@@ -289,7 +290,7 @@ def score(method: Method, net: Network, images: Images, batch: int = 500) -> dic
 
 @torch.no_grad()
 def energies(net: Network, batch: Batch, x_adv: Tensor | None) -> dict[str, tuple[float, float]]:
-    """Mean energies (of the batch, of its adversarial examples), marginal and, where there are class logits, joint."""
+    """Mean energies (of the batch, of its adversarial examples): marginal and, for a classifier, joint."""
     if x_adv is None:
         return {}
     with frozen(net):
@@ -299,7 +300,7 @@ def energies(net: Network, batch: Batch, x_adv: Tensor | None) -> dict[str, tupl
 
 
 def changes(before: dict[str, tuple[float, float]], after: dict[str, tuple[float, float]]) -> dict[str, float]:
-    """The change of energy by the attack, E(x_adv) - E(x), and of E(x_adv) by the step of the optimiser (JT, Fig. 3)."""
+    """The change of energy by the attack, E(x_adv) - E(x), and of E(x_adv) by the optimiser (Zhu et al. 2021, Fig. 3)."""
     record = {}
     for name, (e, e_adv) in before.items():
         record[f"delta_x/{name}"] = e_adv - e

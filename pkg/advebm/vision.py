@@ -1,24 +1,18 @@
-"""The one place that imports torchvision (and torch-fidelity, which imports it).
+"""The only importer of torchvision (and of torch-fidelity, which imports torchvision).
 
-PyPI's torchvision is built for CUDA. Beside a CPU-only torch its two compiled operators are absent, and registering
-their shapes fails the import; with their schemas declared first everything but those two operators works.
+PyPI's torchvision is built for CUDA. With a CPU-only torch its compiled operators nms and qnms are missing, and the import
+fails when it registers their shapes. Declaring their schemas first lets everything but these two operators work.
 """
 
 import torch
 
-
-def _declare_operators() -> None:
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _declare_operators.library = library  # a library that is collected takes its operators along
-
-
 if not torch.cuda.is_available() and torch.version.cuda is None:
-    _declare_operators()
+    _library = torch.library.Library("torchvision", "FRAGMENT")  # must stay referenced: its operators are removed with it
+    _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
-import torch_fidelity  # noqa: E402, F401
-import torchvision  # noqa: E402
+import torch_fidelity  # noqa: F401
+import torchvision
 
 datasets = torchvision.datasets
 resnet = torchvision.models.resnet

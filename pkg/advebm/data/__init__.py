@@ -1,1 +1,1 @@
-"""Data sets: reading them, preparing them, drawing batches, and the class Gaussians."""
+"""Data sets: readers, batches and class Gaussians."""

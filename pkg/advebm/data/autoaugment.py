@@ -1,4 +1,4 @@
-"""AutoAugment's policy for CIFAR-10 (Cubuk et al. 2019), by torchvision, an own draw for each image of a batch."""
+"""AutoAugment's policy for CIFAR-10 (Cubuk et al. 2019), by torchvision, with a draw for each image."""
 
 from functools import cache
 
@@ -14,7 +14,7 @@ def _transform():
     from advebm.vision import transforms
 
     class Given(transforms.AutoAugment):
-        """AutoAugment whose sub-policy, and which of its two operations are applied with which sign, are given."""
+        """AutoAugment with given draws: the sub-policy, which of its two operations to apply, and their signs."""
 
         def get_params(self, count):
             return self.given
@@ -23,9 +23,9 @@ def _transform():
 
 
 def autoaugment(x: Tensor, streams: Streams) -> Tensor:
-    """Images x (B, C, H, W) in [0, 1], each by one of the 25 sub-policies; computed in uint8 where x is.
+    """Apply one of the 25 sub-policies to each image of x (B, C, H, W) in [0, 1]; computed in uint8 on x's device.
 
-    Images with equal draws go through torchvision together.
+    Images with equal draws are transformed together.
     """
     transform = _transform()
     chances = torch.tensor([[p for _, p, _ in policy] for policy in transform.policies], device=x.device)

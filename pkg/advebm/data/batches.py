@@ -1,4 +1,4 @@
-"""Batches: the whole set in memory on the device, augmented there, a function of (seed, step)."""
+"""Batches as functions of (seed, step): the whole set is kept and augmented on the device."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,8 +14,8 @@ from advebm.samplers.streams import Streams
 
 
 class Batch(NamedTuple):
-    """x (B, C, H, W) in [0, 1]; y (B,) class indices; x_out like x, out-distribution images, or None; x_plain, the images
-    of x without augmentation but for its noise, or None."""
+    """x (B, C, H, W) in [0, 1]; y (B,) class indices; x_out, out-distribution images like x, or None; x_plain, the images
+    of x with no augmentation but the noise, or None."""
 
     x: Tensor
     y: Tensor
@@ -25,13 +25,13 @@ class Batch(NamedTuple):
 
 @dataclass(kw_only=True)
 class Augmentation:
-    """What is done to a training image, in this order."""
+    """The augmentations of a training image, in this order."""
 
-    pad: Steps = 0  # reflect-pad by so many pixels and crop back at random
-    flip: bool = False  # left to right, half of the time
+    pad: Steps = 0  # pixels of reflection padding, then a random crop to the original size
+    flip: bool = False  # mirror horizontally with probability 1/2
     autoaugment: bool = False  # the policy for CIFAR-10
-    cutout: Steps = 0  # side of a grey square about a random pixel (DeVries and Taylor 2017)
-    noise: NonNegative = 0.0  # standard deviation of N(0, noise), images in [0, 1]; the sum is not clamped
+    cutout: Steps = 0  # side in pixels of a grey square around a random pixel (DeVries and Taylor 2017)
+    noise: NonNegative = 0.0  # standard deviation of Gaussian noise, images in [0, 1]; the sum is not clamped
 
     def __call__(self, x: Tensor, streams: Streams) -> Tensor:
         _, channels, height, width = x.shape
@@ -59,8 +59,8 @@ class Augmentation:
 
 
 class Draws:
-    """draws(step) is the images of that step, this process's share, and their places: epochs are permutations of the set,
-    their last partial batch dropped. `key` tells the random streams of one set from those of another."""
+    """draws(step) is this process's share of that step's images (B, C, H, W) in [0, 1], and their indices (B,). An epoch is
+    a permutation of the set without the last partial batch. `key` separates the random streams of several sets."""
 
     def __init__(
         self, images: Images, size: int, augmentation: Augmentation, key: tuple[int | str, ...], device: torch.device | str
@@ -69,12 +69,12 @@ class Draws:
             raise ValueError(f"a batch of {size} is larger than the set of {len(images.x)} images")
         if augmentation.pad >= min(images.x.shape[1:3]):
             raise ValueError(
-                f"augmentation.pad {augmentation.pad} must be less than the images' side {min(images.x.shape[1:3])}"
+                f"augmentation.pad {augmentation.pad} must be less than the side of the images, {min(images.x.shape[1:3])}"
             )
         self.x = torch.from_numpy(images.x).permute(0, 3, 1, 2).contiguous().to(device)
         self.size, self.augmentation, self.key = size, augmentation, key
         self.steps_per_epoch = len(self.x) // size
-        self.epoch = None
+        self.epoch = -1  # of `order`: none yet
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         chosen = self.chosen(step)
@@ -82,11 +82,12 @@ class Draws:
         return self.augmentation(to_pixels(self.x[chosen]), streams), chosen
 
     def plain(self, step: int) -> Tensor:
-        """The images of that step with the augmentation's noise alone."""
+        """The images of that step with no augmentation but the noise."""
         chosen, noise = self.chosen(step), Augmentation(noise=self.augmentation.noise)
         return noise(to_pixels(self.x[chosen]), Streams(*self.key, "plain", self.epoch, ids=chosen))
 
     def chosen(self, step: int) -> Tensor:
+        """The indices (B,) of that step's images, this process's share."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self.epoch:
             order = Streams(*self.key, "epoch", epoch, ids=torch.zeros(1)).uniform(len(self.x)).argsort(stable=True)
@@ -95,8 +96,8 @@ class Draws:
 
 
 class Batches:
-    """batches(step) is the batch of that step: as many out-distribution images, where there are any, as images; x_plain
-    where `plain` asks for it."""
+    """batches(step) is the batch of that step, with as many out-distribution images as images if there are `outliers`, and
+    with x_plain if `plain`."""
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
-"""Class Gaussians: where the chains of JEM++ and Robust JEM start (Santurkar et al. 2019, Section 3.1)."""
+"""Class Gaussians, from which the chains of JEM++ and Robust JEM start (Santurkar et al. 2019, Section 3.1)."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -17,18 +18,23 @@ class Gaussians:
         self.mean, self.factor, self.shape = mean, factor, tuple(shape)
 
     @classmethod
-    def fit(cls, images: Images, *, ridge: float, progress=iter) -> "Gaussians":
-        """Mean and covariance (over N, as a maximum likelihood estimate) of each class of images in [0, 1], plus
-        ridge I, factored by Cholesky in float64, a class at a time: beside the result (K D^2 float32) it needs
-        the images of a class and three D x D matrices. Raises ValueError for a class without images."""
+    def fit(cls, images: Images, *, ridge: float, progress: Callable[[range], Iterable[int]] = iter) -> "Gaussians":
+        """Fit each class of images in [0, 1] by maximum likelihood (covariance over N, plus ridge I).
+
+        The Cholesky factors are computed in float64, class by class: memory is the result (K D^2 float32), the images of
+        one class and three D x D matrices. Raises ValueError for a class without images.
+        """
         shape = images.x.shape[3], *images.x.shape[1:3]
-        classes = int(images.y.max()) + 1
+        y = images.labels().numpy()
+        classes = int(y.max()) + 1
         dimensions = torch.Size(shape).numel()
         mean, factor = torch.empty(classes, dimensions), torch.empty(classes, dimensions, dimensions)
         for k in progress(range(classes)):
-            x = images[images.y == k].pixels().flatten(1).double()
+            x = images[y == k].pixels().flatten(1).double()
             if not len(x):
-                raise ValueError(f"class {k} has no training images, so no Gaussian; classes must be 0..K-1, all present")
+                raise ValueError(
+                    f"class {k} has no training images; each of the classes 0..K-1 needs some for its Gaussian"
+                )
             centred = x - x.mean(0)
             covariance = centred.T @ centred / len(x)
             covariance.diagonal().add_(ridge)
@@ -36,8 +42,8 @@ class Gaussians:
         return cls(mean, factor, shape)
 
     def sample(self, y: Tensor, streams: Streams) -> Tensor:
-        """Images (B, C, H, W) of the classes y (B,), clamped to [0, 1], in float32 also where networks are cast. Waits for
-        y, unless that is on the CPU."""
+        """Images (B, C, H, W) of the classes y (B,), clamped to [0, 1], in float32 even under autocast. Synchronises the
+        device if y is on a GPU."""
         z = streams.normal(self.mean.shape[1])
         x = torch.empty_like(z)
         with torch.autocast(z.device.type, enabled=False):
@@ -47,12 +53,12 @@ class Gaussians:
         return x.clamp(0, 1).view(-1, *self.shape)
 
     def start(self, streams: Streams, places: Tensor | None = None) -> Tensor:
-        """Images of classes drawn evenly: a start for chains on E(x). The streams may be on the CPU."""
+        """Images of uniformly drawn classes: a start for chains on E(x). The streams may be on the CPU."""
         y = streams.integers(len(self.mean))
         return self.sample(y, streams.to(self.mean.device))
 
     def start_of_place(self, streams: Streams, places: Tensor) -> Tensor:
-        """Images of the classes that places of a replay buffer have, i modulo K: a start for chains on E(x, y)."""
+        """Images of the classes of places in a replay buffer (place i: i modulo K): a start for chains on E(x, y)."""
         return self.sample(places % len(self.mean), streams.to(self.mean.device))
 
     def save(self, path: Path) -> None:
@@ -61,9 +67,9 @@ class Gaussians:
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> "Gaussians":
-        """Raises FileNotFoundError where there is none, ValueError where it is damaged."""
+        """Read what `save` wrote. Raises FileNotFoundError, or ValueError for a damaged file."""
         if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: no class Gaussians there; `advebm gaussians` fits them")
+            raise FileNotFoundError(f"{path}: no such file; `advebm gaussians` fits the class Gaussians")
         try:
             tensors = load_file(path)
             mean, factor, shape = tensors["mean"], tensors["factor"], tuple(tensors["shape"].tolist())

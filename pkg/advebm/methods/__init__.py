@@ -1,4 +1,4 @@
-"""Training methods, one a file, by the names that params.yaml uses. They never import each other."""
+"""Training methods, one per file, by their names in params.yaml. They never import each other."""
 
 from advebm.methods.at import AT
 from advebm.methods.at_ebm import ATEBM

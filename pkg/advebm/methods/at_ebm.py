@@ -19,8 +19,8 @@ from advebm.samplers.pgd import Ascent
 
 @dataclass(kw_only=True)
 class Progressive:
-    """K = 0, 1, 2, ... (Algorithm 2). K rises after `iterations` of it or, as in the released code, as soon as the mean AUC
-    of D over the last `window` batches of this K is above `auc` (null: never early)."""
+    """K = 0, 1, 2, ... (Algorithm 2). K rises after `iterations` batches or, as in the released code, as soon as the mean
+    AUC of D over the last `window` batches at this K exceeds `auc` (null: never early)."""
 
     iterations: Count
     auc: Fraction | None = 0.8
@@ -31,14 +31,14 @@ class Progressive:
 class ATEBM(Method):
     """min -log D(x) - log(1 - D(x*)) + r1/2 |df(x)/dx|^2, D = sigmoid(f[0]), E = -f[0] (Algorithm 1).
 
-    x* is x_out after K steps of `ascent` on f, from out-distribution images or, as the paper's set is withdrawn, from
-    class Gaussians or noise. `objective: ebm` is mean f(x*) - mean f(x) (Section 5.3), which diverges.
+    x* is x_out after K steps of `ascent` on f. x_out are out-distribution images, class Gaussians or noise; the paper's
+    out-distribution set is withdrawn. `objective: ebm` is mean f(x*) - mean f(x) (Section 5.3), which diverges.
     """
 
-    ascent: Ascent  # its steps are K, or the last K of a progressive run
+    ascent: Ascent  # its steps are K, or the last K if progressive
     progressive: Progressive | None = None  # null: K is fixed
-    start: Annotated[tuple[Start, ...], MinLen(1)] = ("outliers",)  # where x_out is from, in turn
-    descent: Ascent | None = None  # of f from x, moving the data as in the released code; null: Algorithm 1
+    start: Annotated[tuple[Start, ...], MinLen(1)] = ("outliers",)  # of x_out: image i has start i modulo their number
+    descent: Ascent | None = None  # of f from x, which moves the data as in the released code; null: Algorithm 1
     r1: NonNegative = 0.0  # gamma, for gradients of images in [0, 1]
     objective: Literal["bce", "ebm"] = "bce"
 
@@ -54,13 +54,13 @@ class ATEBM(Method):
     def begin(self, context: Context) -> None:
         super().begin(context)
         self.k = 0 if self.progressive else self.ascent.steps
-        self.aucs: list[float] = []  # of the batches of this K
+        self.aucs: list[float] = []  # of the batches at this K
 
     def longer(self, factor: float) -> "Method":
         return replace(self, ascent=self.ascent.scaled(factor))
 
     def starts(self, batch: Batch, step: int) -> Tensor:
-        """x_out (B, C, H, W): image i is from the start i modulo how many there are."""
+        """x_out (B, C, H, W): image i has start i modulo their number."""
         count = len(batch.x)
         draws: dict[str, Callable[[], Any]] = {
             "outliers": lambda: batch.x_out,
@@ -78,7 +78,7 @@ class ATEBM(Method):
             x_star = replace(self.ascent, steps=self.k)(marginal(f), self.starts(batch, step))
             if self.descent is not None:
                 x = x_adv = self.descent(negative(marginal(f)), x).requires_grad_(self.r1 > 0)
-        f_star, f_data = net(x_star), net(x)  # apart, as R1 goes back twice through the second alone
+        f_star, f_data = net(x_star), net(x)  # separate passes, as R1 differentiates only the second twice
         e, e_star = marginal.of(f_data), marginal.of(f_star)
         if self.objective == "bce":
             value = (binary.of(f_data, real=True) + binary.of(f_star, real=False)).mean()
@@ -94,7 +94,7 @@ class ATEBM(Method):
         return Loss(value, logs, x_adv=x_adv, x_neg=x_star)
 
     def advance(self, auc: Tensor) -> None:
-        """The curriculum after a batch of this AUC: K + 1 where it is time, up to the last K. Reads it until then only."""
+        """Raise K after a batch of this AUC if it is time. The AUC is read from the device only until the last K."""
         if self.progressive is None or self.k == self.ascent.steps:
             return
         rule = self.progressive

@@ -1,4 +1,4 @@
-"""What a training method is."""
+"""The interface of training methods, and what several of them share."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -20,11 +20,11 @@ from advebm.samplers.proximal import Proximal
 from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
-Sample = Callable[[Tensor, Tensor, Streams], Tensor]  # chains at (B, C, H, W), their classes (B,), streams -> continued
+Sample = Callable[[Tensor, Tensor, Streams], Tensor]  # continues chains: x (B, C, H, W), classes (B,), streams -> x
 
 
 class Loss(NamedTuple):
-    """value: the scalar to descend; logs: numbers to record; x_adv, x_neg: images attacked and sampled, or None."""
+    """value: the scalar to minimise; logs: numbers to log; x_adv, x_neg: adversarial examples and negatives, or None."""
 
     value: Tensor
     logs: dict[str, Tensor]
@@ -33,7 +33,7 @@ class Loss(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a method may need beside the batch."""
+    """What a method may need besides the batch."""
 
     seed: int
     shape: tuple[int, int, int]  # C, H, W
@@ -41,81 +41,83 @@ class Context(NamedTuple):
     gaussians: Gaussians | None
     device: torch.device | str
     steps: int = 1  # of the whole training
-    passes: Passes = Passes()  # full float32 and nothing kept
+    passes: Passes = Passes()  # float32, without CUDA graphs
 
 
 @dataclass(kw_only=True)
 class Method:
     """Subclasses are dataclasses; their fields are the keys of their entry in params.yaml."""
 
-    detector: ClassVar[str] = "energy"  # the score by which its networks tell out-distribution images: of energy.SCORES
-    networks: ClassVar[tuple[str, ...]] = ("wrn", "resnet")  # the kinds that it can train
+    detector: ClassVar[str] = "energy"  # the key of energy.SCORES that detects out-distribution images
+    networks: ClassVar[tuple[str, ...]] = ("wrn", "resnet")  # kinds that it can train
     shared: ClassVar[bool] = True  # whether several processes can train it together
-    chains: ClassVar[bool] = False  # whether its energy is trained by chains, see networks/norms.py
+    chains: ClassVar[bool] = False  # whether chains train its energy, see networks/norms.py
 
     @property
     def outliers(self) -> bool:
-        """Whether batches are to have out-distribution images."""
+        """Whether batches need out-distribution images, x_out."""
         return False
 
     @property
     def plain(self) -> bool:
-        """Whether batches are to have images without augmentation."""
+        """Whether batches need images without augmentation, x_plain."""
         return False
 
     def outputs(self, classes: int) -> int:
-        """How many logits the network has."""
+        """The number of logits of the network."""
         return classes
 
     def begin(self, context: Context) -> None:
-        """Called once before training; makes the state, such as a replay buffer."""
+        """Initialise the state, such as a replay buffer; called once before training."""
         self.context = context
 
     def streams(self, *key: int | str, count: int) -> Streams:
-        """Random streams of the `count` images that this process has of a batch, a function of (seed, key)."""
+        """Random streams for the `count` images of a batch that this process has, a function of (seed, key)."""
         return Streams(self.context.seed, *key, ids=ranks.ids(count, self.context.device))
 
     @property
     def passes(self) -> Passes:
-        """How the network is passed through in this training."""
+        """How chains, attacks and the loss pass through the network."""
         return self.context.passes
 
     def gaussians(self) -> Gaussians:
-        """The class Gaussians. Raises ValueError where none were given."""
+        """The class Gaussians. Raises ValueError if there are none."""
         if self.context.gaussians is None:
             raise ValueError("chains of this method start from the class Gaussians: name their file by --gaussians")
         return self.context.gaussians
 
     def loss(self, net: Network, batch: Batch, step: int) -> Loss:
+        """The loss of a batch."""
         raise NotImplementedError
 
     def score(self, net: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Numbers of each image (B,), whose means over the validation images are recorded while training goes on."""
+        """Numbers of each image (B,); their means over the validation images are logged during training."""
         logits = net(x)
         return {"accuracy": (logits.argmax(1) == y).double(), "ce": posterior.of(logits, y)}
 
     def longer(self, factor: float) -> "Method":
-        """The same with `factor` times as many steps of its chains, rounded up; itself where it has none."""
+        """A copy whose chains have `factor` times as many steps, rounded up; itself if it has no chains."""
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The state from which training resumes."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         pass
 
     def images(self) -> Iterator[tuple[str, Tensor]]:
-        """Pictures of the state, to be looked at while training goes on."""
+        """Images of the state, by name, to inspect during training."""
         return iter(())
 
 
 @dataclass(kw_only=True)
 class ReplayMethod(Method):
-    """A method with the term p_x (E(x+) - E(x~)), x~ from chains kept in a replay buffer.
+    """A method with the term p_x (E(x+) - E(x~)), x~ from chains in a replay buffer.
 
-    energy_l2 adds that many times mean E(x+)^2 + E(x~)^2 (Du and Mordatch 2019, Eq. 4), which keeps the energies near
-    0; JEM, JEM++ and Robust JEM as published have 0. growth is the part of the training in which chains grow from one step
-    to their full length; as published, 0.
+    energy_l2 is the weight of mean E(x+)^2 + E(x~)^2 (Du and Mordatch 2019, Eq. 4), which keeps the energies near 0.
+    growth is the fraction of the training during which chains grow from one step to their full length. JEM, JEM++ and
+    Robust JEM as published have 0 for both.
     """
 
     chains: ClassVar[bool] = True
@@ -126,7 +128,7 @@ class ReplayMethod(Method):
     growth: Fraction = 0.0
 
     def start(self) -> Start:
-        """Where chains begin."""
+        """The start of the chains."""
         raise NotImplementedError
 
     def begin(self, context: Context) -> None:
@@ -134,7 +136,7 @@ class ReplayMethod(Method):
         self.replay = Buffer(self.buffer, self.start(), self.context.seed, self.context.device)
 
     def grown(self, step: int) -> Any:
-        """The sampler of that step."""
+        """The sampler of that step, shorter during `growth`."""
         part = (step + 1) / (self.growth * self.context.steps) if self.growth else 1.0
         return self.sampler.scaled(part) if part < 1 else self.sampler
 
@@ -142,8 +144,8 @@ class ReplayMethod(Method):
         return replace(self, sampler=self.sampler.scaled(factor))
 
     def negatives(self, sample: Sample, count: int, step: int) -> tuple[Tensor, Tensor]:
-        """x~ (B, C, H, W), y~ (B,): chains drawn from the buffer, continued by `sample`, and put back. The class of a place
-        of the buffer, and so of the chain that is kept there, is the place modulo K."""
+        """x~ (B, C, H, W) and y~ (B,): draw chains from the buffer, continue them by `sample` and store them again. The
+        class of a chain is its place in the buffer modulo K."""
         x, places = self.replay.draw(step, count)
         y = ranks.share(places) % self.context.classes
         x = sample(x, y, self.streams("negatives", step, count=count))
@@ -151,7 +153,7 @@ class ReplayMethod(Method):
         return x, y
 
     def contrast(self, e_pos: Tensor, e_neg: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The term for energies E(x+), E(x~) of (B,), and its parts to record."""
+        """The term for energies E(x+), E(x~), each (B,), and its parts to log."""
         gap = e_pos.mean() - e_neg.mean()
         l2 = (e_pos**2).mean() + (e_neg**2).mean()
         return self.p_x * gap + self.energy_l2 * l2, {"energy": e_pos.mean(), "energy_gap": gap}
@@ -168,20 +170,20 @@ class ReplayMethod(Method):
 
 @dataclass(kw_only=True)
 class JointMethod(ReplayMethod):
-    """A method that trains p(y | x) and p(x) at once, its chains on E(x), as published; or, `chain_energy: conditional`, on
-    E(x, y~) with the class y~ of the Gaussian that a chain starts from, where it starts from one (on a GPU each fresh start
-    then waits for its class)."""
+    """A method that trains p(y | x) and p(x) jointly. Chains run on E(x), as published, or with `chain_energy: conditional`
+    on E(x, y~), where y~ is the class of the chain and of the Gaussian that it may start from. (On a GPU each such start
+    synchronises the device.)"""
 
-    positives: str  # what x+ is
+    positives: str  # which images are x+
     chain_energy: Literal["marginal", "conditional"] = "marginal"
 
     def start(self) -> Start:
-        """Class Gaussians, of classes drawn evenly or of the chains' own, unless a method says otherwise."""
+        """Class Gaussians, of uniformly drawn classes or of the chains' classes."""
         gaussians = self.gaussians()
         return gaussians.start if self.chain_energy == "marginal" else gaussians.start_of_place
 
     def descended(self, f: Logits, y: Tensor) -> Energy:
-        """What the chains descend."""
+        """The energy that the chains descend."""
         return marginal(f) if self.chain_energy == "marginal" else conditional(f, y)
 
     @property
@@ -191,8 +193,8 @@ class JointMethod(ReplayMethod):
 
 @dataclass(kw_only=True)
 class DensityMethod(Method):
-    """A method that fits log p(x), the one output of its network, to images of 256 levels. One process trains it: the
-    network's first batch sets its scales, and its estimates are drawn for a batch at once."""
+    """A method that fits log p(x), the only output of its network, to images of 256 levels. Processes cannot share it: the
+    first batch sets the network's scales, and random estimates are drawn for the whole batch."""
 
     shared: ClassVar[bool] = False
 
@@ -200,11 +202,11 @@ class DensityMethod(Method):
         return 1
 
     def dequantised(self, x: Tensor, *key: int | str) -> Tensor:
-        """(255 x + u) / 256, u ~ U(0, 1): a density of it bounds the probability of the levels (Theis et al. 2016)."""
+        """(255 x + u) / 256, u ~ U(0, 1): its density bounds the probability of the levels (Theis et al. 2016)."""
         return (255 * x + self.streams(*key, count=len(x)).uniform(*x.shape[1:])) / 256
 
     def bits_per_dim(self, energy: Tensor) -> Tensor:
-        """-log2 P(levels) / D, of E = -log p on [0, 1]^D."""
+        """-log2 P(levels) / D from E = -log p on [0, 1]^D."""
         return energy.detach() / (torch.Size(self.context.shape).numel() * log(2)) + 8
 
     def score(self, net: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from advebm.networks import Network
 
 @dataclass(kw_only=True)
 class Glow(DensityMethod):
-    """min -log p(x), x dequantised (Eq. 1, 2)."""
+    """min -log p(x), x dequantised (Eq. 1-2)."""
 
     networks: ClassVar = ("glow",)
 

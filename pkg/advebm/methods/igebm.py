@@ -14,8 +14,7 @@ from advebm.samplers.sgld import Langevin
 class IGEBM(ReplayMethod):
     """min E(x, y) - E(x~, y~) + energy_l2 (E(x, y)^2 + E(x~, y~)^2), x~ by SGLD on E(x, y~) (Algorithm 1).
 
-    y~ is the class of the chain's place in the replay buffer. The paper's networks have spectral normalisation:
-    `network.spectral`.
+    y~ is the class of the chain. The paper's networks have spectral normalisation: `network.spectral`.
     """
 
     sampler: Langevin
@@ -27,6 +26,6 @@ class IGEBM(ReplayMethod):
         x, y, sampler = batch.x, batch.y, self.grown(step)
         with self.passes.sampling(net) as f:
             x_neg, y_neg = self.negatives(lambda v, y, s: sampler(conditional(f, y), v, s), len(x), step)
-        f_neg, f_data = self.passes(net, x_neg, x)  # the data last: batch norm's statistics end on them
+        f_neg, f_data = self.passes(net, x_neg, x)  # the data last, for batch norm's running statistics
         term, logs = self.contrast(conditional.of(f_data, y), conditional.of(f_neg, y_neg))
         return Loss(term, logs, x_neg=x_neg)

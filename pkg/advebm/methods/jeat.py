@@ -18,17 +18,16 @@ from advebm.samplers.streams import Streams
 
 @dataclass(kw_only=True)
 class JEAT(JointMethod):
-    """min CE(x_adv, y) + p_x (E(x_adv) - E(x~)), x~ by SGLD on E(x) from U(0, 1) or the buffer (JT, Algorithm 1).
+    """min CE(x_adv, y) + p_x (E(x_adv) - E(x~)), x~ by SGLD on E(x) from U(0, 1) or the buffer (Algorithm 1).
 
-    x_adv = x + d: d ~ U(-eps, eps), then d <- clip(d + eps sign(dE(x, y)/dx)). As printed the gradient is taken at x
-    itself (`gradient_at: clean`), not at the started point x + d (`start`). Steps after the first, which the paper does
-    not have, are of `step_size` and take the gradient where they are. `positives: plain` takes E of the images of x without
-    augmentation, not attacked, in place of E(x_adv) (Yang et al. 2023, SADA-JEM).
+    x_adv = x + d: d ~ U(-eps, eps), then d <- clip(d + eps sign(dE(x, y)/dx)). As printed, the gradient is taken at x
+    (`gradient_at: clean`), not at x + d (`start`). The paper has one step; further ones of `step_size` take the gradient at
+    x + d. `positives: plain` replaces E(x_adv) by E of the images without attack and augmentation (Yang et al. 2023).
     """
 
     eps: NonNegative  # Linf radius, images in [0, 1]
-    attack_steps: Count = 1  # 1: the paper
-    step_size: Positive | None = None  # null: eps, the paper
+    attack_steps: Count = 1  # 1 in the paper
+    step_size: Positive | None = None  # null: eps, as in the paper
     gradient_at: Literal["clean", "start"] = "clean"
     sampler: Langevin
     positives: Literal["adversarial", "plain"] = "adversarial"
@@ -52,7 +51,7 @@ class JEAT(JointMethod):
             x_adv = self.attack(f, x, y, self.streams("attack", step, count=len(x)))
             x_neg, _ = self.negatives(lambda v, k, s: sampler(self.descended(f, k), v, s), len(x), step)
         data = [batch.x_plain, x_adv] if self.plain else [x_adv]
-        f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last: batch norm's statistics end on them
+        f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last, for batch norm's running statistics
         ce = posterior.of(f_data[-1], y).mean()
         term, logs = self.contrast(marginal.of(f_data[0]), marginal.of(f_neg))
         return Loss(ce + term, {"ce": ce, **logs}, x_adv=x_adv, x_neg=x_neg)

@@ -1,4 +1,4 @@
-"""JEM: a classifier trained as an energy-based model too (Grathwohl et al. 2020)."""
+"""JEM: a classifier that is trained as an energy-based model too (Grathwohl et al. 2020)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +15,7 @@ from advebm.samplers.sgld import Langevin
 class JEM(JointMethod):
     """min CE(x, y) + p_x (E(x+) - E(x~)), x~ by SGLD on E(x) from U(0, 1) (Algorithm 1).
 
-    x+ is x, or, `positives: plain`, the images of x without augmentation (Yang et al. 2023, SADA-JEM).
+    x+ is x, or with `positives: plain` the images without augmentation (Yang et al. 2023, SADA-JEM).
     """
 
     sampler: Langevin
@@ -29,7 +29,7 @@ class JEM(JointMethod):
         with self.passes.sampling(net) as f:
             x_neg, _ = self.negatives(lambda v, k, s: sampler(self.descended(f, k), v, s), len(x), step)
         data = [batch.x_plain, x] if self.plain else [x]
-        f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last: batch norm's statistics end on them
+        f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last, for batch norm's running statistics
         ce = posterior.of(f_data[-1], y).mean()
         term, logs = self.contrast(marginal.of(f_data[0]), marginal.of(f_neg))
         return Loss(ce + term, {"ce": ce, **logs}, x_neg=x_neg)

@@ -1,4 +1,4 @@
-"""JEM++: JEM with the m x n sampler started from class Gaussians (Yang and Ji 2021)."""
+"""JEM++: JEM with the m x n sampler and chains from class Gaussians (Yang and Ji 2021)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,8 +14,8 @@ from advebm.samplers.proximal import Proximal
 class JEMPP(JointMethod):
     """min CE(x, y) + p_x (E(x+) - E(x~)), x~ by the m x n sampler on E(x) from class Gaussians (Algorithm 1).
 
-    x+ is x, or, `positives: plain`, the images of x without augmentation (Yang et al. 2023, SADA-JEM). Where the network's
-    norm is `batch`, chains run on batch statistics, as released (networks/norms.py).
+    x+ is x, or with `positives: plain` the images without augmentation (Yang et al. 2023, SADA-JEM). With norm `batch`,
+    chains use the statistics of their batch, as released (networks/norms.py).
     """
 
     sampler: Proximal
@@ -26,7 +26,7 @@ class JEMPP(JointMethod):
         with self.passes.sampling(net) as f:
             x_neg, _ = self.negatives(lambda v, k, _: sampler(f.stem, self.descended(f.body, k), v), len(x), step)
         data = [batch.x_plain, x] if self.plain else [x]
-        f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last: batch norm's statistics end on them
+        f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last, for batch norm's running statistics
         ce = posterior.of(f_data[-1], y).mean()
         term, logs = self.contrast(marginal.of(f_data[0]), marginal.of(f_neg))
         return Loss(ce + term, {"ce": ce, **logs}, x_neg=x_neg)

@@ -1,4 +1,4 @@
-"""A classifier trained with noise: "blind" adversarial training (Zhu et al. 2021, Section 3.2)."""
+"""Training with noise, "blind" adversarial training (Zhu et al. 2021, Section 3.2)."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,8 @@ from advebm.ranges import NonNegative
 
 @dataclass(kw_only=True)
 class Noise(Method):
-    """min CE(x + n, y), n ~ N(0, std^2 I) (JT, Fig. 5: 8, 16 and 24/255, read as standard deviations), not clipped."""
+    """min CE(x + n, y), n ~ N(0, std^2 I), x + n not clipped (Zhu et al. 2021, Fig. 5: 8, 16 and 24/255, which we
+    take for standard deviations)."""
 
     std: NonNegative  # images in [0, 1]
 

@@ -12,10 +12,10 @@ from advebm.ranges import NonNegative
 
 @dataclass(kw_only=True)
 class OE(Method):
-    """min CE(x, y) + weight CE(x_out, uniform) (Section 4.3); detects by the maximal softmax probability.
+    """min CE(x, y) + weight CE(x_out, uniform) (Section 4.3); the detector is the maximal softmax probability.
 
-    Each term has a pass of its own, so that where the norm is `batch` it does not depend on the other's images; released
-    code passes both together.
+    Each term has its own pass, so that with norm `batch` it does not depend on the images of the other; the released code
+    passes both together.
     """
 
     outliers: ClassVar[bool] = True
@@ -25,6 +25,6 @@ class OE(Method):
     def loss(self, net: Network, batch: Batch, step: int) -> Loss:
         x, y, x_out = batch.x, batch.y, batch.x_out
         assert x_out is not None
-        f_out, f_data = self.passes(net, x_out, x)  # the data last: batch norm's statistics end on them
+        f_out, f_data = self.passes(net, x_out, x)  # the data last, for batch norm's running statistics
         ce, ce_out = posterior.of(f_data, y).mean(), undecided.of(f_out).mean()
         return Loss(ce + self.weight * ce_out, {"ce": ce, "ce_out": ce_out})

@@ -11,9 +11,9 @@ from advebm.samplers.pgd import Attack
 
 @dataclass(kw_only=True)
 class PreJEAT(Method):
-    """min CE(x_adv, y), x_adv = x + eps sign(dE(x, y)/dx) (JT, Eq. 18).
+    """min CE(x_adv, y), x_adv = x + eps sign(dE(x, y)/dx) (Zhu et al. 2021, Eq. 18).
 
-    That is an attack of one step without a random start; more steps are projected ascent of E(x, y).
+    This is one step without a random start; more steps are projected ascent of E(x, y).
     """
 
     attack: Attack

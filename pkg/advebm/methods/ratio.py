@@ -14,9 +14,9 @@ from advebm.samplers.pgd import Attack
 
 @dataclass(kw_only=True)
 class Ratio(Method):
-    """min (1 - w) CE(x_adv, y) + w KL(uniform, p(. | x_out_adv)) (Eq. 6); detects by the maximal softmax probability.
+    """min (1 - w) CE(x_adv, y) + w KL(uniform, p(. | x_out_adv)) (Eq. 6); the detector is the maximal softmax probability.
 
-    Both attacks ascend their own term within L2 balls.
+    Each attack maximises its term within an L2 ball.
     """
 
     outliers: ClassVar[bool] = True
@@ -32,7 +32,7 @@ class Ratio(Method):
             x_adv = self.attack(negative(posterior(f, y)), x, self.streams("attack", step, count=len(x)))
             streams = self.streams("attack_out", step, count=len(x))
             x_out_adv = self.attack_out(negative(undecided(f)), x_out, streams)
-        f_out, f_data = self.passes(net, x_out_adv, x_adv)  # each term by itself, see methods/oe.py
+        f_out, f_data = self.passes(net, x_out_adv, x_adv)  # a pass for each term, see methods/oe.py
         ce = posterior.of(f_data, y).mean()
         kl = undecided.of(f_out).mean() - log(self.context.classes)
         return Loss((1 - self.weight) * ce + self.weight * kl, {"ce": ce, "kl_out": kl}, x_adv=x_adv, x_neg=x_out_adv)

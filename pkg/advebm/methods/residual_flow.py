@@ -12,7 +12,7 @@ from advebm.networks.flow import estimates_from
 
 @dataclass(kw_only=True)
 class ResidualFlow(DensityMethod):
-    """min -log p(x), x dequantised, log |det| by a Russian roulette estimate of its power series (Eq. 6)."""
+    """min -log p(x), x dequantised, log |det| by the Russian roulette estimate of its power series (Eq. 6)."""
 
     networks: ClassVar = ("residual_flow",)
 

@@ -1,4 +1,4 @@
-"""A plain classifier."""
+"""Standard training of a classifier."""
 
 from dataclasses import dataclass
 

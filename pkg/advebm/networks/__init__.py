@@ -1,4 +1,4 @@
-"""Networks: what a model file holds, how it is built, saved and loaded."""
+"""Networks: their specs, and how model files are saved and loaded."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ Network = Classifier | Flow
 
 
 class frozen:
-    """In this block the network is in evaluation mode; afterwards it is as it was."""
+    """In this block the network is in evaluation mode; afterwards its mode is restored."""
 
     def __init__(self, net: nn.Module):
         self.net = net
@@ -36,7 +36,7 @@ class frozen:
 
 
 def save(path: Path, net: Network, **about: Any) -> None:
-    """Write weights as safetensors with what is needed to build the network again, and `about`, as JSON metadata."""
+    """Write the weights as safetensors; its JSON metadata holds the spec of the network, and `about`."""
     header = {
         "network": asdict(net.spec),
         "shape": list(net.shape),
@@ -51,28 +51,28 @@ def save(path: Path, net: Network, **about: Any) -> None:
 def load(
     path: Path, device: torch.device | str = "cpu", *, shape: Sequence[int] | None = None
 ) -> tuple[Network, dict[str, Any]]:
-    """The network, in evaluation mode, and the header that it was saved with.
+    """The network, in evaluation mode, and the header of its model file.
 
-    Raises FileNotFoundError where there is none, ValueError where the file is damaged, its weights do not fit, or it is
-    not for images of the shape (C, H, W).
+    Raises FileNotFoundError, or ValueError if the file is damaged, its weights do not fit its spec, or the network is not
+    for images of the given shape (C, H, W).
     """
     net, header, state = _read(path)
     if shape is not None and list(shape) != header["shape"]:
-        raise ValueError(f"{path}: is for images {header['shape']}, but these are {list(shape)}; it is of another study")
+        raise ValueError(f"{path}: is for images {header['shape']}, not {list(shape)}; it belongs to another study")
     _fill(net, state, path)
     return net.to(device).eval().requires_grad_(False), header
 
 
 def initialise(net: Network, path: Path) -> None:
-    """Give `net` the weights of a model file of the same network; its norm alone may be another, as `frozen` where the file
-    has `batch`. Raises FileNotFoundError, or ValueError that says what differs."""
+    """Load the weights of a model file into `net`. Their specs may differ in the norm only, such as `frozen` and `batch`.
+    Raises FileNotFoundError, or ValueError with the difference."""
     other, _, state = _read(path)
     ours, theirs = (vars(own.spec) | {"outputs": own.outputs, "shape": own.shape} for own in (net, other))
     for key, value in ours.items():
         if key not in ("norm", "bn_momentum") and value != theirs.get(key):
             raise ValueError(
-                f"{path}: its network has {key} {theirs.get(key)}, not {value}; a training can only start from the same "
-                "network, but for its norm"
+                f"{path}: its network has {key} {theirs.get(key)}, not {value}; training can only start from the same "
+                "network, except for its norm"
             )
     if net.state_dict().keys() != state.keys():
         raise ValueError(f"{path}: its network has norm {theirs['norm']}, which does not fit norm {ours['norm']}")
@@ -80,9 +80,9 @@ def initialise(net: Network, path: Path) -> None:
 
 
 def _read(path: Path) -> tuple[Network, dict[str, Any], dict[str, Tensor]]:
-    """What a model file holds: the network, not yet with its weights, the header, and the weights."""
+    """The contents of a model file: the network without its weights, the header, and the weights."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no model there; `advebm train` makes one")
+        raise FileNotFoundError(f"{path}: no such model file; `advebm train` makes one")
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["advebm"])
@@ -97,9 +97,9 @@ def _fill(net: Network, state: dict[str, Tensor], path: Path) -> None:
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{path}: weights do not fit the network it names ({' '.join(str(error).split())})") from error
+        raise ValueError(f"{path}: the weights do not fit the network ({' '.join(str(error).split())})") from error
 
 
 def device() -> torch.device:
-    """The GPU of this process where there is one, else the CPU."""
+    """The GPU of this process if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

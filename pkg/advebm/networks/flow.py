@@ -1,4 +1,4 @@
-"""Normalising flows by normflows, as networks of one logit: log p(x), so that E(x) = -log p(x)."""
+"""Normalising flows (normflows) as networks of one logit, log p(x), so that E(x) = -log p(x)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from advebm.ranges import Count, Fraction
 from advebm.samplers.streams import Streams
 
-LOG_DET_TERMS = 6  # of the power series of a residual block's log determinant, in evaluation
+LOG_DET_TERMS = 6  # terms of the power series of a residual block's log determinant in evaluation
 
 
 @dataclass(kw_only=True)
 class Glow:
-    """Glow (Kingma and Dhariwal 2018): `levels` times squeeze, `blocks` steps of flow, and split."""
+    """Glow (Kingma and Dhariwal 2018): `levels` times squeeze, `blocks` steps of flow, split."""
 
     kind: Literal["glow"]
     levels: Count = 3
     blocks: Count = 32
-    hidden: Count = 512  # channels within a coupling layer
+    hidden: Count = 512  # channels inside a coupling layer
 
     def build(self, shape: tuple[int, int, int], outputs: int) -> "Flow":
         from normflows.flows import GlowBlock
@@ -33,13 +33,13 @@ class Glow:
 
 @dataclass(kw_only=True)
 class ResidualFlow:
-    """Residual flow (Chen et al. 2019): x + g(x), g Lipschitz, its log determinant an unbiased estimate in training."""
+    """Residual flow (Chen et al. 2019): x + g(x), g Lipschitz; the log determinant in training is an unbiased estimate."""
 
     kind: Literal["residual_flow"]
     levels: Count = 3
     blocks: Count = 16
     hidden: Count = 512
-    lipschitz: Fraction = 0.98  # of each layer of g
+    lipschitz: Fraction = 0.98  # constant of each layer of g
 
     def build(self, shape: tuple[int, int, int], outputs: int) -> "Flow":
         from normflows.flows import ActNorm
@@ -47,23 +47,23 @@ class ResidualFlow:
 
         def block(channels: int, height: int, width: int) -> list[nn.Module]:
             g = LipschitzCNN([channels, self.hidden, self.hidden, channels], [3, 1, 3], lipschitz_const=self.lipschitz)
-            g(torch.zeros(1, channels, height, width))  # sizes the vectors of its power iteration
+            g(torch.zeros(1, channels, height, width))  # allocates the vectors of its power iteration
             return [residual_block(g), ActNorm((channels, 1, 1))]
 
         return Flow(self, shape, outputs, block)
 
 
 def residual_block(g: nn.Module) -> nn.Module:
-    """normflows' residual block, deterministic in evaluation, where its log determinant has a gradient too."""
+    """normflows' residual block, in evaluation deterministic and with a differentiable log determinant."""
     from normflows.flows import Residual
 
     class Block(Residual):
         def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-            """x of z = x + g(x), by fixed-point iteration; the log determinant, of no use to samples, is left out."""
+            """x from z = x + g(x), by fixed-point iteration; samples need no log determinant, so it is 0."""
             return self.iresblock.inverse(z), z.new_zeros(len(z))
 
         def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            """z = x + g(x) and log |dz/dx|; in evaluation by LOG_DET_TERMS terms and one fixed probe for all images."""
+            """z = x + g(x) and log |dz/dx|, in evaluation by LOG_DET_TERMS terms and one fixed probe for all images."""
             if self.training:
                 return super().inverse(x)
             g, transposed = linearised(self.iresblock.nnet.net, x)
@@ -78,9 +78,9 @@ def residual_block(g: nn.Module) -> nn.Module:
 
 
 def linearised(layers: nn.Sequential, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """g(x) and v -> J(x)^T v, of a Lipschitz network in evaluation, J = dg/dx; its Swish is x sigmoid(beta x) / 1.1.
+    """g(x) and v -> J(x)^T v of a Lipschitz network in evaluation, J = dg/dx; its Swish is x sigmoid(beta x) / 1.1.
 
-    By the chain rule, written out: differentiating a series of autograd's own gradients costs several times as much.
+    The chain rule is written out because differentiating a series of autograd's gradients costs several times as much.
     """
     steps: list[tuple[Any, ...]] = []
     parts: list[Any] = list(layers)
@@ -100,8 +100,8 @@ def linearised(layers: nn.Sequential, x: Tensor) -> tuple[Tensor, Callable[[Tens
 
 @contextmanager
 def estimates_from(seed: int, step: int) -> Iterator[None]:
-    """In this block the estimates of log determinants, drawn from torch's and NumPy's global generators, are a function of
-    (seed, step); the generators are as they were afterwards."""
+    """In this block the estimates of log determinants are a function of (seed, step). They are drawn from the global
+    generators of torch and NumPy, which are restored afterwards."""
     before = np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
         torch.manual_seed(seed * 1_000_003 + step)
@@ -116,7 +116,7 @@ class Flow(nn.Module):
     """Images (B, C, H, W) in [0, 1] -> log p(x) (B, 1), a density over [0, 1]^D."""
 
     def renew(self) -> None:
-        """Power iteration of every Lipschitz layer, once a training step (Chen et al. 2019, as released)."""
+        """Power iteration of every Lipschitz layer, once per training step (Chen et al. 2019, as released)."""
         from normflows.utils import update_lipschitz
 
         update_lipschitz(self, 5)
@@ -137,9 +137,9 @@ class Flow(nn.Module):
         if outputs != 1:
             raise ValueError(f"a network of kind {spec.kind} has one output, log p(x), not {outputs}")
         if height % scale or width % scale:
-            raise ValueError(f"{spec.levels} levels need images whose sides divide by {scale}, not {height}x{width}")
+            raise ValueError(f"{spec.levels} levels need images whose sides are multiples of {scale}, not {height}x{width}")
         self.spec, self.shape, self.outputs = spec, tuple(shape), outputs
-        levels, self.latents = [], []  # from the coarsest level
+        levels, self.latents = [], []  # from the coarsest level on
         for coarser in range(spec.levels):
             factor = 2 ** (spec.levels - coarser)
             size = (2 * factor * channels, height // factor, width // factor)
@@ -154,6 +154,6 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def draw(self, streams: Streams, temperature: float) -> Tensor:
-        """Images of z ~ N(0, temperature^2 I), one for each stream."""
+        """Images (B, C, H, W) of z ~ N(0, temperature^2 I), one per stream."""
         z = [temperature * streams.normal(*size) for size in self.latents]
         return self.flow.forward_and_log_det(z)[0] + 0.5

@@ -1,4 +1,4 @@
-"""Passes through a trunk as CUDA graphs, each launched as a whole: most of what a step of a chain or an attack launches."""
+"""Passes through a trunk as CUDA graphs: one launch replaces most kernel launches of a step of a chain or an attack."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -12,30 +12,30 @@ from torch import Tensor, nn
 from advebm.networks.wrn import Classifier
 from advebm.runtime import ranks
 
-KEPT = 8  # recordings at a time, such as whole batches, the last one and both precisions; the oldest is released
-WARM = 3  # passes before the recording, in which libraries choose their kernels and allocate what they need
+KEPT = 8  # recordings kept, of several batch sizes and precisions; the oldest is released
+WARM = 3  # passes before recording, in which libraries choose kernels and allocate memory
 
 
 class Recorded:
-    """A trunk's pass forward and its pass back to the input, recorded when a shape, a precision or a mode is first met.
+    """A trunk's forward pass and its backward pass to the input, recorded for each new shape, precision and mode.
 
-    A replay reads the weights where they lie, so they may be trained between, and writes where the last one wrote: use a
-    result before the next pass. The recordings share their memory, so a pass goes back once at most, and before any other
-    goes forward. It has no gradient of the weights and no second derivative. AssertionError where more is asked.
+    A replay reads the weights in place, so they may be trained in between. It overwrites the last result: use that before
+    the next pass. Recordings share their memory: a pass can go backward once, before any other goes forward. There
+    are no gradients of the weights and no second derivatives. Raises AssertionError for any other use.
 
-    Where a pass cannot be recorded (no memory left, an operation that waits for the device or for other processes), it runs
-    as it would have.
+    A pass that cannot be recorded (out of memory, an operation that synchronises with the device or other processes) runs
+    without recording.
     """
 
     def __init__(self, trunk: nn.Module):
         self.trunk = trunk
-        self.graphs: dict[tuple, Pass | None] = {}  # None: could not be recorded
-        self.pool: Any = None  # of the newest recording; None: the next one has a new pool
-        self.turn = 0  # counts the passes forward, and those back
+        self.graphs: dict[tuple, Pass | None] = {}  # None: cannot be recorded
+        self.pool: Any = None  # memory of the newest recording; None: the next one has a new pool
+        self.turn = 0  # counts the passes, forward and backward
 
     @cached_property
     def stream(self) -> torch.cuda.Stream:
-        """Where all is recorded: the memory of a pool can be shared on one stream only."""
+        """The stream of all recordings: a pool can share its memory on one stream only."""
         return torch.cuda.Stream()
 
     def __call__(self, h: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class Recorded:
     def _record(self, h: Tensor) -> "Pass | None":
         if ranks.size() > 1 and any(type(layer) is ranks.BatchNorm and layer.training for layer in self.trunk.modules()):
             return None
-        pool, self.pool = self.pool, None  # one that a recording failed in is not used again
+        pool, self.pool = self.pool, None  # a pool in which a recording failed is not reused
         try:
             graphs = Pass(self.trunk, h, self.stream, pool)
         except RuntimeError:
@@ -64,7 +64,7 @@ class Recorded:
 
 
 class Replayed:
-    """A classifier as chains and attacks see it, its trunk passed through by recordings."""
+    """A classifier for chains and attacks, whose trunk is replayed from recordings."""
 
     def __init__(self, net: Classifier, trunk: Recorded):
         self.stem, self.trunk, self.head, self.outputs = net.stem, trunk, net.head, net.outputs
@@ -77,19 +77,19 @@ class Replayed:
 
 
 class Pass:
-    """A pass forward and the pass back as two graphs. They read `h` and `slope` and write `out` and `grad`."""
+    """The forward and the backward pass as two graphs, which read `h` and `slope` and write `out` and `grad`."""
 
     def __init__(self, f: Callable[[Tensor], Tensor], h: Tensor, stream: torch.cuda.Stream, pool: Any):
         self.h = h.detach().clone().requires_grad_()
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        # All on one stream: torch warns of a gradient that arrives on another stream than its leaf was first used on.
+        # One stream: torch warns if a gradient arrives on another stream than the one its leaf was first used on.
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM):
                 out = f(self.h)
                 torch.autograd.grad(out, self.h, torch.zeros_like(out))
-                del out  # with all that leads from it to the leaf
-        # Other threads, as NCCL's, go on meanwhile.
+                del out  # and its autograd graph
+        # Other threads, such as NCCL's, may use CUDA meanwhile.
         how: dict[str, Any] = {"stream": stream, "capture_error_mode": "thread_local"}
         with torch.cuda.graph(self.forward, pool=pool, **how):
             out = f(self.h)
@@ -111,7 +111,7 @@ class Replay(torch.autograd.Function):
     def backward(context: Any, slope: Tensor) -> tuple[None, None, Tensor]:
         recorded, graphs = context.recorded, context.graphs
         assert not torch.is_grad_enabled(), "a recorded pass has no second derivative"
-        assert context.turn == recorded.turn, "this pass went back before, or another went forward since"
+        assert context.turn == recorded.turn, "this pass already went backward, or another went forward since"
         recorded.turn += 1
         graphs.slope.copy_(slope)
         graphs.backward.replay()
@@ -120,9 +120,9 @@ class Replay(torch.autograd.Function):
 
 @contextmanager
 def recording(trunk: nn.Module) -> Iterator[None]:
-    """In this block the weights take no part in gradients, and no graph that went before is destroyed, which would spoil
-    the one that is recorded; afterwards the stream is that of before, also where recording failed. Hooks of
-    DistributedDataParallel stay: they are on nodes that it keeps."""
+    """In this block weights require no gradients, and the garbage collector destroys no older graph, which would invalidate
+    the recording. Afterwards the stream is restored, even if recording failed. DistributedDataParallel keeps the autograd
+    nodes with its hooks, so the hooks remain."""
     stream, collects = torch.cuda.current_stream(), gc.isenabled()
     trained = [weight for weight in trunk.parameters() if weight.requires_grad]
     gc.collect()

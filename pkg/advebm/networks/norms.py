@@ -1,15 +1,15 @@
-"""Batch norm, and what makes chains, attacks and loss see one function.
+"""Batch norm, and how chains, attacks and loss see the same function.
 
-A batch norm that is trained makes f(x) depend on the batch that x is in, and on which statistics a pass takes. The networks
-have three ways with it, by their field `norm`:
+With batch norm in training mode f(x) depends on the batch of x and on the statistics that a pass uses. A network's field
+`norm` chooses among three treatments:
 
-- `none`, `group`: no statistics of a batch at all.
-- `frozen`: the statistics of a warm start, or of the initialisation, stay; scale and shift are trained. `fixed`: these
-  stay too. f(x) is the same in every pass (Yin et al. 2025, DAT).
-- `batch`: chains, attacks and each term of a loss are normalised by the statistics of their own batch, as JEM++ was
-  released (Yang and Ji 2021): the network stays in training mode while it samples. The running statistics, which
-  classification uses, are updated by the passes of the loss alone, those of the data last. The released code updates them
-  in chains too; with its momentum of .9 the last pass makes nine tenths of them either way.
+- `none`, `group`: no batch statistics.
+- `frozen`: the statistics of the warm start, or of the initialisation, are kept; scale and shift are trained. `fixed`:
+  scale and shift are kept too. f(x) is the same in every pass (Yin et al. 2025, DAT).
+- `batch`: chains, attacks and each term of a loss use the statistics of their own batch, as in the released code of JEM++
+  (Yang and Ji 2021): the network samples in training mode. The running statistics, which classification uses, are updated
+  by the passes of the loss alone, the data last. The released code updates them in chains too; with its momentum of .9 the
+  last pass contributes nine tenths in either case.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ from torch import nn
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that never leaves evaluation mode: its statistics stay 0 and 1, or those that it is loaded with.
+    """Batch norm that stays in evaluation mode: its statistics are 0 and 1, or those that were loaded.
 
-    trained: whether its scale and shift are.
+    trained: whether scale and shift are trained.
     """
 
     def __init__(self, channels: int, *, trained: bool = True):
@@ -35,13 +35,13 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def live(net: nn.Module) -> list[nn.BatchNorm2d]:
-    """The batch norms that a pass of `net`, as it is now, normalises by the statistics of its batch."""
+    """The batch norms that use the statistics of their batch in the present mode of `net`."""
     return [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d) and layer.training]
 
 
 @contextmanager
 def still(net: nn.Module) -> Iterator[None]:
-    """In this block the running statistics of live batch norms stay as they are."""
+    """In this block live batch norms do not update their running statistics."""
     norms = live(net)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -1,4 +1,4 @@
-"""How passes through a network are made: in which precision, by CUDA graphs or not, batch by batch or jointly."""
+"""How data passes through a network: the precision, CUDA graphs, and whether batches are joined."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from advebm.samplers.proximal import Stem
 
 
 class View(Protocol):
-    """What chains and attacks see of a network: f(x); of a classifier, f(x) = body(stem(x))."""
+    """A network as chains and attacks see it: f(x); for a classifier, f(x) = body(stem(x))."""
 
     @property
     def outputs(self) -> int: ...
@@ -29,10 +29,10 @@ class View(Protocol):
 
 @dataclass
 class Passes:
-    """Made where a training or a measurement begins, and handed to what samples in it.
+    """Created once for a training or a measurement and passed to its chains and attacks.
 
-    precision: of chains and attacks; the weights and the images stay float32. graphs: chains and attacks pass through the
-    trunk of a classifier by CUDA graphs, which are kept here for one network. joint: the batches of a loss are one pass.
+    precision: of chains and attacks; weights and images stay float32. graphs: chains and attacks use CUDA graphs for the
+    trunk of a classifier, kept here for one network. joint: the batches of a loss are one pass.
     """
 
     precision: Precision = "fp32"
@@ -42,15 +42,15 @@ class Passes:
 
     @classmethod
     def on(cls, device: torch.device | str, precision: Precision = "fp32") -> "Passes":
-        """The fastest on that device: a GPU is left idle by the launches of small kernels, and by small batches."""
+        """The fastest passes on that device: launches of small kernels and small batches leave a GPU idle."""
         gpu = torch.device(device).type == "cuda"
         return cls(precision, graphs=gpu, joint=gpu)
 
     @contextmanager
     def sampling(self, net: nn.Module) -> Iterator[View]:
-        """In this block chains and attacks run on the network that it yields: `net` in the mode that it is in, so that they
-        see the loss's function (networks/norms.py). In training mode batch norm takes the statistics of the batch, and its
-        running statistics stay."""
+        """Yields the network for chains and attacks: `net` in its present mode, so that they see the same function as the
+        loss (networks/norms.py). In training mode batch norm uses the statistics of the batch without updating the running
+        ones."""
         with still(net), autocast(self.precision, net):
             if self.graphs and isinstance(net, Classifier):
                 if self.recorded is None or self.recorded.trunk is not net.trunk:
@@ -60,9 +60,9 @@ class Passes:
                 yield cast(View, net)
 
     def __call__(self, net: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
-        """f(x) (B, K) of each batch, to train the weights by: one after another, so that batch norm has the statistics of
-        each and ends on those of the last. Where no batch norm is live they may be one pass; the caches of a CPU prefer
-        the smaller batches."""
+        """f(x) (B, K) of each batch, for a loss. Batches pass one after another: batch norm uses the statistics of each,
+        and the last batch updates the running ones last. Without live batch norms they may be one pass, except on a CPU,
+        whose caches suit smaller batches."""
         if live(net) or not self.joint:
             return tuple(map(net, batches))
         return net(torch.cat(batches)).split([len(x) for x in batches])
@@ -70,7 +70,7 @@ class Passes:
 
 @contextmanager
 def convolving(precision: Precision) -> Iterator[None]:
-    """In this block convolutions of float32, forward and back, are TF32 on a GPU unless `fp32` is asked for."""
+    """In this block float32 convolutions use TF32 on a GPU, forward and backward, unless the precision is `fp32`."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
     try:
@@ -81,8 +81,8 @@ def convolving(precision: Precision) -> Iterator[None]:
 
 @contextmanager
 def autocast(precision: Precision, net: nn.Module) -> Iterator[None]:
-    """In this block passes of `net` are in bfloat16 where it is asked for and the machine has it; else in float32, see
-    `convolving`. A flow's never are: a log density needs more than 8 bits."""
+    """In this block passes of `net` are in bfloat16 if the precision is `bf16` and the hardware supports it, else in
+    float32 (see `convolving`). Flows stay in float32: a log density needs more than 8 bits."""
     device = next(net.parameters()).device
     low = precision == "bf16" and has_bf16(device) and not isinstance(net, Flow)
     with convolving(precision), torch.autocast(device.type, torch.bfloat16, enabled=low):
@@ -90,8 +90,8 @@ def autocast(precision: Precision, net: nn.Module) -> Iterator[None]:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the machine multiplies bfloat16 faster than float32."""
+    """Whether the hardware multiplies bfloat16 faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    known = torch.cpu.get_capabilities()
-    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

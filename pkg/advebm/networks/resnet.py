@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016) by torchvision, with the stem for 32x32 images: AT-EBM's network is ResNet-50."""
+"""Residual networks (He et al. 2016) of torchvision with a stem for 32x32 images. AT-EBM uses ResNet-50."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,25 +14,25 @@ BLOCKS = {18: ("BasicBlock", [2, 2, 2, 2]), 34: ("BasicBlock", [3, 4, 6, 3]), 50
 
 @dataclass(kw_only=True)
 class ResNet:
-    """ResNet-depth: a first convolution of 3x3, stride 1, and no pooling after it."""
+    """ResNet-depth whose first convolution is 3x3 with stride 1, without pooling."""
 
     kind: Literal["resnet"] = "resnet"
     depth: Literal[18, 34, 50] = 50
-    norm: Literal["frozen", "batch", "none"] = "frozen"  # see networks/norms.py; AT-EBM's keeps its initial statistics
+    norm: Literal["frozen", "batch", "none"] = "frozen"  # see networks/norms.py; AT-EBM keeps the initial statistics
     mean: float = 0.0  # pixel normalisation (x - mean) / std; 0 and 1 leave [0, 1]
     std: Positive = 1.0
 
     def build(self, shape: tuple[int, int, int], outputs: int) -> Classifier:
-        """The network for images (C, H, W), with so many logits."""
+        """The network for images of shape (C, H, W)."""
         from advebm.vision import resnet
 
         block, layers = BLOCKS[self.depth]
         norm = {"frozen": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, "none": nn.Identity}[self.norm]
         net = resnet.ResNet(getattr(resnet, block), layers, num_classes=outputs, norm_layer=norm)
         first = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's
+        nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")  # as in torchvision
         stem = Stem(Normalise(self.mean, self.std), first)
         body = [net.bn1, nn.ReLU(), net.layer1, net.layer2, net.layer3, net.layer4, net.avgpool, nn.Flatten()]
         head = Head(net.fc.in_features, outputs)
-        head.load_state_dict(net.fc.state_dict())  # the same random numbers as torchvision's
+        head.load_state_dict(net.fc.state_dict())  # torchvision's initialisation
         return Classifier(self, shape, outputs, stem, nn.Sequential(*body), head)

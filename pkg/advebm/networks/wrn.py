@@ -19,14 +19,14 @@ class WideResNet:
     depth: Literal[10, 16, 22, 28, 34, 40] = 28  # 6 n + 4
     width: Count = 10
     norm: Literal["none", "batch", "group", "frozen", "fixed"] = "none"  # see networks/norms.py
-    bn_momentum: Fraction = 0.1  # weight of the newest batch, torch's sense
-    spectral: bool = False  # spectral normalisation of every layer (Miyato et al. 2018), as IGEBM has it
+    bn_momentum: Fraction = 0.1  # weight of the newest batch, as in torch
+    spectral: bool = False  # spectral normalisation of every layer (Miyato et al. 2018), as in IGEBM
     activation: Literal["leaky_relu", "relu", "silu"] = "leaky_relu"
-    mean: float = 0.5  # pixel normalisation (x - mean) / std; .5 and .5 make [-1, 1] of [0, 1]
+    mean: float = 0.5  # pixel normalisation (x - mean) / std; .5 and .5 map [0, 1] to [-1, 1]
     std: Positive = 0.5
 
     def build(self, shape: tuple[int, int, int], outputs: int) -> "Classifier":
-        """The network for images (C, H, W), with so many logits."""
+        """The network for images of shape (C, H, W)."""
         widths = [16, 16 * self.width, 32 * self.width, 64 * self.width]
         stem = Stem(Normalise(self.mean, self.std), self.normalised(nn.Conv2d(shape[0], widths[0], 3, padding=1)))
         trunk = nn.Sequential()
@@ -64,7 +64,7 @@ class WideResNet:
 class Stem(nn.Sequential):
     """Pixel normalisation, then the first convolution."""
 
-    affine = True  # so an input gradient through it does not depend on the input: see samplers/proximal.py
+    affine = True  # so its Jacobian is constant: see samplers/proximal.py
 
 
 class Normalise(nn.Module):
@@ -77,7 +77,7 @@ class Normalise(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with pre-activation, and a shortcut."""
+    """Two 3x3 convolutions with pre-activation and a shortcut."""
 
     def __init__(self, spec: WideResNet, inputs: int, outputs: int, stride: int):
         super().__init__()
@@ -97,7 +97,7 @@ class Block(nn.Module):
 
 
 class Head(nn.Linear):
-    """The last layer, always in the precision of its weights: bfloat16 has 8 bits, too few for a difference of energies."""
+    """The last layer, in the precision of its weights: the 8 bits of bfloat16 are too few for differences of energies."""
 
     def forward(self, h: Tensor) -> Tensor:
         with torch.autocast(h.device.type, enabled=False):
@@ -107,7 +107,7 @@ class Head(nn.Linear):
 class Classifier(nn.Module):
     """Images (B, C, H, W) in [0, 1] -> logits (B, outputs): head(trunk(stem(x))); body is head after trunk.
 
-    Spectral normalisation takes its power iterations in `renew` alone, so that all passes between see the same weights.
+    Spectral normalisation iterates in `renew` only, so that all passes of a training step use the same weights.
     """
 
     def __init__(
@@ -126,16 +126,16 @@ class Classifier(nn.Module):
         return self
 
     def spectral_norms(self) -> Iterator[tuple[nn.Module, nn.Module]]:
-        """Each layer that has one, and its normalisation."""
+        """Each layer with spectral normalisation, and the normalisation."""
         layers = (layer for layer in self.modules() if nn.utils.parametrize.is_parametrized(layer, "weight"))
         return ((layer, layer.get_submodule("parametrizations.weight.0")) for layer in layers)
 
     @torch.no_grad()
     def renew(self) -> None:
-        """One power iteration of each spectral normalisation (Miyato et al. 2018, Algorithm 1), once a training step."""
+        """One power iteration of each spectral normalisation (Miyato et al. 2018, Algorithm 1), once per training step."""
         for layer, norm in self.spectral_norms():
             norm.train()
-            _ = layer.weight  # computing it is what iterates
+            _ = layer.weight  # its computation iterates
             norm.eval()
 
     def features(self, x: Tensor) -> Tensor:

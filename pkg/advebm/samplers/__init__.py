@@ -1,1 +1,1 @@
-"""Samplers and attacks. Each takes an energy and images, and knows nothing of what the energy is made of."""
+"""Samplers and attacks. They take an energy and images, and do not depend on how the energy is computed."""

@@ -1,4 +1,4 @@
-"""Auto-PGD: projected gradient descent that finds its own step sizes."""
+"""Auto-PGD: projected gradient descent with adaptive step sizes."""
 
 from dataclasses import dataclass
 
@@ -11,15 +11,15 @@ from advebm.samplers.norms import NORMS
 from advebm.samplers.streams import Streams
 
 MOMENTUM = 0.75  # alpha
-RHO = 0.75  # a step is too long where at most this part of the steps since the last checkpoint went down
+RHO = 0.75  # a step is too long if at most this fraction of the steps since the last checkpoint lowered the energy
 
 
 def apgd(energy: Energy, x: Tensor, start: Tensor, *, steps: int, eps: float, norm: str) -> Tensor:
     """Descend `energy` from `start` within the ball of radius eps around x and [0, 1]; the best iterate of each image.
 
-    Croce and Hein 2020, Algorithm 1, the checkpoints as they released them: windows of .22, .19, ..., .06 of the steps;
-    at the end of each, images whose energy fell too seldom, or whose best did not improve, halve their step and go on
-    from their best iterate. x, start (B, C, H, W) in [0, 1]; eps in that unit.
+    Croce and Hein 2020, Algorithm 1, with the checkpoints of their code: windows of .22, .19, ..., .06 of the steps. After
+    a window, images whose energy fell too seldom, or whose best iterate did not improve, halve their step and continue from
+    their best iterate. x, start (B, C, H, W) in [0, 1]; eps in that unit.
     """
     ball, origin = NORMS[norm], x
 
@@ -39,7 +39,7 @@ def apgd(energy: Energy, x: Tensor, start: Tensor, *, steps: int, eps: float, no
     x_best, e_best, g_best = x, e, g
     step = x.new_full((len(x), 1, 1, 1), 2 * eps)
     window, least, shorter = (max(int(part * steps), 1) for part in (0.22, 0.06, 0.03))
-    fell, since = torch.zeros_like(e), 0  # of the steps since the last checkpoint
+    fell, since = torch.zeros_like(e), 0  # steps that lowered the energy, and steps, since the last checkpoint
     e_checkpoint, halved = e_best, torch.ones_like(e, dtype=torch.bool)
     for k in range(steps):
         z = project(x - step * ball.direction(g))
@@ -63,7 +63,7 @@ def apgd(energy: Energy, x: Tensor, start: Tensor, *, steps: int, eps: float, no
 
 @dataclass(kw_only=True)
 class AutoPGD:
-    """Auto-PGD with restarts: the first from where it is told, the others from random points of the ball."""
+    """Auto-PGD with restarts: the first from a given start, the others from random points of the ball."""
 
     steps: Count = 100
     restarts: Count = 5
@@ -71,7 +71,7 @@ class AutoPGD:
     def __call__(
         self, energy: Energy, x: Tensor, streams: Streams, *, eps: float, norm: str, start: Tensor | None = None
     ) -> Tensor:
-        """The image of lowest energy that any restart finds within eps of x, `start` (x, where none is given) included."""
+        """The images of lowest energy of all restarts within eps of x, including `start` (by default x)."""
         best = x if start is None else start
         for restart in range(self.restarts):
             begin = x + NORMS[norm].random_start(x.shape, eps, streams) if restart else best

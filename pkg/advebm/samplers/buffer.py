@@ -10,22 +10,22 @@ from advebm.ranges import Count, Fraction
 from advebm.runtime import ranks
 from advebm.samplers.streams import Streams
 
-# fresh images (B, C, H, W), one for each stream, which may be on the CPU, and each place (B,), on the buffer's device
+# fresh images (B, C, H, W) by streams, which may be on the CPU, and places (B,), on the buffer's device
 Start = Callable[[Streams, Tensor], Tensor]
 
 
 @dataclass(kw_only=True)
 class Replay:
-    """The numbers of a replay buffer."""
+    """The parameters of a replay buffer."""
 
     size: Count = 10_000
-    reinit: Fraction = 0.05  # chance that a chain starts afresh
-    flip: bool = False  # half of the images are mirrored when they are drawn
+    reinit: Fraction = 0.05  # probability that a chain is restarted
+    flip: bool = False  # mirror drawn images with probability 1/2
 
 
 class Buffer:
-    """`size` images, all drawn from `start` at first and kept on its device; drawn without repeats, so that writing
-    back is well defined. Of several processes rank r keeps the places r, r + size, r + 2 size, ..."""
+    """`size` images on the device, initially from `start`. Batches are drawn without replacement, so that storing them is
+    well defined. Of R processes rank r keeps the places r, r + R, r + 2 R, ..."""
 
     def __init__(self, replay: Replay, start: Start, seed: int, device: torch.device | str):
         if replay.size % ranks.size():
@@ -38,11 +38,11 @@ class Buffer:
         self.kept = start(Streams(seed, "buffer", ids=places), places)  # this process's images
 
     def draw(self, step: int, count: int) -> tuple[Tensor, Tensor]:
-        """Where this process's `count` chains start in this step, (count, C, H, W), and the places of all processes'
-        chains, which `store` is to put them back to."""
+        """Images (count, C, H, W) from which this process's chains continue in this step, and the places of all processes'
+        chains, to which `store` returns them. Raises ValueError if the buffer is smaller than the batch."""
         chains = count * ranks.size()
         if chains > self.size:
-            raise ValueError(f"the replay buffer holds {self.size} images: too few for a batch of {chains}")
+            raise ValueError(f"the replay buffer holds {self.size} images, too few for a batch of {chains}")
         streams = Streams(self.seed, "places", step, ids=torch.zeros(1, device=self.device))
         places = streams.uniform(self.size).squeeze(0).topk(chains).indices
         x = self.kept[places // ranks.size()]
@@ -52,7 +52,7 @@ class Buffer:
         if self.flip:
             mirrored = Streams(self.seed, "flip", step, ids=ranks.ids(count, self.device)).uniform(1, 1, 1) < 0.5
             x = torch.where(mirrored, x.flip(3), x)
-        streams = Streams(self.seed, "fresh", step, ids=ranks.ids(count, "cpu"))  # how many, is known there at once
+        streams = Streams(self.seed, "fresh", step, ids=ranks.ids(count, "cpu"))  # there len(fresh) needs no waiting
         fresh = (streams.uniform() < self.reinit).nonzero().squeeze(1)
         if len(fresh):
             here = fresh.to(x.device, non_blocking=True)
@@ -60,6 +60,7 @@ class Buffer:
         return x, places
 
     def store(self, places: Tensor, x: Tensor) -> None:
+        """Put this process's chains x (B, C, H, W) back; places: those of all processes' chains."""
         x = ranks.gather(x.detach())
         if ranks.size() > 1:
             mine = places % ranks.size() == ranks.rank()
@@ -68,7 +69,7 @@ class Buffer:
 
     @property
     def images(self) -> Tensor:
-        """Those of all processes, in the order of their places, (size, C, H, W)."""
+        """The images of all processes in the order of their places, (size, C, H, W)."""
         return ranks.gather(self.kept).unflatten(0, (ranks.size(), -1)).transpose(0, 1).flatten(0, 1)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -79,5 +80,5 @@ class Buffer:
 
 
 def uniform_start(shape: tuple[int, ...], device: torch.device | str) -> Start:
-    """Images of U(0, 1) noise, shape (C, H, W)."""
+    """A start from U(0, 1) noise of shape (C, H, W)."""
     return lambda streams, places: streams.to(device).uniform(*shape)

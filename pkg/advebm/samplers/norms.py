@@ -1,6 +1,6 @@
-"""Norms of perturbations d (B, C, H, W): steepest direction, projection onto a ball, uniform start in it.
+"""Norms of perturbations d (B, C, H, W): steepest direction, projection onto a ball, random point of the ball.
 
-A norm is these three functions, as in foolbox (Rauber et al. 2017).
+A norm consists of these three functions, as in foolbox (Rauber et al. 2017).
 """
 
 from typing import NamedTuple, Protocol
@@ -39,7 +39,7 @@ class L2(NamedTuple):
 
     def direction(self, gradient: Tensor) -> Tensor:
         exponent = gradient.flatten(1).abs().amax(1).frexp().exponent.view(-1, 1, 1, 1)
-        scaled = gradient.ldexp((-exponent).clamp(-126, 126))  # exact; the squares of tiny gradients would be lost
+        scaled = gradient.ldexp((-exponent).clamp(-126, 126))  # exact; squares of tiny gradients would underflow
         return scaled / self._length(scaled)
 
     def project(self, d: Tensor, eps: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Projected gradient descent: attacks, and targeted attacks as a generator."""
+"""Projected gradient descent: attacks, and the ascent of AT-EBM."""
 
 from dataclasses import dataclass, replace
 from math import ceil, inf
@@ -25,8 +25,8 @@ def pgd(
 ) -> Tensor:
     """Descend `energy` from x within the ball of radius eps and [0, 1] (Madry et al. 2018, Eq. 2.2).
 
-    x + d with d <- project(d - step_size direction(dE/dx)), the direction being the gradient's sign (linf) or the
-    gradient over its length (l2). x (B, C, H, W) in [0, 1]; radii and steps in that unit.
+    Returns x + d after d <- project(d - step_size direction(dE/dx)), `steps` times; the direction is the gradient's sign
+    (linf) or the gradient divided by its length (l2). x (B, C, H, W) in [0, 1]; radii and steps in that unit.
     """
     ball = NORMS[norm]
     origin, d = x, x.new_zeros(x.shape)
@@ -41,14 +41,14 @@ def pgd(
 
 @dataclass(kw_only=True)
 class Ascent:
-    """AT-EBM's sampler: steps of one L2 length up -E(x), in [0, 1] (Yin, Li and Rohde 2022, Algorithm 1)."""
+    """AT-EBM's sampler: ascent of -E(x) in [0, 1] by steps of fixed L2 length (Yin, Li and Rohde 2022, Algorithm 1)."""
 
     steps: Steps  # K
     step_size: Positive  # L2 length, images in [0, 1]
-    eps: Positive | None = None  # L2 radius around the start, as for detection (Table 4); null: no ball
+    eps: Positive | None = None  # L2 radius around the start, as for detection (Table 4); null: unbounded
 
     def scaled(self, factor: float) -> "Ascent":
-        """The same with `factor` times as many steps, rounded up."""
+        """A copy with `factor` times as many steps, rounded up."""
         return replace(self, steps=ceil(factor * self.steps))
 
     def __call__(self, energy: Energy, x: Tensor, streams: Streams | None = None) -> Tensor:
@@ -57,7 +57,7 @@ class Ascent:
 
 @dataclass(kw_only=True)
 class Attack:
-    """The numbers of an attack; see `pgd`. The step size, where none is given, is 2.5 eps / steps (Madry et al.)."""
+    """The parameters of an attack; see `pgd`. step_size is by default 2.5 eps / steps (Madry et al. 2018)."""
 
     eps: NonNegative  # radius, images in [0, 1]
     steps: Count

@@ -1,4 +1,4 @@
-"""The m x n sampler of JEM++: one pass through the body of the network serves n steps of the image."""
+"""The m x n sampler of JEM++: n steps of the image for one pass through the network's body."""
 
 from dataclasses import dataclass, replace
 from math import ceil
@@ -12,7 +12,7 @@ from advebm.ranges import Count, Positive
 
 
 class Stem(Protocol):
-    """The first layers of a network."""
+    """The first layers of a network; affine: whether they are an affine function of the image."""
 
     affine: bool
 
@@ -24,9 +24,10 @@ def proximal(
 ) -> Tensor:
     """x <- clamp(x - step_size clamp(dE/dx)), m = outer times n = inner (Yang and Ji 2021, Algorithm 1).
 
-    With h = stem(x), p = dE/dh is computed once an outer step; the n inner steps move x by J_stem(x)' p. Where the stem
-    is affine J does not depend on x, so the n gradients are equal and `fused` takes them as one step n times as long.
-    `energy` is of h, so `marginal(net.body)`; x (B, C, H, W) in [0, 1] and kept there; no noise, as in the released code.
+    With h = stem(x), p = dE/dh is computed once per outer step; the n inner steps move x by J_stem(x)' p. If the stem is
+    affine, J does not depend on x: the n gradients are equal, and `fused` takes one step n times as long instead.
+    `energy` is a function of h, such as `marginal(net.body)`; x (B, C, H, W) stays in [0, 1]; no noise, as in the released
+    code.
     """
     for _ in range(outer):
         if fused:
@@ -43,15 +44,15 @@ def proximal(
 
 @dataclass(kw_only=True)
 class Proximal:
-    """The numbers of the m x n sampler; see `proximal`."""
+    """The parameters of the m x n sampler; see `proximal`."""
 
     outer: Count  # m
     inner: Count  # n
-    step_size: Positive  # of an inner step, on the raw gradient, images in [0, 1]
-    clamp_grad: Positive  # on the raw gradient, images in [0, 1]
+    step_size: Positive  # of an inner step, times the gradient, images in [0, 1]
+    clamp_grad: Positive  # bound of each entry of the gradient, images in [0, 1]
 
     def scaled(self, factor: float) -> "Proximal":
-        """The same with `factor` times as many steps, rounded up."""
+        """A copy with `factor` times as many outer steps, rounded up."""
         return replace(self, outer=ceil(factor * self.outer))
 
     def __call__(self, stem: Stem, energy: Energy, x: Tensor) -> Tensor:

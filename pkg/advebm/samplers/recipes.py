@@ -1,4 +1,4 @@
-"""Recipes: how images are generated from a trained network. Each keeps its intermediate images, in order."""
+"""Recipes: how images are generated from a model. Each returns its intermediate images, in order."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,13 @@ from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
 Starts = dict[str, Callable[[Tensor, Streams], Tensor]]  # name: (classes (B,), streams) -> images (B, C, H, W)
-Stages = dict[str, Tensor]  # images by stage, those of the recipe's `stages`; the last is the result
+Stages = dict[str, Tensor]  # {name: images} for the recipe's `stages`; the last is the result
 
 
 @dataclass(kw_only=True)
 class SGLD:
-    """Langevin dynamics on E(x), or on E(x, y) where `conditional`: JEM, JEM++ and "Robust JEM-Energy"; JT, Eq. 17."""
+    """Langevin dynamics on E(x), or on E(x, y) if `conditional`, as of JEM, JEM++ and "Robust JEM-Energy" (Zhu et al. 2021,
+    Eq. 17)."""
 
     stages: ClassVar[tuple[str, ...]] = ("start", "langevin")
     recipe: Literal["sgld"]
@@ -29,12 +30,12 @@ class SGLD:
 
     @property
     def guided(self) -> bool:
-        """Whether it follows logits of classes."""
+        """Whether the logits of classes guide it."""
         return self.conditional
 
     @property
     def asks(self) -> bool:
-        """Whether an image is asked to be of a class: by the energy, or by the Gaussian that its chain starts from."""
+        """Whether images have a class, by the energy or by the Gaussian from which their chain starts."""
         return self.conditional or self.start == "gaussians"
 
     def __call__(self, f: Logits, y: Tensor, starts: Starts, streams: Streams) -> Stages:
@@ -45,7 +46,8 @@ class SGLD:
 
 @dataclass(kw_only=True)
 class CELangevin:
-    """Langevin dynamics on E(x, y) - E(x), the cross-entropy: the robust classifier's recipe (JT, Eq. 4 and 16)."""
+    """Langevin dynamics on E(x, y) - E(x), the cross-entropy: the recipe of robust classifiers (Zhu et al. 2021,
+    Eq. 4 and 16)."""
 
     asks: ClassVar[bool] = True
     guided: ClassVar[bool] = True
@@ -61,7 +63,7 @@ class CELangevin:
 
 @dataclass(kw_only=True)
 class Targeted:
-    """Projected descent of the cross-entropy to the class asked for (Santurkar et al. 2019)."""
+    """Projected descent of the cross-entropy of the class, a targeted attack (Santurkar et al. 2019)."""
 
     asks: ClassVar[bool] = True
     guided: ClassVar[bool] = True
@@ -77,8 +79,8 @@ class Targeted:
 
 @dataclass(kw_only=True)
 class Combined:
-    """Robust JEM's generation (Korst and Asadulaev 2022, Section 3): class Gaussian -> targeted attack -> lower
-    contrast of what that gives -> Langevin dynamics on E(x, y)."""
+    """The recipe of Robust JEM (Korst and Asadulaev 2022, Section 3): class Gaussian -> targeted attack -> lower contrast
+    -> Langevin dynamics on E(x, y)."""
 
     asks: ClassVar[bool] = True
     guided: ClassVar[bool] = True
@@ -86,7 +88,7 @@ class Combined:
     stages: ClassVar[tuple[str, ...]] = ("class Gaussian", "after the attack", "lower contrast", "after Langevin")
     recipe: Literal["combined"]
     attack: Attack
-    contrast: Fraction  # what is left of each image's distance to its own mean; the paper does not state it
+    contrast: Fraction  # factor of each image's difference from its own mean; not stated in the paper
     chain: Langevin
 
     def __call__(self, f: Logits, y: Tensor, starts: Starts, streams: Streams) -> Stages:
@@ -100,7 +102,7 @@ class Combined:
 
 @dataclass(kw_only=True)
 class Ascend:
-    """AT-EBM's generation: normalised ascent of f = -E from out-distribution images (Yin, Li and Rohde 2022)."""
+    """The recipe of AT-EBM: normalised ascent of f = -E from out-distribution images (Yin, Li and Rohde 2022)."""
 
     guided: ClassVar[bool] = False
     stages: ClassVar[tuple[str, ...]] = ("start", "ascent")
@@ -119,7 +121,7 @@ class Ascend:
 
 @dataclass(kw_only=True)
 class Draw:
-    """Draws from a flow: z ~ N(0, temperature^2 I), carried to images."""
+    """Draws from a flow: z ~ N(0, temperature^2 I), mapped to images."""
 
     asks: ClassVar[bool] = False
     guided: ClassVar[bool] = False
@@ -131,7 +133,7 @@ class Draw:
     def __call__(self, f: Logits, y: Tensor, starts: Starts, streams: Streams) -> Stages:
         draw = getattr(f, "draw", None)
         if draw is None:
-            raise ValueError("the recipe draw is for flows (networks of kind glow and residual_flow)")
+            raise ValueError("the recipe draw needs a flow (a network of kind glow or residual_flow)")
         return {"draw": draw(streams, self.temperature)}
 
 

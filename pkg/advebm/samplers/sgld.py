@@ -9,7 +9,7 @@ from advebm.energy import Energy, grad
 from advebm.ranges import NonNegative, Positive, Steps
 from advebm.samplers.streams import Streams
 
-DRAWN = 8  # steps whose noise is drawn at once, the same numbers by fewer kernels; on a CPU of few images only
+DRAWN = 8  # steps whose noise is drawn at once, with equal numbers and fewer kernels; on a CPU for small batches only
 
 
 def sgld(
@@ -23,11 +23,11 @@ def sgld(
     clip: bool = False,
     streams: Streams | None = None,
 ) -> Tensor:
-    """x <- x - step_size dE/dx + noise N(0, I), `steps` times (Welling and Teh 2011; JEM, Eq. 2).
+    """x <- x - step_size dE/dx + noise N(0, I), `steps` times (Welling and Teh 2011; Grathwohl et al. 2020, Eq. 2).
 
-    With step_size = a/2 and noise = sqrt(a) this is Langevin dynamics at temperature 1; energy-based models are run
-    with both set freely. x (B, C, H, W) in [0, 1] or leaving it, unless `clip`; `clamp_grad` bounds each entry of the
-    gradient; `streams` may be None where noise is 0.
+    With step_size = a/2 and noise = sqrt(a) this is Langevin dynamics at temperature 1; energy-based models choose both
+    freely. x (B, C, H, W) may leave [0, 1] unless `clip`; `clamp_grad` bounds each entry of the gradient; `streams` may be
+    None if noise is 0.
     """
     at_once = DRAWN if x.is_cuda else max(1, min(DRAWN, 2**18 // x.numel()))
     for step in range(steps):
@@ -47,16 +47,16 @@ def sgld(
 
 @dataclass(kw_only=True)
 class Langevin:
-    """The numbers of a Langevin chain; see `sgld`."""
+    """The parameters of a Langevin chain; see `sgld`."""
 
     steps: Steps
-    step_size: Positive  # on the raw gradient, images in [0, 1]
+    step_size: Positive  # times the gradient, images in [0, 1]
     noise: NonNegative  # standard deviation, images in [0, 1]
     clamp_grad: Positive | None = None
     clip: bool = False
 
     def scaled(self, factor: float) -> "Langevin":
-        """The same with `factor` times as many steps, rounded up."""
+        """A copy with `factor` times as many steps, rounded up."""
         return replace(self, steps=ceil(factor * self.steps))
 
     def __call__(self, energy: Energy, x: Tensor, streams: Streams | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random numbers, one stream an image, so that what an image gets does not depend on the batch that it is in."""
+"""Random numbers by a stream for each image, so that they do not depend on the batch that the image is in."""
 
 import hashlib
 
@@ -10,7 +10,7 @@ MIX = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
-    return (z >> bits) & ((1 << (64 - bits)) - 1)  # logical, where torch's is arithmetic
+    return (z >> bits) & ((1 << (64 - bits)) - 1)  # a logical shift; torch's is arithmetic
 
 
 def _mix(z: Tensor) -> Tensor:
@@ -20,10 +20,10 @@ def _mix(z: Tensor) -> Tensor:
 
 
 class Streams:
-    """SplitMix64 (Steele, Lea and Flood 2014), counter-based, computed where the images are.
+    """SplitMix64 (Steele, Lea and Flood 2014), counter-based, computed on the device of `ids`.
 
-    Streams(0, "train", 17, ids=ids) are the streams of images `ids` (B,) under the key (0, "train", 17); equal keys and
-    ids give equal numbers on every device. Each draw advances all streams alike.
+    Streams(0, "train", 17, ids=ids) are the streams of images `ids` (B,) for the key (0, "train", 17). Equal keys and ids
+    give equal numbers on every device. Each draw advances all streams equally.
     """
 
     def __init__(self, *key: int | str, ids: Tensor):
@@ -33,11 +33,11 @@ class Streams:
         self.position = 0
 
     def __getitem__(self, index: Tensor) -> "Streams":
-        """The streams of some of the images, at the position reached."""
+        """The streams of some of the images, at the current position."""
         return self._of(self.ids[index], self.state[index])
 
     def to(self, device: torch.device | str) -> "Streams":
-        """The streams on that device, at the position reached."""
+        """The streams on that device, at the current position."""
         return self._of(*(part.to(device, non_blocking=True) for part in (self.ids, self.state)))
 
     def _of(self, ids: Tensor, state: Tensor) -> "Streams":
@@ -52,7 +52,7 @@ class Streams:
         return _mix(self.state[:, None] + GAMMA * counter).view(-1, *shape)
 
     def uniform(self, *shape: int) -> Tensor:
-        """U[0, 1), (B, *shape) float32, 24 random bits each."""
+        """U[0, 1), (B, *shape) float32, from 24 random bits each."""
         return _shift(self._bits(shape), 40).float() * 2**-24
 
     def normal(self, *shape: int) -> Tensor:
