@@ -6,13 +6,14 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from advebm.data.images import Images
 from advebm.evaluation import intervals
 from advebm.evaluation.result import Interval, Result
 from advebm.evaluation.square import NAMES
 from advebm.evaluation.subject import Subject
+from advebm.networks import Network
 from advebm.networks.passes import convolving
 from advebm.ranges import Count, Positive
 from advebm.runtime.parts import SEED, Part, anew, gathered
@@ -64,7 +65,7 @@ class AutoAttackResult(Result):
 
 @convolving("fp32")
 def autoattack(
-    net: nn.Module,
+    net: Network,
     images: Images,
     spec: AutoAttack,
     *,
@@ -80,17 +81,18 @@ def autoattack(
     n = len(images.x)
     if net.outputs == 1:
         empty: dict[str, float | None] = dict.fromkeys(("clean", *ATTACKS))
-        balls = {norm: Ball(eps=eps, left=empty, accuracy=None, ci=None) for norm, eps in spec.eps.items()}
-        return AutoAttackResult(n=n, balls=balls)
+        unknown: dict[str, Ball] = {norm: Ball(eps=eps, left=empty, accuracy=None) for norm, eps in spec.eps.items()}
+        return AutoAttackResult(n=n, balls=unknown)
     if net.outputs < 4:
         raise ValueError(f"AutoAttack's targeted loss is defined for 4 classes and more, not {net.outputs}")
-    makers = {
+    makers: dict[str, Callable[[], Tensor]] = {
         f"{norm} {start}": partial(_chunk, net, images[start : start + CHUNK], norm, eps, seed)
         for norm, eps in spec.eps.items()
         for start in range(0, n, CHUNK)
     }
     found = dict(zip(makers, gathered(makers, part, progress), strict=True))
-    balls, warnings = {}, []
+    balls: dict[str, Ball] = {}
+    warnings = []
     for norm, eps in spec.eps.items():
         right = torch.cat([found[f"{norm} {start}"] for start in range(0, n, CHUNK)])
         share = right.double().mean(0).tolist()
@@ -101,7 +103,7 @@ def autoattack(
     return AutoAttackResult(n=n, balls=balls, warnings=warnings)
 
 
-def _chunk(net: nn.Module, images: Images, norm: str, eps: float, seed: int) -> torch.Tensor:
+def _chunk(net: Network, images: Images, norm: str, eps: float, seed: int) -> Tensor:
     """Whether each image is right clean and after each attack, bool (B, 5)."""
     import pyautoattack
 

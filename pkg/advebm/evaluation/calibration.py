@@ -6,12 +6,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from advebm.data.images import Images
 from advebm.evaluation.result import Interval, Result
 from advebm.evaluation.subject import Subject
-from advebm.networks import frozen
+from advebm.networks import Network, frozen
 from advebm.networks.passes import convolving
 from advebm.ranges import Count
 from advebm.runtime.parts import BATCH, SEED
@@ -87,7 +86,7 @@ def interval(confidence: np.ndarray, right: np.ndarray, bins: int, seed: int) ->
 
 @convolving("fp32")
 def calibration(
-    net: nn.Module, images: Images, spec: Calibration, *, seed: int, batch: int = BATCH, progress: Callable = iter
+    net: Network, images: Images, spec: Calibration, *, seed: int, batch: int = BATCH, progress: Callable = iter
 ) -> CalibrationResult:
     """The expected calibration error over the images (Guo et al. 2017). Softmax is in float64."""
     n, device = len(images.x), next(net.parameters()).device

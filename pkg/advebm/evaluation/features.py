@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from advebm.data.images import digest
 from advebm.networks.passes import convolving
+from advebm.networks.wrn import Classifier
 from advebm.runtime import ranks
 from advebm.runtime.parts import Part, anew
 
@@ -36,7 +37,7 @@ class _Pixels(torch.utils.data.Dataset):
         return self.x[index]
 
 
-def register_judge(judge: nn.Module, channels: int) -> str:
+def register_judge(judge: Classifier, channels: int) -> str:
     """Give the judge's pooled features and logits to torch-fidelity, once; returns the name that it goes by there."""
     from advebm.vision import torch_fidelity  # isort: skip
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
@@ -139,7 +140,7 @@ class Network:
 
         def found(start: int) -> dict[str, Tensor]:
             part = np.ascontiguousarray(x[start : start + PART])
-            key = f"features of {part.shape} {hashlib.sha256(part).hexdigest()}, {self.about}"
+            key = f"features of {part.shape} {hashlib.sha256(part.data).hexdigest()}, {self.about}"
             return self.cache(key, partial(extracted, part))
 
         parts = ranks.spread(found, range(0, len(x), PART), self.bar(name))
@@ -149,6 +150,7 @@ class Network:
 def network(spec: "Quality", judge: nn.Module, channels: int, root: Path, **more: Any) -> Network:
     """The feature network that the spec names; more: fields of Network."""
     if spec.features == "judge":
+        assert isinstance(judge, Classifier), "a judge is a classifier"
         return Network(name=register_judge(judge, channels), layers=("features", "logits"), **more)
     weights = root / spec.inception
     if not weights.is_file():

@@ -14,7 +14,7 @@ from advebm.data.images import Images
 from advebm.energy import Energy, conditional, marginal, posterior
 from advebm.evaluation.result import Result
 from advebm.evaluation.subject import Subject
-from advebm.networks import frozen
+from advebm.networks import Network, frozen
 from advebm.networks.passes import convolving
 from advebm.ranges import Count
 from advebm.runtime.parts import SEED, Part, anew, gathered
@@ -80,7 +80,7 @@ def piecewise_linear(net: nn.Module) -> bool:
     return all(map(linear, nodes))
 
 
-def exact(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+def exact(net: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """.5 |grad E|^2 - tr(Hess E) of each image, (B,), for E(x, y) and E(x), of a piecewise linear network, by K passes.
 
     Almost everywhere Hess E(x, k) = 0, so of E(x) = -log sum_k exp(-E(x, k)), with p_k = p(k | x), g_k = grad E(x, k):
@@ -91,8 +91,8 @@ def exact(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     f = net(x)
     classes = [torch.full_like(y, k) for k in range(net.outputs)]
     p = torch.stack([posterior.of(f, k).neg().exp() for k in classes]).detach()  # (K, B)
-    g = [torch.autograd.grad(conditional.of(f, k).sum(), x, retain_graph=True)[0].flatten(1) for k in classes]
-    g = torch.stack(g)  # (K, B, D)
+    slopes = [torch.autograd.grad(conditional.of(f, k).sum(), x, retain_graph=True)[0].flatten(1) for k in classes]
+    g = torch.stack(slopes)  # (K, B, D)
     m = (p[..., None] * g).sum(0)
     spread = (p * (g - m).square().sum(2)).sum(0)
     found = {"marginal": 0.5 * m.square().sum(1) + spread}
@@ -106,7 +106,7 @@ def hutchinson(energy: Energy, x: Tensor, probes: int, streams: Streams) -> Tens
     (Hutchinson 1989)."""
     x = x.detach().requires_grad_(True)
     g = torch.autograd.grad(energy(x).sum(), x, create_graph=True)[0]
-    trace = 0
+    trace = x.new_zeros(len(x))
     for _ in range(probes):
         v = (2 * streams.integers(2, *x.shape[1:]) - 1).to(x)
         trace = trace + (v * torch.autograd.grad((v * g).sum(), x, retain_graph=True)[0]).flatten(1).sum(1) / probes
@@ -123,7 +123,7 @@ def summary(scores: Tensor, ways: str) -> Score:
 
 @convolving("fp32")
 def fisher(
-    net: nn.Module,
+    net: Network,
     images: Images,
     spec: Fisher,
     *,
@@ -158,7 +158,9 @@ def fisher(
 
     with frozen(net):
         ways = "exact" if piecewise_linear(net) else "hutchinson"
-        makers = {f"{batch} from {start}": partial(scored, start) for start in range(0, n, batch)}
+        makers: dict[str, Callable[[], Tensor]] = {
+            f"{batch} from {start}": partial(scored, start) for start in range(0, n, batch)
+        }
         found = torch.cat(gathered(makers, part, progress), 1)
     known = {name: summary(values, ways) for name, values in zip(names, found, strict=True)}
     return FisherResult(joint=known.get("joint"), marginal=known["marginal"], n=n)

@@ -20,6 +20,7 @@ class Gaussian:
     def __init__(self, mean: Tensor, *, covariance: Tensor | None = None, root: Tensor | None = None):
         self.mean = mean
         if root is None:
+            assert covariance is not None, "a covariance or a root is needed"
             self.covariance, self.rank, self.trace = covariance, len(mean), covariance.trace()
         else:
             self.root, self.rank, self.trace = root, len(root), root.square().sum()

@@ -28,6 +28,7 @@ def start_images(gaussians: Gaussians, outliers: Images | None = None) -> Starts
     order = None if outliers is None else np.random.default_rng(SEED).permutation(len(outliers.x))
 
     def drawn(y: Tensor, streams: Streams) -> Tensor:
+        assert outliers is not None and order is not None, "no outliers to start from"
         return outliers[order[streams.ids.cpu().numpy() % len(order)]].pixels(y.device)
 
     return {

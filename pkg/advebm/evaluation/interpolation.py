@@ -50,11 +50,14 @@ def between(f: Logits, recipe: Recipe, y: Tensor, starts: Starts, t: Tensor, one
     Rohde 2022, Section 5.2): its starts a are drawn from the streams `one`, which go on into the recipe, and b from
     `other`. So at t = 0 the images are the recipe's own, and at t = 1 what it makes of b."""
 
+    name = recipe.start
+    assert name is not None, "the recipe has no start"
+
     def start(y: Tensor, streams: Streams) -> Tensor:
-        a, b = starts[recipe.start](y, streams), starts[recipe.start](y, other)
+        a, b = starts[name](y, streams), starts[name](y, other)
         return torch.lerp(a, b, t.to(a).view(-1, 1, 1, 1))
 
-    return list(recipe(f, y, {recipe.start: start}, one).values())[-1]
+    return list(recipe(f, y, {name: start}, one).values())[-1]
 
 
 def smoothness(x: Tensor) -> float:

@@ -7,13 +7,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from advebm.data.images import Images
 from advebm.energy import conditional, marginal
 from advebm.evaluation.result import Result
 from advebm.evaluation.subject import Subject
-from advebm.networks import frozen
+from advebm.networks import Network, frozen
 from advebm.networks.passes import convolving
 from advebm.ranges import Count, Positive
 from advebm.runtime.parts import BATCH, SEED
@@ -59,7 +59,7 @@ def plane(shape: tuple[int, ...], streams: Streams) -> Tensor:
 
 @convolving("fp32")
 def landscape(
-    net: nn.Module, images: Images, spec: Landscape, *, seed: int, batch: int = BATCH, progress: Callable = iter
+    net: Network, images: Images, spec: Landscape, *, seed: int, batch: int = BATCH, progress: Callable = iter
 ) -> tuple[LandscapeResult, np.ndarray]:
     """The result and, (images, points, points), the energies at x + a u + b v less that of the image x (JT,
     Fig. 2): E(x, y), y the class of x, or E(x) where the network has no logits of classes; rows are a, columns b, from

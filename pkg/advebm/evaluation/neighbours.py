@@ -82,7 +82,8 @@ def nearest_by_l2(x: Tensor, reference: Tensor, k: int, batch: int, progress: Ca
         index = (squares - 2 * a @ b.T).topk(k, largest=False).indices
         distance, order = torch.stack([(b[i] - a).norm(dim=1) for i in index.T], 1).sort(stable=True)
         found.append((distance, index.gather(1, order)))
-    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+    distances, indices = zip(*found, strict=True)
+    return torch.cat(distances), torch.cat(indices)
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
@@ -112,7 +113,8 @@ def nearest_by_ssim(x: Tensor, reference: Tensor, k: int, progress: Callable = i
     similar = x.new_empty(len(x), len(reference), dtype=torch.float64)
     for i in progress(range(0, len(reference), size)):
         similar[:, i : i + size] = ssim(x[:, None].double(), reference[None, i : i + size].double())
-    return tuple(similar.topk(k))
+    values, indices = similar.topk(k)
+    return values, indices
 
 
 def neighbours(

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
 from annotated_types import MinLen
-from torch import Tensor, nn
+from torch import Tensor
 
 from advebm.data.images import Images
 from advebm.energy import SCORES, Energy, marginal
@@ -17,7 +17,7 @@ from advebm.evaluation.fisher import piecewise_linear
 from advebm.evaluation.result import Interval, Named
 from advebm.evaluation.square import square
 from advebm.evaluation.subject import Subject
-from advebm.networks import device
+from advebm.networks import Network, device
 from advebm.networks.passes import Passes, convolving
 from advebm.ranges import Count, Positive
 from advebm.runtime import ranks
@@ -36,7 +36,7 @@ class Ood:
     n: Count = 1024
     n_of: dict[str, Count] = field(default_factory=dict)  # instead, of a method whose gradients cost much more
     split: Literal["validation", "test"] = "test"  # the in-distribution images; tune with validation
-    scores: list[Score] = field(default_factory=lambda: list(SCORES))  # beside the detector's own
+    scores: list[Score] = field(default_factory=lambda: list(get_args(Score)))  # beside the detector's own
     radii: Annotated[dict[Literal["l2", "linf"], Annotated[list[Positive], MinLen(1)]], MinLen(1)]  # rising
     attack: AutoPGD = field(default_factory=AutoPGD)
     queries: Count = 5000  # of the Square attack, where a score has no gradient
@@ -49,8 +49,8 @@ class Ood:
     def measure(self, subject: Subject) -> "tuple[OodResult, dict[str, dict[str, np.ndarray]]]":
         spec = replace(self, n=self.n_of.get(subject.method, self.n))
         inside, outside, bar = subject.images(self.split), subject.outside, subject.bar("ood")
-        more = {"seed": SEED, "device": device(), "part": subject.part, "progress": bar}
-        return ood(subject.net, subject.detector, inside, outside, spec, **more)
+        net, detector = subject.net, subject.detector
+        return ood(net, detector, inside, outside, spec, seed=SEED, device=device(), part=subject.part, progress=bar)
 
 
 @dataclass(kw_only=True)
@@ -167,7 +167,7 @@ def worst_case(
 
 @convolving("fp32")
 def ood(
-    net: nn.Module,
+    net: Network,
     detector: str,
     inside: Images,
     outside: dict[str, Images],

@@ -107,8 +107,10 @@ class Reference:
     def of_class(self) -> dict[int, Gaussian]:
         """Of each class that has enough images."""
         y = self.images.y
-        counts = {} if y is None else dict(zip(*np.unique(y, return_counts=True), strict=True))
-        return {int(k): fitted(self.z[_of(y, k, self.z)]) for k, count in counts.items() if count >= LEAST}
+        if y is None:
+            return {}
+        classes, counts = np.unique(y, return_counts=True)
+        return {int(k): fitted(self.z[_of(y, k, self.z)]) for k in classes[counts >= LEAST]}
 
 
 def _of(y: np.ndarray, k: int, z: Tensor) -> Tensor:
@@ -150,9 +152,11 @@ def fidelity(
         lambda: t.metric_kid.kid_features_to_metric(z, z_ref, kid_subset_size=min(spec.kid_subset, n, m), **using.options),
     )
     prc = kept("precision and recall", lambda: t.metric_prc.prc_features_to_metric(z, z_ref[evenly], **using.options))
+    fid = kept("fid", frechet)
     inception = t.metric_isc.isc_features_to_metric(ours[logits], splits=min(spec.splits, n)) if using.classifies else {}
     return Scores(
-        **kept("fid", frechet),
+        fid=fid["fid"],
+        fid_se=fid["fid_se"],
         fid_per_class=per_class(z, images.y, reference) if images.y is not None else None,
         kid_mean=kid["kernel_inception_distance_mean"],
         kid_std=kid["kernel_inception_distance_std"],
@@ -215,7 +219,7 @@ def read_baselines(folder: Path) -> dict[str, Scores]:
 
 
 def joined(*sets: Images) -> Images:
-    return Images(*(np.concatenate(parts) for parts in zip(*sets, strict=True)))
+    return Images(np.concatenate([s.x for s in sets]), np.concatenate([s.labels().numpy() for s in sets]))
 
 
 def generated(precision: str, header: dict[str, Any]) -> str:

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import MinLen
-from torch import Tensor, nn
+from torch import Tensor
 
 from advebm.data.images import Images
 from advebm.energy import Energy, conditional, negative, unsaturated
 from advebm.evaluation import intervals
 from advebm.evaluation.result import Interval, Result
 from advebm.evaluation.subject import Subject
+from advebm.networks import Network
 from advebm.networks.passes import Passes, View, convolving
 from advebm.ranges import Count, Positive
 from advebm.runtime import ranks
@@ -113,7 +114,7 @@ def descended(f: View, y: Tensor, ascends: str, streams: Streams) -> Energy:
 
 @convolving("fp32")
 def robustness(
-    net: nn.Module,
+    net: Network,
     images: Images,
     spec: Robustness,
     *,
@@ -156,7 +157,7 @@ def robustness(
     def counted(start: int) -> dict[str, Tensor]:
         """How many of a batch are right after each attack, and at each radius with the sum of losses, (2, radii)."""
         x, y = images[start : start + batch].pixels(device), images[start : start + batch].labels(device)
-        makers = {"clean": partial(attacked, attack=None)}
+        makers: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"clean": partial(attacked, attack=None)}
         makers |= {name: partial(attacked, attack=attack) for name, attack in spec.attacks.items()}
         makers["curve"] = against_radius
         ids = torch.arange(start, start + len(x), device=device)
@@ -165,9 +166,10 @@ def robustness(
 
     parts = ranks.spread(counted, range(0, n, batch) if net.outputs > 1 else (), progress)
     right = {name: sum(int(counts[name]) for counts in parts) for name in ["clean", *spec.attacks]}
-    robust, losses = sum(counts["curve"] for counts in parts).tolist() if parts else ([], [])
+    none = torch.zeros(2, len(radii), dtype=torch.float64)
+    robust, losses = sum((counts["curve"] for counts in parts), start=none).tolist()
 
-    def share(count: int) -> float | None:
+    def share(count: float) -> float | None:
         return count / n if net.outputs > 1 else None
 
     def interval(count: int) -> list[float] | None:
@@ -179,8 +181,7 @@ def robustness(
         numbers = {key: getattr(attack, key) for key in ("norm", "eps", "steps", "ascends", "restarts")}
         described[name] = UnderAttack(accuracy=share(right[name]), ci=interval(right[name]), **numbers)
         first.setdefault(attack.norm, {"eps": attack.eps, name: share(right[name])})
-    accuracy = [share(count) for count in robust] if parts else [None] * len(radii)
-    loss = [share(total) for total in losses] if parts else [None] * len(radii)
+    accuracy, loss = [share(count) for count in robust], [share(total) for total in losses]
     return RobustnessResult(
         clean=share(right["clean"]),
         clean_ci=interval(right["clean"]),
@@ -188,7 +189,7 @@ def robustness(
         n=n,
         attacks=described,
         curve=AgainstRadius(norm=spec.curve.norm, eps=radii, accuracy=accuracy, loss=loss),
-        warnings=masked(radii, accuracy, loss) if net.outputs > 1 else [],
+        warnings=masked(radii, [count / n for count in robust], [total / n for total in losses]),
     )
 
 

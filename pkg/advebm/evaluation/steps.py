@@ -70,6 +70,7 @@ def snapshots(
     """{length: images (B, C, H, W)} that the recipe makes by a last chain of each of the lengths, which increase; 0: what
     that chain starts from. The recipe is one that has a last chain."""
     name = last_chain(recipe)
+    assert name is not None, "the recipe has no chain"
     keeper = KEEPERS[name](getattr(recipe, name), lengths)
     replace(recipe, **{name: keeper})(f, y, starts, streams)
     return keeper.images
@@ -124,7 +125,7 @@ def mean_energy(net: nn.Module, images: Images, passes: Passes, batch: int = BAT
     with passes.sampling(net) as f:
         energy = marginal(f)
         parts = [energy(images[i : i + batch].pixels(device)).double().sum() for i in range(0, len(images.x), batch)]
-    return (sum(parts) / len(images.x)).item()
+    return sum(parts, start=torch.zeros((), dtype=torch.float64, device=device)).item() / len(images.x)
 
 
 def best(fid: Sequence[float], lengths: Sequence[int]) -> int:

@@ -19,7 +19,7 @@ def grid(x: np.ndarray, path: Path, title: str, columns: int = 10) -> Path:
 
 def class_grid(images: Images, path: Path, title: str, columns: int = 12) -> Path:
     """A row for each class, of its first `columns` images."""
-    x, y = images
+    x, y = images.x, images.labels().numpy()
     classes = np.unique(y)
     columns = min(columns, min((y == k).sum() for k in classes))
     chosen = np.concatenate([np.flatnonzero(y == k)[:columns] for k in classes])

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from advebm.evaluation.quality import BUFFER
+from advebm.evaluation.quality import BUFFER, Scores
 from advebm.reports.papers import DATA, printed_fid
 from advebm.reports.results import Found, measured
 from advebm.reports.tables import about, table
@@ -44,7 +44,7 @@ def measured_rows(method: str, found: Found) -> list[list[Any]]:
     pgd = next((a for a in attacks if (a.norm, a.ascends, a.steps) == ("linf", "ce", 20)), None)
     first = [robust and robust.clean, pgd and pgd.accuracy], [detected and detected.auc, detected and detected.auc_worst]
     rows: list[list[Any]] = []
-    recipes = {name: scores for name, scores in found.samples.items() if name != BUFFER}
+    recipes: dict[str | None, Scores | None] = {n: scores for n, scores in found.samples.items() if n != BUFFER}
     for recipe, scores in (recipes or {None: None}).items():
         quality = [about(scores.fid, scores.fid_se), scores.label_consistency] if scores else [None, None]
         general = first if not rows else (["", ""], ["", ""])

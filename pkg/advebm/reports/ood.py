@@ -79,15 +79,16 @@ class Ood(Report[OodResult]):
         return save(figure, path)
 
     def summary(self, result: OodResult) -> Numbers:
-        standard = {f"auc {name}": found.auc for name, found in result.named.items()}
+        standard: Numbers = {f"auc {name}": found.auc for name, found in result.named.items()}
         return standard | {f"worst {name}": found.auc_worst for name, found in result.named.items()}
 
 
 def detection(found: dict[str, OodResult]) -> Table:
     """A line for each method, by its detector's own score."""
-    keys = dict.fromkeys(key for result in found.values() for key in REPORT.summary(result))
-    keys = sorted(keys, key=lambda key: key.startswith("worst "))  # of all sets the standard AUC first
-    rows, radii = [], {}
+    columns = dict.fromkeys(key for result in found.values() for key in REPORT.summary(result))
+    keys = sorted(columns, key=lambda key: key.startswith("worst "))  # the standard AUC of every set first
+    rows = []
+    radii: dict[str, None] = {}  # as an ordered set
     for method, result in found.items():
         first = next(iter(result.named.values()))
         norm, worst = next(iter(first.scores[first.score].worst.items()))

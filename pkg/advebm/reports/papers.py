@@ -88,20 +88,20 @@ def ours(found: Found, recipe: str | None, score: str | None = None) -> dict[str
     ordinary, energy = both_attacks(attacks)
     numbers: dict[str, float | str | None] = {
         "clean": percent(robust.clean),
-        "robust": percent(pgd and pgd.accuracy),
-        "ordinary": percent(ordinary and ordinary.accuracy),
-        "energy": percent(energy and energy.accuracy),
-        "is": samples and samples.is_mean,
-        "fid": samples and samples.fid,
+        "robust": percent(pgd.accuracy if pgd else None),
+        "ordinary": percent(ordinary.accuracy if ordinary else None),
+        "energy": percent(energy.accuracy if energy else None),
+        "is": samples.is_mean if samples else None,
+        "fid": samples.fid if samples else None,
     }
     for column, kind in (("jfs", "joint"), ("mfs", "marginal")):
         fisher = getattr(found.of.get("fisher"), kind, None)
         numbers[column] = fisher and f"{text(fisher.score)}; {text(fisher.score_symmetric)}"
     for name, entry in outside.named.items():
         scored = entry.scores.get(score or entry.score)
-        worst = scored and scored.worst.get("l2")
-        same = worst if worst and worst.eps == RADIUS else None
-        numbers |= {name: percent(scored and scored.auc), f"{name} worst": percent(same and same.auc)}
+        worst = scored.worst.get("l2") if scored else None
+        numbers[name] = percent(scored.auc if scored else None)
+        numbers[f"{name} worst"] = percent(worst.auc if worst and worst.eps == RADIUS else None)
     return numbers
 
 
