@@ -1,4 +1,4 @@
-"""Nearest neighbours: the training images most like a sample, to see whether samples are copies."""
+"""Nearest neighbours: the training images most similar to each sample, to see whether samples are copies."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from advebm.networks import device
 from advebm.ranges import Count
 from advebm.runtime.parts import BATCH
 
-CHUNK = 2**19  # numbers at a time of SSIM: as many as a cache holds
+CHUNK = 2**19  # values that SSIM compares at a time: as many as fit in the cache
 
 
 @dataclass(kw_only=True)
 class Neighbours:
-    """For the first samples of each recipe the nearest training images."""
+    """The training images nearest to the first samples of each recipe."""
 
     samples: Count = 6
     nearest: Count = 5
@@ -34,7 +34,7 @@ class Neighbours:
 
 @dataclass(kw_only=True)
 class Distances:
-    """Of each image's distance to its nearest training image, L2 of images in [0, 1]."""
+    """L2 distances of images in [0, 1] to their nearest training images: minimum, 5% quantile and median."""
 
     min: float
     q05: float
@@ -43,7 +43,7 @@ class Distances:
 
 @dataclass(kw_only=True)
 class Similarities:
-    """Of the similarity (SSIM) of the first n images to the training image most like each."""
+    """Similarities (SSIM) of the first n images to their most similar training images: maximum and median."""
 
     max: float
     median: float
@@ -59,13 +59,13 @@ class Near:
 
 @dataclass(kw_only=True)
 class NeighboursResult(Named):
-    """By recipe, and of the "test images"."""
+    """By recipe, and for the "test images"."""
 
     named: dict[str, Near]
 
 
 class Nearest(NamedTuple):
-    """What the picture of nearest neighbours shows."""
+    """The data of the picture of nearest neighbours."""
 
     samples: dict[str, np.ndarray]  # uint8 (N, H, W, C) by recipe
     train: np.ndarray
@@ -73,8 +73,8 @@ class Nearest(NamedTuple):
 
 
 def nearest_by_l2(x: Tensor, reference: Tensor, k: int, batch: int, progress: Callable = iter) -> tuple[Tensor, Tensor]:
-    """Distances and indices, (N, k), nearest first. Found by |b|^2 - 2 a.b, which is rounded; the distances of what is
-    found are of the differences, so that a copy is at 0."""
+    """Distances and indices, (N, k), nearest first. The search uses |b|^2 - 2 a.b, which has rounding errors; the distances
+    are computed from differences, so that a copy is at 0."""
     b = reference.flatten(1)
     squares = b.square().sum(1)
     found = []
@@ -87,16 +87,16 @@ def nearest_by_l2(x: Tensor, reference: Tensor, k: int, batch: int, progress: Ca
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity of images (..., C, H, W) in [0, 1], which broadcast together: (...), at most 1 (Wang et al.
-    2004, Eq. 13), with scikit-image's defaults: windows of 7x7, uniform, none beyond the border, the sample covariance;
-    the mean over windows and channels. Smaller images take the largest odd window that fits. Give it float64."""
+    """Structural similarity (...), at most 1, of images (..., C, H, W) in [0, 1], which broadcast (Wang et al. 2004, Eq.
+    13). With scikit-image's defaults: uniform windows of 7x7 within the image, sample covariance, mean over windows and
+    channels. Smaller images use the largest odd window that fits. Expects float64."""
     height, width = a.shape[-2:]
     size = min(7, height, width)
     size -= 1 - size % 2
     down, across = (a.new_ones(n, n - size + 1).tril().triu(1 - size) / size for n in (height, width))
 
     def mean(x: Tensor) -> Tensor:
-        return (x @ across).mT @ down  # of each window, (..., C, columns, rows)
+        return (x @ across).mT @ down  # over each window, (..., C, columns, rows)
 
     sample = size**2 / max(size**2 - 1, 1)
     ma, mb = mean(a), mean(b)
@@ -127,9 +127,8 @@ def neighbours(
     batch: int = BATCH,
     progress: Callable = iter,
 ) -> tuple[NeighboursResult, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """The result and {set: indices (samples, nearest) of training images, by L2 and by SSIM} (Zhu et al. 2021, Fig. 7), a
-    set being a recipe's samples or "test images". Copies would be much nearer than test images are.
-    """
+    """The result and {set: indices (samples, nearest) of training images, by L2 and by SSIM} (Zhu et al. 2021, Fig. 7). A
+    set is a recipe's samples or "test images". Copies would be much nearer than test images are."""
     reference = train.pixels(device)
     k = min(spec.nearest, len(reference))
     numbers: dict[str, Near] = {}

@@ -1,4 +1,4 @@
-"""What every picture needs."""
+"""The parts that all pictures share."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def show(axes: Axes, sheet: np.ndarray) -> None:
 
 
 def words(text: str, path: Path, title: str) -> Path:
-    """A small picture that says why there is no other."""
+    """A small picture of a text that says why there is no other."""
     figure, axes = plt.subplots(figsize=(3.2, 0.8))
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, ha="center", va="center")

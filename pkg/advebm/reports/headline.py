@@ -1,4 +1,4 @@
-"""The first table of a page such as README.md, filled with what was measured."""
+"""The headline: the first table of a page such as README.md, filled with measured numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def lines(entry: dict[str, Any], methods: list[str], results: Path) -> list[str]
 
 
 def filled(text: str, study: str, lines: list[str]) -> str | None:
-    """The text with the lines between the study's two marks; None where it lacks these."""
+    """The text with `lines` between the two marks of the study; None where it lacks them."""
     first, last = f"<!-- headline {study} -->\n", "<!-- end headline -->"
     before, begun, rest = text.partition(first)
     _, ended, after = rest.partition(last)
@@ -31,13 +31,13 @@ def filled(text: str, study: str, lines: list[str]) -> str | None:
 
 
 def not_run(method: str, recipes: list[str]) -> list[list[Any]]:
-    """A row for each recipe of a method of which nothing was measured."""
+    """A row for each recipe of a method without measurements."""
     rest = [None] * (len(HEADER) - 3)
     return [[method if not i else "", recipe, "not run", *rest] for i, recipe in enumerate(recipes or [None])]
 
 
 def measured_rows(method: str, found: Found) -> list[list[Any]]:
-    """A row for each recipe; what does not depend on it stands in the first. A dash for what was not measured yet."""
+    """A row for each recipe; the first also has the numbers that do not depend on it. None for what was not measured."""
     robust, outside = found.of.get("robustness"), found.of.get("ood")
     detected = next(iter(outside.named.values())) if outside else None
     attacks = robust.attacks.values() if robust else ()
