@@ -2,19 +2,14 @@
 result. The file of the same name in reports/ shows the result.
 
 The command line, params.yaml, the stages, reports and pages iterate over MEASUREMENTS, in this order. Importing this
-package imports no measurement, and so not torch."""
+package imports no measurement, and so not torch.
+"""
 
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-INPUTS = (
-    "samples",
-    "gaussians",
-    "judge",
-    "baselines",
-    "root",
-)  # what a measurement may need besides the model and the data
+INPUTS = ("samples", "gaussians", "judge", "baselines", "root")  # of a measurement, besides the model and the data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,9 +58,8 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
 
 def jackknife(a: Tensor, b: Gaussian, groups: int = 10) -> float:
-    """Jackknife standard error of the distance of features a (N, D) to a fixed b: each group of a's images is left out in
-    turn (Efron 1982, Section 3). A group is a run of successive images, so it is balanced where the classes cycle, as those
-    of samples do."""
+    """Jackknife standard error of the distance of features a (N, D) to a fixed b, leaving out each group of a's images in
+    turn (Efron 1982, Section 3). A group is a run of successive images: it is balanced if classes cycle, as in samples."""
     values = torch.tensor([distance(rest, b) for rest in without_each(a, groups)])
     return ((groups - 1) * values.var(correction=0)).sqrt().item()
 

@@ -147,10 +147,9 @@ def worst_case(
     seed: int,
     batch: int,
 ) -> Tensor:
-    """Images within eps of x that the score takes for in-distribution; no score is lower than at `start`.
+    """Images within eps of x that the score takes for in-distribution; no image has a lower score than in `start`.
 
-    Auto-PGD on the energy or, where that is `flat`, the Square attack, which stops once the energy of an image is below
-    `floor`.
+    Auto-PGD on the energy; where that is `flat`, the Square attack, which stops at images with an energy below `floor`.
     """
     if not flat:
         parts = [slice(begin, begin + batch) for begin in range(0, len(x), batch)]
@@ -183,8 +182,7 @@ def ood(
     """The result, and the scores that it is computed from (Yin, Li and Rohde 2022, Table 4). Only out-distribution images
     are attacked.
 
-    The scores are {set: {in, out, worst}}, by the detector's score; the keys "energy in" etc. hold -E(x) of the same
-    images.
+    The scores are {set: {in, out, worst}}, the detector's; with "energy " before the key, -E(x) of the same images.
     """
     names = [detector, *(score for score in spec.scores if score != detector)]
     if net.outputs == 1:

@@ -27,7 +27,7 @@ from advebm.runtime.parts import BATCH, Part, anew
 
 LEAST = 10  # images of a class that are needed to fit a Gaussian
 BUFFER = "replay_buffer"  # scored like a recipe's samples
-MANY = 10_000  # reference images that precision and recall use, or as many as there are samples if these are more
+MANY = 10_000  # reference images that precision and recall use, unless there are more samples
 
 
 @dataclass(kw_only=True)
@@ -276,8 +276,8 @@ def protocol(spec: Quality, name: str, numbers: Scores, distinct: int, how: str 
     they were generated, or nothing.
 
     ours: from scratch, against the reference split. atebm: as ours, but from out-distribution images (Yin, Li and Rohde
-    2022). jempp-buffer: images of the replay buffer, or the most confident of each class if it has more, against training
-    and test images (Yang and Ji 2021).
+    2022). jempp-buffer: images of the replay buffer, the most confident of each class if it has more, against training and
+    test images (Yang and Ji 2021).
     """
     features = "the study's judge" if spec.features == "judge" else "torch-fidelity's Inception"
     made = {

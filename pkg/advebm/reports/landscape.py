@@ -19,9 +19,7 @@ class Landscape(Report[LandscapeResult]):
         return {"landscape/rise": result.rise}
 
     def table(self, result: LandscapeResult) -> Table:
-        note = (
-            "Mean rise of the energy from a test image to a circle on a random plane around it (Zhu et al. 2021, Fig. 2)."
-        )
+        note = "Mean rise of the energy from a test image to a circle on a random plane (Zhu et al. 2021, Fig. 2)."
         row = [result.radius, result.rise, result.images]
         return Table("Energy landscape", ["radius", "rise", "n"], [row], (note,))
 

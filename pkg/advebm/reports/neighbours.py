@@ -30,9 +30,7 @@ class Neighbours(Report[NeighboursResult]):
             for name, near in result.named.items()
         ]
         header = ["images", "L2, minimum", "L2, 5%", "L2, median", "n", "SSIM, maximum", "SSIM, median", "n of SSIM"]
-        note = (
-            "To the nearest training image. Copies would be nearer than test images. With more images the minimum is lower."
-        )
+        note = "To the nearest training image. Copies would be nearer than test images. More images have a lower minimum."
         return Table("Nearest training images", header, rows, (note,))
 
     def picture(self, result: NeighboursResult, drawn: Nearest, path: Path, title: str) -> Path:
