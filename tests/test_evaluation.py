@@ -209,7 +209,7 @@ def test_accuracy_against_the_radius_cannot_rise_and_masked_gradients_are_told(j
 
     right = Images(images.x, np.full(60, int(judge(images.pixels()[:1]).argmax())))
     found = robustness.robustness(Stairs(), right, against(eps=0.1, steps=1), seed=0).json()
-    assert len(found["warnings"]) == 2 and "does not rise from radius 0 to 0.05, where 1 are right" in found["warnings"][0]
+    assert len(found["warnings"]) == 2 and "increase from radius 0 to 0.05, with accuracy 1" in found["warnings"][0]
 
 
 @torch.no_grad()
@@ -241,7 +241,7 @@ def test_autoattack_is_the_released_one_and_goes_on_where_it_was(monkeypatch):
     chunks, chunk = [], autoattack._chunk
     monkeypatch.setattr(autoattack, "_chunk", lambda *given: chunks.append(given[2]) or chunk(*given))
     assert autoattack.autoattack(net, images, spec, seed=0, part=part) == whole and chunks == ["l2"]
-    with pytest.raises(ValueError, match="4 classes and more, not 3"):
+    with pytest.raises(ValueError, match="at least 4 classes, not 3"):
         autoattack.autoattack(WideResNet(depth=10, width=1).build((1, 8, 8), 3), images, spec, seed=0)
 
 
@@ -277,7 +277,7 @@ def test_quality_is_the_formulas_on_the_judges_features(judge, images, tmp_path,
     assert (found.is_mean, found.is_std) == pytest.approx((mean, std), rel=1e-4)
     same = quality.fidelity(reference, against, spec, using, name="made")
     assert abs(same.fid) < 1e-3 and same.kid_mean < found.kid_mean and same.precision == same.recall == 1
-    with pytest.raises(ValueError, match="300 images are wanted of a reference of 100"):
+    with pytest.raises(ValueError, match="300 is too many, the reference has 100 images"):
         quality.reference(reference[:100], 300, using)
     assert found.fid != float(np.float32(found.fid)), "kept as a part in full"
     fewer = quality.fidelity(made, quality.reference(reference, 200, using), spec, using, name="made")

@@ -193,7 +193,7 @@ def test_the_numbers_for_dvc_are_a_tree_without_lists(study):
 def test_old_measurements_are_asked_for_again(study):
     file = study / "results/jem/ood.json"
     file.write_text(json.dumps({"uniform": {"auc": 0.9, "auc_worst": 0.3, "n": 40}}))
-    with pytest.raises(ValueError, match=r"ood.json: lacks uniform.fpr95, or has it wrong; run `advebm ood` again"):
+    with pytest.raises(ValueError, match=r"ood.json: uniform.fpr95 is missing or wrong; run `advebm ood` again"):
         reported(study, "jem")
 
 
@@ -250,12 +250,14 @@ def test_each_data_set_has_its_own_published_rows():
         tables = papers("mine", {**DATA, "source": source}, {})
         assert normal(tables) == [94.39] and len(tables) == 7
     known, table = papers("cifar100", {**DATA, "source": "cifar100"}, {})
-    assert known.notes[2] == "Out-distribution sets of cifar100: a, svhn; b, npz:f/val.npz. Outliers of training: uniform."
-    assert normal([table]) == [78.54] and "Study cifar100 is on the papers' data." in known.notes[1]
-    assert "are to be compared with the papers, not digits." in papers("digits", DATA, {})[0].notes[1]
+    assert known.notes[2] == "Out-distribution sets of cifar100: a, svhn; b, npz:f/val.npz. Outliers in training: uniform."
+    assert normal([table]) == [78.54] and "Study cifar100 uses the papers' data." in known.notes[1]
+    assert "can be compared with the papers; digits cannot." in papers("digits", DATA, {})[0].notes[1]
     seen = papers("digits", {**DATA, "outliers": "npz:f/train.npz"}, {})[0].notes[2]
-    assert seen.endswith("Outliers of training: npz:f/train.npz. What is trained with outliers has seen the like of b.")
-    assert papers("digits", DATA, {}, whole=False)[0].notes == ("The papers' tables do not have this method.",)
+    assert seen.endswith(
+        "Outliers in training: npz:f/train.npz. Methods trained with outliers have seen images like those of b."
+    )
+    assert papers("digits", DATA, {}, whole=False)[0].notes == ("The papers' tables do not include this method.",)
 
 
 def test_the_two_attacks_of_jt_share_a_radius():

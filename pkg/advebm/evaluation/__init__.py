@@ -1,32 +1,32 @@
-"""Measurements of a trained model, one a file: a dataclass whose fields are its parameters and whose `measure(subject)` is
-what it finds, and a dataclass of that result. How a result is shown is in reports/, in a file of the same name.
+"""Measurements of a trained model, one per file: a dataclass of parameters with `measure(subject)`, and a dataclass of the
+result. The file of the same name in reports/ shows the result.
 
-MEASUREMENTS is what the command line, params.yaml, stages, reports and pages go through, in this order. Importing it
-imports none of the files, and so not torch.
+The command line, params.yaml, the stages, reports and pages iterate over MEASUREMENTS, in this order. Importing this
+package imports no measurement, and so not torch.
 """
 
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-INPUTS = ("samples", "gaussians", "judge", "baselines", "root")  # that a measurement may need beside model and data
+INPUTS = ("samples", "gaussians", "judge", "baselines", "root")  # of a measurement, besides the model and the data
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """An entry of MEASUREMENTS; `about` is the help of its command."""
+    """An entry of MEASUREMENTS; `about` is the help text of its command."""
 
-    name: str  # of its file, its command, its part of params.yaml, and of the JSON file that it writes
-    kind: str  # the class in evaluation/NAME.py that holds its parameters
+    name: str  # of its file, its command, its entry in params.yaml and its JSON file
+    kind: str  # the class of its parameters in evaluation/NAME.py
     about: str
     inputs: tuple[str, ...] = ()  # of INPUTS
-    stage: str  # of DVC; several cheap measurements share one
-    detects: bool = False  # whether it depends on the score that the method detects by
+    stage: str  # of DVC; cheap measurements share one
+    detects: bool = False  # whether it depends on the method's detection score
     sampled: bool = False  # whether it depends on how images are sampled
     shared: bool = False  # whether several processes can share its work
-    picture: bool = True  # it writes NAME.json and NAME.png in a folder; else --out is the JSON file
-    required: bool = False  # every study has it, and a comparison needs it
-    metric: bool = True  # report.json, which DVC compares, has its numbers
+    picture: bool = True  # it writes NAME.json and NAME.png to a folder; otherwise --out is the JSON file
+    required: bool = False  # every study has it, and the comparison needs it
+    metric: bool = True  # its numbers are in report.json, which DVC compares
 
     @property
     def spec(self) -> Any:
@@ -35,7 +35,7 @@ class Measurement:
 
     @property
     def report(self) -> Any:
-        """How its result is shown, see reports/base.py."""
+        """Its Report, see reports/base.py."""
         return import_module(f"advebm.reports.{self.name}").REPORT
 
     @property
@@ -49,7 +49,7 @@ _TABLE = (
         name="robustness",
         stage="robustness",
         kind="Robustness",
-        about="Accuracy on test images, clean, under the study's attacks, and against the radius.",
+        about="Accuracy on test images: clean, under the study's attacks, and against the radius.",
         shared=True,
         required=True,
     ),
@@ -66,7 +66,7 @@ _TABLE = (
         stage="quality",
         kind="Quality",
         about="FID, KID, Inception Score, precision, recall and label consistency of the samples of each recipe, and of "
-        "the replay buffer that lies beside the model, where there is one.",
+        "the replay buffer saved with the model, if there is one.",
         inputs=("samples", "judge", "baselines", "root"),
         sampled=True,
         picture=False,
@@ -77,8 +77,8 @@ _TABLE = (
         stage="ood",
         detects=True,
         kind="Ood",
-        about="AUC and FPR at 95% TPR, test images against each out-distribution set, by each score, standard and in the "
-        "worst case.",
+        about="AUC and FPR at 95% TPR of test images against each out-distribution set, by each score, standard and in "
+        "the worst case.",
         shared=True,
         required=True,
     ),
@@ -100,7 +100,7 @@ _TABLE = (
         name="neighbours",
         stage="look",
         kind="Neighbours",
-        about="The training images nearest to the samples of each recipe, by L2 and by SSIM, and to as many test images.",
+        about="The training images nearest to the samples of each recipe and to as many test images, by L2 and by SSIM.",
         inputs=("samples",),
         sampled=True,
     ),
@@ -115,7 +115,7 @@ _TABLE = (
         name="interpolation",
         stage="look",
         kind="Interpolation",
-        about="Rows of images from sample to sample, made by each recipe of the method from starts between theirs.",
+        about="Rows of images from one sample to another, generated by each recipe from interpolated starts.",
         inputs=("gaussians",),
         sampled=True,
         metric=False,

@@ -1,4 +1,4 @@
-"""AutoAttack, as its authors released it (Croce and Hein 2020)."""
+"""AutoAttack as released by its authors (Croce and Hein 2020)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,24 +6,25 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from advebm.data.images import Images
 from advebm.evaluation import intervals
 from advebm.evaluation.result import Interval, Result
 from advebm.evaluation.square import NAMES
 from advebm.evaluation.subject import Subject
+from advebm.networks import Network
 from advebm.networks.passes import convolving
 from advebm.ranges import Count, Positive
 from advebm.runtime.parts import SEED, Part, anew, gathered
 
 ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version, in its order
-CHUNK = 100  # images at a time: random numbers are of the chunk, so its size is not to be chosen
+CHUNK = 100  # images at a time; fixed, because the attacks draw their random numbers by chunk
 
 
 @dataclass(kw_only=True)
 class AutoAttack:
-    """The standard version on the first n images, within a radius for each norm."""
+    """The standard version on the first n images, within one radius for each norm."""
 
     n: Count = 1000
     split: Literal["validation", "test"] = "test"  # tune with validation
@@ -36,18 +37,18 @@ class AutoAttack:
 
 @dataclass(kw_only=True)
 class Ball:
-    """Accuracies in [0, 1] within a radius, None where the network has no logits of classes."""
+    """Accuracies in [0, 1] within a radius; None where the network has no class logits."""
 
     eps: float
-    left: dict[str, float | None]  # clean, and after each of ATTACKS and those before it; keys of the JSON object
-    accuracy: float | None  # after all
+    left: dict[str, float | None]  # clean, and after each of ATTACKS; keys of the JSON object
+    accuracy: float | None  # after all attacks
     ci: Interval | None = None
 
 
 @dataclass(kw_only=True)
 class AutoAttackResult(Result):
     n: int
-    balls: dict[str, Ball]  # by norm, linf or l2; keys of the JSON object
+    balls: dict[str, Ball]  # by norm (linf or l2); keys of the JSON object
     warnings: list[str] = field(default_factory=list)
 
     def json(self) -> dict[str, Any]:
@@ -64,7 +65,7 @@ class AutoAttackResult(Result):
 
 @convolving("fp32")
 def autoattack(
-    net: nn.Module,
+    net: Network,
     images: Images,
     spec: AutoAttack,
     *,
@@ -72,37 +73,38 @@ def autoattack(
     part: Part = anew,
     progress: Callable = iter,
 ) -> AutoAttackResult:
-    """Each attack is tried on what the ones before left right; its number is the accuracy after it.
+    """The accuracy after each attack. An attack runs only on images that all attacks before it left correct.
 
-    Raises ValueError where there are fewer classes than its targeted loss needs (4).
+    Raises ValueError where the network has 2 or 3 classes: the targeted loss needs 4.
     """
     images = images[: spec.n]
     n = len(images.x)
     if net.outputs == 1:
         empty: dict[str, float | None] = dict.fromkeys(("clean", *ATTACKS))
-        balls = {norm: Ball(eps=eps, left=empty, accuracy=None, ci=None) for norm, eps in spec.eps.items()}
-        return AutoAttackResult(n=n, balls=balls)
+        unknown: dict[str, Ball] = {norm: Ball(eps=eps, left=empty, accuracy=None) for norm, eps in spec.eps.items()}
+        return AutoAttackResult(n=n, balls=unknown)
     if net.outputs < 4:
-        raise ValueError(f"AutoAttack's targeted loss is defined for 4 classes and more, not {net.outputs}")
-    makers = {
+        raise ValueError(f"AutoAttack's targeted loss needs at least 4 classes, not {net.outputs}")
+    makers: dict[str, Callable[[], Tensor]] = {
         f"{norm} {start}": partial(_chunk, net, images[start : start + CHUNK], norm, eps, seed)
         for norm, eps in spec.eps.items()
         for start in range(0, n, CHUNK)
     }
     found = dict(zip(makers, gathered(makers, part, progress), strict=True))
-    balls, warnings = {}, []
+    balls: dict[str, Ball] = {}
+    warnings = []
     for norm, eps in spec.eps.items():
         right = torch.cat([found[f"{norm} {start}"] for start in range(0, n, CHUNK)])
         share = right.double().mean(0).tolist()
         left = dict(zip(("clean", *ATTACKS), share, strict=True))
         balls[norm] = Ball(eps=eps, left=left, accuracy=share[-1], ci=intervals.proportion(share[-1], n))
         if share[-1] < share[-2]:
-            warnings.append(f"{norm}: Square, by queries alone, fools {share[-2] - share[-1]:.3g} that gradients do not")
+            warnings.append(f"{norm}: Square, which uses no gradients, lowers the accuracy by {share[-2] - share[-1]:.3g}")
     return AutoAttackResult(n=n, balls=balls, warnings=warnings)
 
 
-def _chunk(net: nn.Module, images: Images, norm: str, eps: float, seed: int) -> torch.Tensor:
-    """Whether each image is right clean and after each attack, bool (B, 5)."""
+def _chunk(net: Network, images: Images, norm: str, eps: float, seed: int) -> Tensor:
+    """Whether each image is classified correctly, clean and after each attack, bool (B, 5)."""
     import pyautoattack
 
     device = next(net.parameters()).device

@@ -1,4 +1,4 @@
-"""Calibration: whether the classifier is right as often as it says."""
+"""Calibration: whether the classifier's confidence equals its accuracy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,12 +6,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from advebm.data.images import Images
 from advebm.evaluation.result import Interval, Result
 from advebm.evaluation.subject import Subject
-from advebm.networks import frozen
+from advebm.networks import Network, frozen
 from advebm.networks.passes import convolving
 from advebm.ranges import Count
 from advebm.runtime.parts import BATCH, SEED
@@ -33,7 +32,7 @@ class Calibration:
 
 @dataclass(kw_only=True)
 class Bin:
-    """The images whose confidence lies in a bin: means over them, None where there are none."""
+    """Means over the images whose confidence is in a bin; None where there are none."""
 
     low: float
     high: float
@@ -44,7 +43,7 @@ class Bin:
 
 @dataclass(kw_only=True)
 class CalibrationResult(Result):
-    """All but counts in [0, 1]; None, without bins, where the network has no logits of classes."""
+    """In [0, 1], except for counts. None, without bins, where the network has no class logits."""
 
     ece: float | None  # expected calibration error
     ece_ci: Interval | None = None
@@ -66,10 +65,10 @@ def error(confidence: np.ndarray, right: np.ndarray, bins: int) -> float:
 
 
 def interval(confidence: np.ndarray, right: np.ndarray, bins: int, seed: int) -> list[float]:
-    """95% bootstrap interval [lo, hi] of the ECE over images, the basic one: [2 e - q_.975, 2 e - q_.025], not below 0.
+    """Basic 95% bootstrap interval [lo, hi] of the ECE e over images: [2 e - q_.975, 2 e - q_.025], not below 0.
 
-    An ECE of n images is too high, as noise adds to |gap|, and a resample's is too high once more: the percentile
-    interval lies above, often beside e itself. The basic one turns that about; it covered best in simulations.
+    The ECE of n images is biased upwards, because noise adds to |gap|, and that of a resample twice: the percentile
+    interval is too high and often excludes e. The basic interval corrects this; it had the best coverage in simulations.
     """
     from scipy.stats import bootstrap
 
@@ -80,16 +79,16 @@ def interval(confidence: np.ndarray, right: np.ndarray, bins: int, seed: int) ->
         vectorized=False,
         n_resamples=RESAMPLES,
         method="basic",
-        random_state=np.random.default_rng(seed),  # called rng from scipy 1.15 on
+        random_state=np.random.default_rng(seed),  # named rng since scipy 1.15
     ).confidence_interval
     return [max(0.0, float(found.low)), max(0.0, float(found.high))]
 
 
 @convolving("fp32")
 def calibration(
-    net: nn.Module, images: Images, spec: Calibration, *, seed: int, batch: int = BATCH, progress: Callable = iter
+    net: Network, images: Images, spec: Calibration, *, seed: int, batch: int = BATCH, progress: Callable = iter
 ) -> CalibrationResult:
-    """The expected calibration error over the images (Guo et al. 2017). Softmax is in float64."""
+    """The expected calibration error over the images (Guo et al. 2017). The softmax is in float64."""
     n, device = len(images.x), next(net.parameters()).device
     if net.outputs == 1:
         return CalibrationResult(ece=None, ece_ci=None, accuracy=None, confidence=None, n=n, bins=[])
@@ -103,13 +102,13 @@ def calibration(
     which, edges = bin_of(confidence, spec.bins), np.linspace(0, 1, spec.bins + 1).tolist()
     bins = []
     for m in range(spec.bins):
-        inside, any_there = which == m, bool((which == m).any())
+        inside, filled = which == m, bool((which == m).any())
         bins.append(
             Bin(
                 low=edges[m],
                 high=edges[m + 1],
-                confidence=float(confidence[inside].mean()) if any_there else None,
-                accuracy=float(right[inside].mean()) if any_there else None,
+                confidence=float(confidence[inside].mean()) if filled else None,
+                accuracy=float(right[inside].mean()) if filled else None,
                 count=int(inside.sum()),
             )
         )

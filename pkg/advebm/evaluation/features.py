@@ -1,4 +1,4 @@
-"""Features of images, by torch-fidelity: of the judge, or of its Inception."""
+"""Features of images, computed by torch-fidelity with the judge or with its own Inception."""
 
 import hashlib
 from collections.abc import Callable
@@ -14,17 +14,18 @@ from torch import Tensor, nn
 
 from advebm.data.images import digest
 from advebm.networks.passes import convolving
+from advebm.networks.wrn import Classifier
 from advebm.runtime import ranks
 from advebm.runtime.parts import Part, anew
 
 if TYPE_CHECKING:
     from advebm.evaluation.quality import Quality
 
-PART = 256  # images whose features are a part: four of torch-fidelity's batches
+PART = 256  # images whose features are cached together: four of torch-fidelity's batches
 
 
 class _Pixels(torch.utils.data.Dataset):
-    """uint8 (3, H, W), as torch-fidelity takes images; one channel is repeated."""
+    """Images as torch-fidelity takes them, uint8 (3, H, W); a single channel is repeated."""
 
     def __init__(self, x: np.ndarray):
         self.x = torch.from_numpy(np.broadcast_to(x, (*x.shape[:3], 3)).copy()).permute(0, 3, 1, 2)
@@ -36,8 +37,8 @@ class _Pixels(torch.utils.data.Dataset):
         return self.x[index]
 
 
-def register_judge(judge: nn.Module, channels: int) -> str:
-    """Give the judge's pooled features and logits to torch-fidelity, once; returns the name that it goes by there."""
+def register_judge(judge: Classifier, channels: int) -> str:
+    """Register the judge's pooled features and logits with torch-fidelity, once; returns the registered name."""
     from advebm.vision import torch_fidelity  # isort: skip
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
@@ -73,7 +74,7 @@ def register_judge(judge: nn.Module, channels: int) -> str:
 
 @cache
 def register_inception() -> str:
-    """Give torch-fidelity its own Inception with the images' channels last in memory, where a CPU is faster."""
+    """Register torch-fidelity's own Inception in channels-last memory format, which is faster on a CPU."""
     from advebm.vision import torch_fidelity
 
     name = "inception-v3-compat-channels-last"
@@ -89,13 +90,13 @@ def register_inception() -> str:
 
 @dataclass(kw_only=True)
 class Network:
-    """A feature network of torch-fidelity, by the name that it is registered under."""
+    """A feature network of torch-fidelity, by its registered name."""
 
     name: str
     weights: Path | None = None
-    layers: tuple[str, str] = ("2048", "logits_unbiased")  # of FID, KID, precision and recall; of the Inception Score
-    classifies: bool = True  # a weights file without the classifier layer gives no Inception Score
-    cache: Part = anew  # of features, for any images
+    layers: tuple[str, str] = ("2048", "logits_unbiased")  # for FID, KID, precision and recall; for the Inception Score
+    classifies: bool = True  # without the classifier layer in its weights there is no Inception Score
+    cache: Part = anew  # of features of any images
     bar: Callable[[str], Callable] = lambda name: iter
 
     @cached_property
@@ -122,15 +123,15 @@ class Network:
 
     @cached_property
     def about(self) -> str:
-        """All that features depend on beside the images: the network, its weights and what computes it."""
+        """All that features depend on besides the images: the network, its weights, the library and the device."""
         weights = "its own" if self.weights is None else digest(self.weights)
         place = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
         return f"{self.name}, weights {weights}, layers {self.layers}, torch-fidelity {version('torch-fidelity')}, {place}"
 
     @convolving("fp32")
     def features(self, x: np.ndarray, name: str) -> dict[str, Tensor]:
-        """{layer: (N, D)} of uint8 images (N, H, W, C), which go by that name in the bar. Those of each run of PART images
-        are found again by their bytes."""
+        """{layer: (N, D)} of uint8 images (N, H, W, C); `name` labels the progress bar. The features of each PART
+        successive images are cached under a digest of the images."""
         from advebm.vision import torch_fidelity
 
         def extracted(part: np.ndarray) -> dict[str, Tensor]:
@@ -139,7 +140,7 @@ class Network:
 
         def found(start: int) -> dict[str, Tensor]:
             part = np.ascontiguousarray(x[start : start + PART])
-            key = f"features of {part.shape} {hashlib.sha256(part).hexdigest()}, {self.about}"
+            key = f"features of {part.shape} {hashlib.sha256(part.data).hexdigest()}, {self.about}"
             return self.cache(key, partial(extracted, part))
 
         parts = ranks.spread(found, range(0, len(x), PART), self.bar(name))
@@ -149,6 +150,7 @@ class Network:
 def network(spec: "Quality", judge: nn.Module, channels: int, root: Path, **more: Any) -> Network:
     """The feature network that the spec names; more: fields of Network."""
     if spec.features == "judge":
+        assert isinstance(judge, Classifier), "a judge is a classifier"
         return Network(name=register_judge(judge, channels), layers=("features", "logits"), **more)
     weights = root / spec.inception
     if not weights.is_file():

@@ -1,4 +1,4 @@
-"""Fisher scores: how far the slope of the energy is from that of the data's own -log density, up to a constant."""
+"""Fisher scores: the distance between the gradients of the energy and of the data's -log density, up to a constant."""
 
 import operator
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from advebm.data.images import Images
 from advebm.energy import Energy, conditional, marginal, posterior
 from advebm.evaluation.result import Result
 from advebm.evaluation.subject import Subject
-from advebm.networks import frozen
+from advebm.networks import Network, frozen
 from advebm.networks.passes import convolving
 from advebm.ranges import Count
 from advebm.runtime.parts import SEED, Part, anew, gathered
@@ -29,7 +29,7 @@ class Fisher:
 
     n: Annotated[int, Ge(2)] = 1000
     split: Literal["validation", "test"] = "test"  # tune with validation
-    probes: Count = 8  # of Hutchinson's estimate of an image's trace, where the trace is not known exactly
+    probes: Count = 8  # of Hutchinson's estimate for each image, where the trace is not computed exactly
 
     def measure(self, subject: Subject) -> "tuple[FisherResult, None]":
         images, bar = subject.images(self.split), subject.bar("fisher")
@@ -38,7 +38,7 @@ class Fisher:
 
 @dataclass(kw_only=True)
 class Score:
-    """Mean over images and its standard error, pixels in [0, 1]; in [-1, 1] where "symmetric"."""
+    """Mean over images and its standard error, for pixels in [0, 1] and, "symmetric", in [-1, 1]."""
 
     score: float
     se: float
@@ -49,14 +49,14 @@ class Score:
 
 @dataclass(kw_only=True)
 class FisherResult(Result):
-    joint: Score | None  # of E(x, y); None where the network has no logits of classes
+    joint: Score | None  # of E(x, y); None where the network has no class logits
     marginal: Score | None  # of E(x)
     n: int
 
 
 class _Pieces(fx.Tracer):
-    """Records what a network computes, down to the layers that are linear between kinks; weights may be functions of
-    others (spectral norm), never of the image."""
+    """Traces a network down to its piecewise linear layers. Weights may depend on other weights (spectral norm), but not on
+    the image."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         normalises = isinstance(module, nn.BatchNorm2d) and not module.training and module.track_running_stats
@@ -64,11 +64,11 @@ class _Pieces(fx.Tracer):
 
 
 def piecewise_linear(net: nn.Module) -> bool:
-    """Whether the logits are piecewise linear in the image: all that the network computes, functional calls too, is
-    layers that are, sums, and products and quotients with numbers. False where the network cannot be traced (flows)."""
+    """Whether the logits are piecewise linear in the image: the network consists of piecewise linear layers, sums, and
+    products and quotients with numbers, functional calls included. False where it cannot be traced (flows)."""
     try:
         nodes = list(_Pieces().trace(net).nodes)
-    except Exception:  # tracing raises whatever the network's own code does with what is no tensor
+    except Exception:  # tracing raises whatever the network's code raises when its input is not a tensor
         return False
 
     def linear(node: fx.Node) -> bool:
@@ -80,10 +80,10 @@ def piecewise_linear(net: nn.Module) -> bool:
     return all(map(linear, nodes))
 
 
-def exact(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """.5 |grad E|^2 - tr(Hess E) of each image, (B,), for E(x, y) and E(x), of a piecewise linear network, by K passes.
+def exact(net: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """.5 |grad E|^2 - tr(Hess E) of each image, (B,), for E(x, y) and E(x) of a piecewise linear network, by K gradients.
 
-    Almost everywhere Hess E(x, k) = 0, so of E(x) = -log sum_k exp(-E(x, k)), with p_k = p(k | x), g_k = grad E(x, k):
+    Almost everywhere Hess E(x, k) = 0. So for E(x) = -log sum_k exp(-E(x, k)), with p_k = p(k | x), g_k = grad E(x, k):
 
         grad E(x) = sum_k p_k g_k = m        -tr Hess E(x) = sum_k p_k |g_k|^2 - |m|^2 = sum_k p_k |g_k - m|^2
     """
@@ -91,8 +91,8 @@ def exact(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     f = net(x)
     classes = [torch.full_like(y, k) for k in range(net.outputs)]
     p = torch.stack([posterior.of(f, k).neg().exp() for k in classes]).detach()  # (K, B)
-    g = [torch.autograd.grad(conditional.of(f, k).sum(), x, retain_graph=True)[0].flatten(1) for k in classes]
-    g = torch.stack(g)  # (K, B, D)
+    slopes = [torch.autograd.grad(conditional.of(f, k).sum(), x, retain_graph=True)[0].flatten(1) for k in classes]
+    g = torch.stack(slopes)  # (K, B, D)
     m = (p[..., None] * g).sum(0)
     spread = (p * (g - m).square().sum(2)).sum(0)
     found = {"marginal": 0.5 * m.square().sum(1) + spread}
@@ -102,11 +102,11 @@ def exact(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
 
 
 def hutchinson(energy: Energy, x: Tensor, probes: int, streams: Streams) -> Tensor:
-    """.5 |grad E|^2 - tr(Hess E) of each image, (B,), the trace being the mean of v' (Hess E) v over probes v of +-1
-    (Hutchinson 1989)."""
+    """.5 |grad E|^2 - tr(Hess E) of each image, (B,). The trace is estimated by the mean of v' (Hess E) v over probes v of
+    +-1 (Hutchinson 1989)."""
     x = x.detach().requires_grad_(True)
     g = torch.autograd.grad(energy(x).sum(), x, create_graph=True)[0]
-    trace = 0
+    trace = x.new_zeros(len(x))
     for _ in range(probes):
         v = (2 * streams.integers(2, *x.shape[1:]) - 1).to(x)
         trace = trace + (v * torch.autograd.grad((v * g).sum(), x, retain_graph=True)[0]).flatten(1).sum(1) / probes
@@ -114,8 +114,8 @@ def hutchinson(energy: Energy, x: Tensor, probes: int, streams: Streams) -> Tens
 
 
 def summary(scores: Tensor, ways: str) -> Score:
-    """Mean over images and its standard error, which holds the noise of the probes; u = 2 x - 1 halves each slope, and so
-    quarters both terms."""
+    """Mean over images and its standard error, which includes the noise of the probes. With u = 2 x - 1 gradients are half
+    as long, so both terms are a quarter."""
     scores = scores.double()
     score, se = scores.mean().item(), scores.std().item() / len(scores) ** 0.5
     return Score(score=score, se=se, score_symmetric=score / 4, se_symmetric=se / 4, ways=ways)
@@ -123,7 +123,7 @@ def summary(scores: Tensor, ways: str) -> Score:
 
 @convolving("fp32")
 def fisher(
-    net: nn.Module,
+    net: Network,
     images: Images,
     spec: Fisher,
     *,
@@ -134,16 +134,16 @@ def fisher(
 ) -> FisherResult:
     """E[.5 |grad E|^2 - tr(Hess E)] over images, of E(x, y) and of E(x) (Hyvarinen 2005; Zhu et al. 2021, Eq. 23 and 24).
 
-    The network is used in evaluation mode. The curvature in the kinks of a piecewise linear network counts for nothing, as
-    in that paper: its scores are never below 0, and least where the energy is flat; those of smooth densities may be far
-    below.
+    The network is used in evaluation mode. As in that paper, the curvature at the kinks of a piecewise linear network is
+    ignored, so its scores are never negative and are lowest where the energy is flat. Scores of smooth densities may be far
+    below 0.
     """
     images = images[: spec.n]
     n, device = len(images.x), next(net.parameters()).device
     names = ["joint", "marginal"] if net.outputs > 1 else ["marginal"]
 
     def scored(start: int) -> Tensor:
-        """The scores of a batch by each name, (names, B)."""
+        """The scores of a batch, (names, B)."""
         x, y = images[start : start + batch].pixels(device), images[start : start + batch].labels(device)
         if ways == "exact":
             scores = exact(net, x, y)
@@ -158,7 +158,9 @@ def fisher(
 
     with frozen(net):
         ways = "exact" if piecewise_linear(net) else "hutchinson"
-        makers = {f"{batch} from {start}": partial(scored, start) for start in range(0, n, batch)}
+        makers: dict[str, Callable[[], Tensor]] = {
+            f"{batch} from {start}": partial(scored, start) for start in range(0, n, batch)
+        }
         found = torch.cat(gathered(makers, part, progress), 1)
-    known = {name: summary(values, ways) for name, values in zip(names, found, strict=True)}
-    return FisherResult(joint=known.get("joint"), marginal=known["marginal"], n=n)
+    scores = {name: summary(values, ways) for name, values in zip(names, found, strict=True)}
+    return FisherResult(joint=scores.get("joint"), marginal=scores["marginal"], n=n)

@@ -1,9 +1,9 @@
-"""The Frechet distance of Gaussians fitted to features (FID, where these are Inception's), and its standard error.
+"""The Frechet distance of Gaussians fitted to features (FID if they are Inception's), and its standard error.
 
     d^2 = |m_a - m_b|^2 + tr A + tr B - 2 tr (A B)^(1/2)        (Heusel et al. 2017, Eq. 6)
 
-With A = R' R, R (r, D), the eigenvalues of A B are those of R B R', which is symmetric, and zeros. So the last term is
-twice the sum of the square roots of r eigenvalues.
+With A = R' R, R (r, D), the nonzero eigenvalues of A B are those of the symmetric matrix R B R'. So the last term is twice
+the sum of the square roots of r eigenvalues.
 """
 
 from collections.abc import Iterator
@@ -14,12 +14,13 @@ from torch import Tensor
 
 
 class Gaussian:
-    """Mean (D,), covariance (D, D) and a root of it, R (r, D) with R' R the covariance; float64. One of the last two is
-    given, the other is computed once, where it is needed."""
+    """Mean (D,), covariance (D, D) and its root R (r, D), R' R = covariance, in float64. Either the covariance or the root
+    is given; the other is computed once, on first use."""
 
     def __init__(self, mean: Tensor, *, covariance: Tensor | None = None, root: Tensor | None = None):
         self.mean = mean
         if root is None:
+            assert covariance is not None, "a covariance or a root is needed"
             self.covariance, self.rank, self.trace = covariance, len(mean), covariance.trace()
         else:
             self.root, self.rank, self.trace = root, len(root), root.square().sum()
@@ -35,7 +36,7 @@ class Gaussian:
 
 
 def fitted(z: Tensor) -> Gaussian:
-    """The Gaussian of features z (N, D), computed where they are; of few images, N < D, they themselves are its root."""
+    """The Gaussian of features z (N, D), computed on their device. For N < D the centred features, scaled, are its root."""
     z = z.double()
     mean = z.mean(0)
     z = (z - mean) / (len(z) - 1) ** 0.5
@@ -43,8 +44,8 @@ def fitted(z: Tensor) -> Gaussian:
 
 
 def distance(a: Gaussian, b: Gaussian) -> float:
-    """The squared Frechet distance of two Gaussians. Where neither is of few images it is b that gives the root, so that a
-    reference is factored once."""
+    """The squared Frechet distance of two Gaussians. It uses the root of the one of lower rank, or of b if the ranks are
+    equal, so that a reference b is factored only once."""
     fewer, other = (a, b) if a.rank < b.rank else (b, a)
     product = fewer.root @ other.covariance @ fewer.root.T
     shared = torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
@@ -57,16 +58,15 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
 
 def jackknife(a: Tensor, b: Gaussian, groups: int = 10) -> float:
-    """Standard error of the distance of features a (N, D) from leaving out each of the groups of a's images in turn; b is
-    held fixed (Efron 1982, Section 3). A group is a run of images: where their classes go round, as those of samples do,
-    it has as many of each."""
+    """Jackknife standard error of the distance of features a (N, D) to a fixed b, leaving out each group of a's images in
+    turn (Efron 1982, Section 3). A group is a run of successive images: it is balanced if classes cycle, as in samples."""
     values = torch.tensor([distance(rest, b) for rest in without_each(a, groups)])
     return ((groups - 1) * values.var(correction=0)).sqrt().item()
 
 
 def without_each(a: Tensor, groups: int) -> Iterator[Gaussian]:
-    """Gaussians fitted to the features a (N, D) without each of the groups in turn. Of many images, N > D, the sums over
-    the group are taken from those over all; of few it is as quick to fit anew."""
+    """Gaussians fitted to the features a (N, D) without each of the groups in turn. For N > D the sums over the group are
+    subtracted from those over all images; for fewer images refitting is as fast."""
     group = (torch.arange(len(a)) * groups // len(a)).to(a.device)
     if len(a) <= a.shape[1]:
         yield from (fitted(a[group != g]) for g in range(groups))

@@ -1,4 +1,4 @@
-"""Drawing images by recipes, as `sample` writes them and as measurements repeat them."""
+"""Generating images by recipes, for `sample` and for measurements that repeat its samples."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,11 +23,12 @@ from advebm.samplers.streams import Streams
 
 
 def start_images(gaussians: Gaussians, outliers: Images | None = None) -> Starts:
-    """What a recipe may start from, by name. The outliers are shuffled once and repeat where there are too few: without
-    noise, equal starts would give equal images."""
+    """The starts of recipes, by name. Outliers are shuffled once and repeat only where there are too few: without noise,
+    equal starts give equal images."""
     order = None if outliers is None else np.random.default_rng(SEED).permutation(len(outliers.x))
 
     def drawn(y: Tensor, streams: Streams) -> Tensor:
+        assert outliers is not None and order is not None, "no outliers to start from"
         return outliers[order[streams.ids.cpu().numpy() % len(order)]].pixels(y.device)
 
     return {
@@ -39,8 +40,8 @@ def start_images(gaussians: Gaussians, outliers: Images | None = None) -> Starts
 
 @dataclass(kw_only=True)
 class Generator:
-    """A network that draws images by recipes: image i is of class i mod K and has a random stream of its own, so it does
-    not depend on its company, unless the network samples on the statistics of its batch."""
+    """A network that generates images by recipes. Image i has class i mod K and its own random stream, so it does not
+    depend on the rest of its batch, unless the network samples on batch statistics."""
 
     net: Network
     starts: Starts
@@ -57,15 +58,15 @@ class Generator:
         precision: Precision,
         where: str,
     ) -> "Generator":
-        """From files. A network whose chains were normalised by the statistics of their batch in training is in training
-        mode. Raises ValueError where a recipe follows logits of classes that the network does not have."""
+        """Load from files. A network that was trained with chains on batch statistics is put in training mode. Raises
+        ValueError where a recipe needs class logits that the network does not have."""
         described, device = about(data), networks.device()
         net, header = networks.load(model, device, shape=described["shape"])
         net.train(header.get("statistics") == "batch")
         for name, recipe in recipes.items():
             if recipe.guided and header["outputs"] != described["classes"]:
                 raise ValueError(
-                    f"{where}.{name}: follows the logits of {described['classes']} classes, but the network has "
+                    f"{where}.{name}: needs the logits of {described['classes']} classes, but the network has "
                     f"{header['outputs']}; use sgld (conditional: false), ascent or draw"
                 )
         outliers = images.load(data / "outliers.npz") if any(r.start == "outliers" for r in recipes.values()) else None
@@ -73,11 +74,11 @@ class Generator:
         return cls(net=net, starts=starts, classes=described["classes"], passes=Passes.on(device, precision))
 
     def __call__(self, draw: Callable[..., dict], name: str, ids: Tensor) -> dict:
-        """{key: images `ids` (B, C, H, W)} of what `draw(f, y, starts, streams)` makes for the recipe of that name, such
-        as the recipe's stages."""
-        together = torch.arange(BATCH, device=ids.device) + ids[0] if self.net.training else ids  # as many in each batch
+        """{key: images `ids` (B, C, H, W)} that `draw(f, y, starts, streams)` returns, such as the stages of a recipe;
+        `name` is that of the recipe and selects the streams."""
+        batch = torch.arange(BATCH, device=ids.device) + ids[0] if self.net.training else ids
         with self.passes.sampling(self.net) as f:
-            drawn = draw(f, together % self.classes, self.starts, Streams(SEED, "sample", name, ids=together))
+            drawn = draw(f, batch % self.classes, self.starts, Streams(SEED, "sample", name, ids=batch))
         return {key: x[: len(ids)] for key, x in drawn.items()}
 
 
@@ -89,8 +90,8 @@ def batched(
     part: Part = anew,
     progress: Callable = iter,
 ) -> dict[str, np.ndarray]:
-    """{key: uint8 (N, H, W, C)} of what `draw(ids)` makes of each batch of `count` images, which is a part under that name.
-    A key that only the first batch has is of its images alone."""
+    """{key: uint8 (N, H, W, C)} that `draw(ids)` returns for `count` images in batches; each batch is a part, under `name`.
+    A key that only the first batch has covers that batch."""
 
     def drawn(ids: Tensor) -> dict[str, Tensor]:
         return {key: torch.from_numpy(images.to_bytes(x)) for key, x in draw(ids).items()}
@@ -101,5 +102,5 @@ def batched(
 
 
 def asked(recipe: Recipe, count: int, classes: int) -> np.ndarray | None:
-    """The classes (count,) that images are asked to be of; None where the recipe does not ask."""
+    """The classes (count,) that images are generated for; None where the recipe is not conditional on a class."""
     return np.arange(count) % classes if recipe.asks else None

@@ -1,4 +1,4 @@
-"""Interpolation between samples, by where their generation starts."""
+"""Interpolation between samples, by interpolating the starts of their generation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from advebm.samplers.streams import Streams
 
 @dataclass(kw_only=True)
 class Interpolation:
-    """Rows of images for each recipe, each from one sample to another of its class."""
+    """Rows of images for each recipe, each from one sample to another of the same class."""
 
     rows: Count = 5
     columns: Annotated[int, Ge(2)] = 9
@@ -46,20 +46,23 @@ class InterpolationResult(Named):
 
 
 def between(f: Logits, recipe: Recipe, y: Tensor, starts: Starts, t: Tensor, one: Streams, other: Streams) -> Tensor:
-    """Images (B, C, H, W) that the recipe makes of classes y (B,) from (1 - t) a + t b, t (B,) in [0, 1] (Yin, Li and
-    Rohde 2022, Section 5.2): its starts a are drawn from the streams `one`, which go on into the recipe, and b from
-    `other`. So at t = 0 the images are the recipe's own, and at t = 1 what it makes of b."""
+    """Images (B, C, H, W) of classes y (B,) that the recipe generates from the starts (1 - t) a + t b, t (B,) in [0, 1]
+    (Yin, Li and Rohde 2022, Section 5.2). The streams `one` give a and then the recipe's noise; `other` gives b. So the
+    images at t = 0 are the recipe's samples, and those at t = 1 start from b."""
+
+    name = recipe.start
+    assert name is not None, "the recipe has no start"
 
     def start(y: Tensor, streams: Streams) -> Tensor:
-        a, b = starts[recipe.start](y, streams), starts[recipe.start](y, other)
+        a, b = starts[name](y, streams), starts[name](y, other)
         return torch.lerp(a, b, t.to(a).view(-1, 1, 1, 1))
 
-    return list(recipe(f, y, {recipe.start: start}, one).values())[-1]
+    return list(recipe(f, y, {name: start}, one).values())[-1]
 
 
 def smoothness(x: Tensor) -> float:
-    """The largest L2 distance between neighbouring columns of x (rows, columns, C, H, W) over that of the ends, median over
-    rows: 1 / (columns - 1) on a straight line at even speed, 1 and more where a row jumps."""
+    """The largest L2 distance between neighbouring columns of x (rows, columns, C, H, W), divided by that of the ends;
+    median over rows. It is 1 / (columns - 1) for equal steps on a straight line, and 1 or more where a row jumps."""
     x = x.flatten(2).double()
     jumps = (x[:, 1:] - x[:, :-1]).norm(dim=2).amax(1)
     ends = (x[:, -1] - x[:, 0]).norm(dim=1)
@@ -80,9 +83,9 @@ def interpolation(
 ) -> tuple[InterpolationResult, dict[str, np.ndarray | None]]:
     """The result and {recipe: uint8 (rows, columns, H, W, C)}, None where a recipe has no start (flows).
 
-    Row i is of class i mod K. Its first image is sample i of the command `sample` under the same seed; the last begins
-    where sample i + K rows, of the same class, does. All images of a row have the random stream of sample i.
-    Images on batch statistics depend on their company too. Raises ValueError where images are not finite.
+    Row i has class i mod K. Its first image is sample i of the command `sample` with the same seed; its last starts where
+    sample i + K rows does, which has the same class. All images of a row share the random stream of sample i. On batch
+    statistics, images also depend on the rest of their batch. Raises ValueError where images are not finite.
     """
     device, shape = next(net.parameters()).device, (spec.rows, spec.columns)
     row = torch.arange(spec.rows, device=device).repeat_interleave(spec.columns)
@@ -100,7 +103,7 @@ def interpolation(
                 parts.append(between(f, recipe, ids % classes, starts, part, one, other))
         x = torch.cat(parts)
         if not x.isfinite().all():
-            raise ValueError(f"interpolation by {name}: images are not finite; take smaller steps or noise")
+            raise ValueError(f"interpolation by {name}: images are not finite; use smaller steps or less noise")
         found[name].smoothness = smoothness(x.clamp(0, 1).unflatten(0, shape))
         pixels = to_bytes(x)
         pictures[name] = pixels.reshape(*shape, *pixels.shape[1:])

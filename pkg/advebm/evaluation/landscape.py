@@ -1,4 +1,4 @@
-"""The energy around real images, on planes of random directions."""
+"""The energy around real images, on random planes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from advebm.data.images import Images
 from advebm.energy import conditional, marginal
 from advebm.evaluation.result import Result
 from advebm.evaluation.subject import Subject
-from advebm.networks import frozen
+from advebm.networks import Network, frozen
 from advebm.networks.passes import convolving
 from advebm.ranges import Count, Positive
 from advebm.runtime.parts import BATCH, SEED
@@ -24,7 +24,7 @@ ANGLES = 64  # points of the circle
 
 @dataclass(kw_only=True)
 class Landscape:
-    """A plane through each of the first images of the split, |coordinate| <= radius; points a side."""
+    """A plane through each of the first images of the split: |coordinate| <= radius, `points` per side."""
 
     images: Count = 4
     radius: Positive  # L2 length, images in [0, 1]
@@ -41,32 +41,32 @@ class Landscape:
 class LandscapeResult(Result):
     radius: float
     images: int
-    rise: float  # mean over the circle of that radius, and over images
+    rise: float  # mean over the circle of that radius and over images
 
 
 class Surfaces(NamedTuple):
-    """What a landscape's picture shows."""
+    """The data of a landscape's picture."""
 
     x: np.ndarray  # uint8 (images, H, W, C)
     energies: np.ndarray  # (images, points, points)
-    energy: str  # which one
+    energy: str  # its name, E(x, y) or E(x)
 
 
 def plane(shape: tuple[int, ...], streams: Streams) -> Tensor:
-    """Two orthonormal directions for each stream, (B, 2, D), their plane uniformly distributed: QR of a normal matrix."""
+    """Two orthonormal directions for each stream, (B, 2, D), of a uniformly distributed plane: QR of a normal matrix."""
     return torch.linalg.qr(streams.normal(2, torch.Size(shape).numel()).mT).Q.mT
 
 
 @convolving("fp32")
 def landscape(
-    net: nn.Module, images: Images, spec: Landscape, *, seed: int, batch: int = BATCH, progress: Callable = iter
+    net: Network, images: Images, spec: Landscape, *, seed: int, batch: int = BATCH, progress: Callable = iter
 ) -> tuple[LandscapeResult, np.ndarray]:
-    """The result and, (images, points, points), the energies at x + a u + b v less that of the image x (JT,
-    Fig. 2): E(x, y), y the class of x, or E(x) where the network has no logits of classes; rows are a, columns b, from
-    -radius to radius.
+    """The result, and the energies (images, points, points) at x + a u + b v minus that of the image x (Zhu et al. 2021,
+    Fig. 2). Rows are a, columns b, from -radius to radius. The energy is E(x, y), y the class of x, or E(x) where the
+    network has no class logits.
 
-    rise is the mean of that on the circle |(a, b)| = radius, and over images. What is on the plane is not clamped to
-    [0, 1], which would bend it. The network is used in evaluation mode.
+    rise is the mean difference on the circle |(a, b)| = radius, over images. Points of the plane are not clamped to [0, 1],
+    which would bend it. The network is used in evaluation mode.
     """
     images, device = images[: spec.images], next(net.parameters()).device
     x, y = images.pixels(device), images.labels(device)

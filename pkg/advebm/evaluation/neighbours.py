@@ -1,4 +1,4 @@
-"""Nearest neighbours: the training images most like a sample, to see whether samples are copies."""
+"""Nearest neighbours: the training images most similar to each sample, to see whether samples are copies."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from advebm.networks import device
 from advebm.ranges import Count
 from advebm.runtime.parts import BATCH
 
-CHUNK = 2**19  # numbers at a time of SSIM: as many as a cache holds
+CHUNK = 2**19  # values that SSIM compares at a time: as many as fit in the cache
 
 
 @dataclass(kw_only=True)
 class Neighbours:
-    """For the first samples of each recipe the nearest training images."""
+    """The training images nearest to the first samples of each recipe."""
 
     samples: Count = 6
     nearest: Count = 5
@@ -34,7 +34,7 @@ class Neighbours:
 
 @dataclass(kw_only=True)
 class Distances:
-    """Of each image's distance to its nearest training image, L2 of images in [0, 1]."""
+    """L2 distances of images in [0, 1] to their nearest training images: minimum, 5% quantile and median."""
 
     min: float
     q05: float
@@ -43,7 +43,7 @@ class Distances:
 
 @dataclass(kw_only=True)
 class Similarities:
-    """Of the similarity (SSIM) of the first n images to the training image most like each."""
+    """Similarities (SSIM) of the first n images to their most similar training images: maximum and median."""
 
     max: float
     median: float
@@ -59,13 +59,13 @@ class Near:
 
 @dataclass(kw_only=True)
 class NeighboursResult(Named):
-    """By recipe, and of the "test images"."""
+    """By recipe, and for the "test images"."""
 
     named: dict[str, Near]
 
 
 class Nearest(NamedTuple):
-    """What the picture of nearest neighbours shows."""
+    """The data of the picture of nearest neighbours."""
 
     samples: dict[str, np.ndarray]  # uint8 (N, H, W, C) by recipe
     train: np.ndarray
@@ -73,8 +73,8 @@ class Nearest(NamedTuple):
 
 
 def nearest_by_l2(x: Tensor, reference: Tensor, k: int, batch: int, progress: Callable = iter) -> tuple[Tensor, Tensor]:
-    """Distances and indices, (N, k), nearest first. Found by |b|^2 - 2 a.b, which is rounded; the distances of what is
-    found are of the differences, so that a copy is at 0."""
+    """Distances and indices, (N, k), nearest first. The search uses |b|^2 - 2 a.b, which has rounding errors; the distances
+    are computed from differences, so that a copy is at 0."""
     b = reference.flatten(1)
     squares = b.square().sum(1)
     found = []
@@ -82,20 +82,21 @@ def nearest_by_l2(x: Tensor, reference: Tensor, k: int, batch: int, progress: Ca
         index = (squares - 2 * a @ b.T).topk(k, largest=False).indices
         distance, order = torch.stack([(b[i] - a).norm(dim=1) for i in index.T], 1).sort(stable=True)
         found.append((distance, index.gather(1, order)))
-    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+    distances, indices = zip(*found, strict=True)
+    return torch.cat(distances), torch.cat(indices)
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity of images (..., C, H, W) in [0, 1], which broadcast together: (...), at most 1 (Wang et al.
-    2004, Eq. 13), with scikit-image's defaults: windows of 7x7, uniform, none beyond the border, the sample covariance;
-    the mean over windows and channels. Smaller images take the largest odd window that fits. Give it float64."""
+    """Structural similarity (...), at most 1, of images (..., C, H, W) in [0, 1], which broadcast (Wang et al. 2004, Eq.
+    13). With scikit-image's defaults: uniform windows of 7x7 within the image, sample covariance, mean over windows and
+    channels. Smaller images use the largest odd window that fits. Expects float64."""
     height, width = a.shape[-2:]
     size = min(7, height, width)
     size -= 1 - size % 2
     down, across = (a.new_ones(n, n - size + 1).tril().triu(1 - size) / size for n in (height, width))
 
     def mean(x: Tensor) -> Tensor:
-        return (x @ across).mT @ down  # of each window, (..., C, columns, rows)
+        return (x @ across).mT @ down  # over each window, (..., C, columns, rows)
 
     sample = size**2 / max(size**2 - 1, 1)
     ma, mb = mean(a), mean(b)
@@ -112,7 +113,8 @@ def nearest_by_ssim(x: Tensor, reference: Tensor, k: int, progress: Callable = i
     similar = x.new_empty(len(x), len(reference), dtype=torch.float64)
     for i in progress(range(0, len(reference), size)):
         similar[:, i : i + size] = ssim(x[:, None].double(), reference[None, i : i + size].double())
-    return tuple(similar.topk(k))
+    values, indices = similar.topk(k)
+    return values, indices
 
 
 def neighbours(
@@ -125,9 +127,8 @@ def neighbours(
     batch: int = BATCH,
     progress: Callable = iter,
 ) -> tuple[NeighboursResult, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """The result and {set: indices (samples, nearest) of training images, by L2 and by SSIM} (Zhu et al. 2021, Fig. 7), a
-    set being a recipe's samples or "test images". Copies would be much nearer than test images are.
-    """
+    """The result and {set: indices (samples, nearest) of training images, by L2 and by SSIM} (Zhu et al. 2021, Fig. 7). A
+    set is a recipe's samples or "test images". Copies would be much nearer than test images are."""
     reference = train.pixels(device)
     k = min(spec.nearest, len(reference))
     numbers: dict[str, Near] = {}

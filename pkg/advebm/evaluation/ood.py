@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
 from annotated_types import MinLen
-from torch import Tensor, nn
+from torch import Tensor
 
 from advebm.data.images import Images
 from advebm.energy import SCORES, Energy, marginal
@@ -17,7 +17,7 @@ from advebm.evaluation.fisher import piecewise_linear
 from advebm.evaluation.result import Interval, Named
 from advebm.evaluation.square import square
 from advebm.evaluation.subject import Subject
-from advebm.networks import device
+from advebm.networks import Network, device
 from advebm.networks.passes import Passes, convolving
 from advebm.ranges import Count, Positive
 from advebm.runtime import ranks
@@ -30,33 +30,33 @@ Score = Literal["energy", "max_softmax", "grad_norm", "logit"]
 
 @dataclass(kw_only=True)
 class Ood:
-    """At most n images a side. In the worst case each out image is moved, within each of the radii in turn, to where the
-    score takes it for an in image; every score is attacked by itself."""
+    """At most n images per side. In the worst case each out-distribution image is moved, within each radius in turn, to
+    where the score takes it for in-distribution; each score is attacked separately."""
 
     n: Count = 1024
-    n_of: dict[str, Count] = field(default_factory=dict)  # instead, of a method whose gradients cost much more
+    n_of: dict[str, Count] = field(default_factory=dict)  # by method, instead of n, where gradients cost much more
     split: Literal["validation", "test"] = "test"  # the in-distribution images; tune with validation
-    scores: list[Score] = field(default_factory=lambda: list(SCORES))  # beside the detector's own
-    radii: Annotated[dict[Literal["l2", "linf"], Annotated[list[Positive], MinLen(1)]], MinLen(1)]  # rising
+    scores: list[Score] = field(default_factory=lambda: list(get_args(Score)))  # besides the detector's own
+    radii: Annotated[dict[Literal["l2", "linf"], Annotated[list[Positive], MinLen(1)]], MinLen(1)]  # increasing
     attack: AutoPGD = field(default_factory=AutoPGD)
-    queries: Count = 5000  # of the Square attack, where a score has no gradient
+    queries: Count = 5000  # of the Square attack, used where a score has no gradient
 
     def __post_init__(self):
         for norm, radii in self.radii.items():
             if radii != sorted(radii):
-                raise ValueError(f"ood.radii.{norm}: {radii} must rise: each radius starts from the one before")
+                raise ValueError(f"ood.radii.{norm}: {radii} must increase: each radius starts from the result of the last")
 
     def measure(self, subject: Subject) -> "tuple[OodResult, dict[str, dict[str, np.ndarray]]]":
         spec = replace(self, n=self.n_of.get(subject.method, self.n))
         inside, outside, bar = subject.images(self.split), subject.outside, subject.bar("ood")
-        more = {"seed": SEED, "device": device(), "part": subject.part, "progress": bar}
-        return ood(subject.net, subject.detector, inside, outside, spec, **more)
+        net, detector = subject.net, subject.detector
+        return ood(net, detector, inside, outside, spec, seed=SEED, device=device(), part=subject.part, progress=bar)
 
 
 @dataclass(kw_only=True)
 class Detection:
-    """Of test images against an out-distribution set, by a score: the area under the ROC curve, and how many
-    out-distribution images pass where 95% of test images do."""
+    """Of test images against an out-distribution set, by a score: the area under the ROC curve, and the share of
+    out-distribution images that pass where 95% of test images do."""
 
     auc: float
     auc_ci: Interval | None = None
@@ -65,25 +65,25 @@ class Detection:
 
 @dataclass(kw_only=True)
 class WorstCase:
-    """Detection where each out-distribution image is moved within the radius to where the score takes it for data."""
+    """Detection when each out-distribution image is moved within the radius to where the score takes it for data."""
 
     eps: float
     auc: float
     auc_ci: Interval | None = None
     fpr95: float
-    attack: str  # by which
+    attack: str  # name and numbers of the attack
 
 
 @dataclass(kw_only=True)
 class Scored(Detection):
-    """By one of the scores."""
+    """Detection by one score."""
 
     worst: dict[str, WorstCase]  # by norm, within its largest radius
 
 
 @dataclass(kw_only=True)
 class AucCurve:
-    """Of the worst case at each radius."""
+    """The AUC in the worst case at each radius."""
 
     eps: list[float]
     auc: list[float]
@@ -91,12 +91,12 @@ class AucCurve:
 
 @dataclass(kw_only=True)
 class Against(Detection):
-    """An out-distribution set, by the detector's own score; its worst case by the largest radius of the first norm."""
+    """Detection of a set by the detector's own score; the worst case is at the largest radius of the first norm."""
 
     auc_worst: float
     fpr95_worst: float
     auc_worst_ci: Interval | None = None
-    n: int  # images a side: the smaller of what the two sides have and the study's
+    n: int  # images per side: at most the study's n and the size of the smaller side
     score: str  # the detector's own
     scores: dict[str, Scored]
     curves: dict[str, AucCurve]  # of the detector's score, by norm
@@ -118,7 +118,7 @@ def auc(scores_in: np.ndarray, scores_out: np.ndarray) -> float:
 
 
 def fpr95(scores_in: np.ndarray, scores_out: np.ndarray) -> float:
-    """How many out images pass where 95% of the in images do (Hendrycks et al. 2018)."""
+    """The share of out images that pass where 95% of the in images do (Hendrycks et al. 2018)."""
     threshold = np.sort(scores_in)[len(scores_in) - int(np.ceil(0.95 * len(scores_in)))]
     return float((scores_out >= threshold).mean())
 
@@ -147,9 +147,9 @@ def worst_case(
     seed: int,
     batch: int,
 ) -> Tensor:
-    """Images within eps of x that the score takes for in-distribution, none less than `start`.
+    """Images within eps of x that the score takes for in-distribution; no image has a lower score than in `start`.
 
-    Auto-PGD on the energy, or where that is `flat` the Square attack, which goes on until an image is below `floor`.
+    Auto-PGD on the energy; where that is `flat`, the Square attack, which stops at images with an energy below `floor`.
     """
     if not flat:
         parts = [slice(begin, begin + batch) for begin in range(0, len(x), batch)]
@@ -167,7 +167,7 @@ def worst_case(
 
 @convolving("fp32")
 def ood(
-    net: nn.Module,
+    net: Network,
     detector: str,
     inside: Images,
     outside: dict[str, Images],
@@ -179,19 +179,19 @@ def ood(
     part: Part = anew,
     progress: Callable = iter,
 ) -> tuple[OodResult, dict[str, dict[str, np.ndarray]]]:
-    """Numbers of each out-distribution set, and the scores behind them (Yin, Li and Rohde 2022, Table 4). Only out images
+    """The result, and the scores that it is computed from (Yin, Li and Rohde 2022, Table 4). Only out-distribution images
     are attacked.
 
-    {set: {in, out, worst}}: the detector's score; with "energy " before the key, -E(x) of the same images.
+    The scores are {set: {in, out, worst}}, the detector's; with "energy " before the key, -E(x) of the same images.
     """
     names = [detector, *(score for score in spec.scores if score != detector)]
     if net.outputs == 1:
         names = [name for name in names if name in ("energy", "grad_norm")]
     passes = Passes.on(device)
-    flat = piecewise_linear(net)  # then grad_norm has no gradient, or one that only the softmax weights have
+    flat = piecewise_linear(net)  # then grad_norm has no gradient, except through the softmax weights
 
     def measured(job: tuple[str, str]) -> tuple[Scored, int, dict[str, AucCurve], dict[str, np.ndarray]]:
-        """A set by a score, and n; of the detector's score also the curves, and the scores behind them."""
+        """Detection of a set by a score, and n; for the detector's score also the curves and the scores themselves."""
         set_name, score = job
         n = min(spec.n, len(inside.x), len(outside[set_name].x))
         x_in, x_out = inside[:n].pixels(device), outside[set_name][:n].pixels(device)
@@ -201,7 +201,7 @@ def ood(
         curves: dict[str, AucCurve] = {}
         worst: dict[str, Tensor] = {}
         queried = flat and score == "grad_norm"
-        own = Passes() if score == "grad_norm" else passes  # graphs have no second derivative
+        own = Passes() if score == "grad_norm" else passes  # CUDA graphs have no second derivatives
         for norm, radii in spec.radii.items():
             worst[norm] = x_out
             curves[norm] = AucCurve(eps=[0.0, *radii], auc=[entry.auc])
@@ -233,7 +233,7 @@ def ood(
         behind |= {f"energy {key}": scores(marginal(net), x, batch) for key, x in images.items()}
         return entry, n, curves, behind
 
-    jobs = [(set_name, score) for score in names for set_name in outside]  # the detector's, which are the longest, first
+    jobs = [(set_name, score) for score in names for set_name in outside]  # the detector's first, as they take longest
     found: dict[str, Against] = {}
     values: dict[str, dict[str, np.ndarray]] = {}
     for (set_name, score), (entry, n, curves, behind) in zip(jobs, ranks.spread(measured, jobs, progress), strict=True):

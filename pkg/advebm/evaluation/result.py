@@ -1,22 +1,22 @@
-"""What a measurement finds: dataclasses that write themselves as JSON and are read back from it."""
+"""Results of measurements: dataclasses that are written as JSON and read back."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-Interval = list[float]  # 95%: [lowest, highest]
+Interval = list[float]  # 95%: [low, high]
 
 
 @dataclass(kw_only=True)
 class Result:
-    """A JSON object: a field is a key."""
+    """A JSON object with a key for each field."""
 
     def json(self) -> dict[str, Any]:
-        """The result as JSON can hold it."""
+        """The result as values that JSON can hold."""
         return asdict(self)
 
     @classmethod
     def read(cls, content: dict[str, Any]) -> Self:
-        """The result of that JSON. Raises ValueError where a number is missing or is not what it should be."""
+        """The result that was written as this JSON. Raises ValueError where a number is missing or wrong."""
         from pydantic import TypeAdapter
 
         return TypeAdapter(cls).validate_python(content)

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import MinLen
-from torch import Tensor, nn
+from torch import Tensor
 
 from advebm.data.images import Images
 from advebm.energy import Energy, conditional, negative, unsaturated
 from advebm.evaluation import intervals
 from advebm.evaluation.result import Interval, Result
 from advebm.evaluation.subject import Subject
+from advebm.networks import Network
 from advebm.networks.passes import Passes, View, convolving
 from advebm.ranges import Count, Positive
 from advebm.runtime import ranks
@@ -25,24 +26,25 @@ from advebm.samplers.streams import Streams
 
 @dataclass(kw_only=True)
 class Against(Attack):
-    """An attack up the cross-entropy, as usual; up E(x, y) alone, the energy attack (JT, Table 1); or down the
-    cross-entropy to another class, drawn at random for each image."""
+    """An attack that ascends the cross-entropy, as usual, or E(x, y) alone, the energy attack (Zhu et al. 2021, Table 1);
+    or that descends the cross-entropy to another class, drawn at random for each image."""
 
     ascends: Literal["ce", "energy", "target"] = "ce"
-    restarts: Count = 1  # an image is robust where it is right after each of them
+    restarts: Count = 1  # a robust image is classified correctly after each of them
 
 
 @dataclass(kw_only=True)
 class Curve:
-    """Accuracy against the radius, by Auto-PGD on the cross-entropy; each radius starts from the one before."""
+    """Accuracy against the radius, by Auto-PGD on the cross-entropy; each radius starts from the result of the last."""
 
-    radii: Annotated[list[Positive], MinLen(1)]  # rising
+    radii: Annotated[list[Positive], MinLen(1)]  # increasing
     norm: Literal["linf", "l2"] = "linf"
     attack: AutoPGD = field(default_factory=lambda: AutoPGD(restarts=1))
 
     def __post_init__(self):
         if self.radii != sorted(self.radii):
-            raise ValueError(f"robustness.curve.radii: {self.radii} must rise: each radius starts from the one before")
+            name = "robustness.curve.radii"
+            raise ValueError(f"{name}: {self.radii} must increase: each radius starts from the result of the last")
 
 
 @dataclass(kw_only=True)
@@ -61,7 +63,7 @@ class Robustness:
 
 @dataclass(kw_only=True)
 class UnderAttack:
-    """Accuracy after an attack, and the attack's numbers."""
+    """Accuracy under an attack, and the attack's parameters."""
 
     accuracy: float | None
     ci: Interval | None = None
@@ -84,11 +86,11 @@ class AgainstRadius:
 
 @dataclass(kw_only=True)
 class RobustnessResult(Result):
-    """Accuracies in [0, 1], None where the network has no logits of classes."""
+    """Accuracies in [0, 1]; None where the network has no class logits."""
 
     clean: float | None
     clean_ci: Interval | None = None
-    first: dict[str, dict[str, float | None]]  # {norm: {eps, NAME: accuracy}} of its first attack
+    first: dict[str, dict[str, float | None]]  # {norm: {eps, NAME: accuracy}} of the first attack by that norm
     n: int
     attacks: dict[str, UnderAttack]
     curve: AgainstRadius
@@ -105,7 +107,7 @@ class RobustnessResult(Result):
 
 
 def descended(f: View, y: Tensor, ascends: str, streams: Streams) -> Energy:
-    """What an attack on images of classes y (B,) descends."""
+    """The energy that an attack on images of classes y (B,) descends."""
     if ascends == "target":
         return unsaturated(f, (y + 1 + streams.integers(f.outputs - 1)) % f.outputs)
     return negative({"ce": unsaturated, "energy": conditional}[ascends](f, y))
@@ -113,7 +115,7 @@ def descended(f: View, y: Tensor, ascends: str, streams: Streams) -> Energy:
 
 @convolving("fp32")
 def robustness(
-    net: nn.Module,
+    net: Network,
     images: Images,
     spec: Robustness,
     *,
@@ -122,14 +124,14 @@ def robustness(
     part: Part = anew,
     progress: Callable = iter,
 ) -> RobustnessResult:
-    """Accuracy on the images, clean, under each attack, and against the radius. The network is used in evaluation mode; an
-    image counts as robust where it is right after the last step of every restart."""
+    """Accuracy on the images, clean, under each attack, and against the radius. The network is used in evaluation mode. An
+    image is robust if it is classified correctly after the last step of every restart."""
     images = images[: spec.n or len(images.x)]
     n, device = len(images.x), next(net.parameters()).device
     radii, passes = [0.0, *spec.curve.radii], Passes.on(device)
 
     def attacked(x: Tensor, y: Tensor, ids: Tensor, attack: Against | None) -> Tensor:
-        """Whether each image is right after each restart, (B,)."""
+        """Whether each image is classified correctly after every restart, (B,)."""
         streams = Streams(seed, "robustness", ids=ids)
         robust = torch.ones_like(y, dtype=torch.bool)
         for _ in range(attack.restarts if attack else 1):
@@ -140,7 +142,7 @@ def robustness(
         return robust
 
     def against_radius(x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
-        """Whether each image is right, and its loss, at each radius, float64 (2, radii, B)."""
+        """Whether each image is classified correctly, and its loss, at each radius, float64 (2, radii, B)."""
         moved, robust, rows = x, torch.ones_like(y, dtype=torch.bool), []
         for i, eps in enumerate(radii):
             if eps:
@@ -154,9 +156,9 @@ def robustness(
         return torch.stack(rows, 1)
 
     def counted(start: int) -> dict[str, Tensor]:
-        """How many of a batch are right after each attack, and at each radius with the sum of losses, (2, radii)."""
+        """How many images of a batch are correct after each attack; at each radius, with the sum of losses, (2, radii)."""
         x, y = images[start : start + batch].pixels(device), images[start : start + batch].labels(device)
-        makers = {"clean": partial(attacked, attack=None)}
+        makers: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"clean": partial(attacked, attack=None)}
         makers |= {name: partial(attacked, attack=attack) for name, attack in spec.attacks.items()}
         makers["curve"] = against_radius
         ids = torch.arange(start, start + len(x), device=device)
@@ -165,9 +167,10 @@ def robustness(
 
     parts = ranks.spread(counted, range(0, n, batch) if net.outputs > 1 else (), progress)
     right = {name: sum(int(counts[name]) for counts in parts) for name in ["clean", *spec.attacks]}
-    robust, losses = sum(counts["curve"] for counts in parts).tolist() if parts else ([], [])
+    none = torch.zeros(2, len(radii), dtype=torch.float64)
+    robust, losses = sum((counts["curve"] for counts in parts), start=none).tolist()
 
-    def share(count: int) -> float | None:
+    def share(count: float) -> float | None:
         return count / n if net.outputs > 1 else None
 
     def interval(count: int) -> list[float] | None:
@@ -179,8 +182,7 @@ def robustness(
         numbers = {key: getattr(attack, key) for key in ("norm", "eps", "steps", "ascends", "restarts")}
         described[name] = UnderAttack(accuracy=share(right[name]), ci=interval(right[name]), **numbers)
         first.setdefault(attack.norm, {"eps": attack.eps, name: share(right[name])})
-    accuracy = [share(count) for count in robust] if parts else [None] * len(radii)
-    loss = [share(total) for total in losses] if parts else [None] * len(radii)
+    accuracy, loss = [share(count) for count in robust], [share(total) for total in losses]
     return RobustnessResult(
         clean=share(right["clean"]),
         clean_ci=interval(right["clean"]),
@@ -188,14 +190,14 @@ def robustness(
         n=n,
         attacks=described,
         curve=AgainstRadius(norm=spec.curve.norm, eps=radii, accuracy=accuracy, loss=loss),
-        warnings=masked(radii, accuracy, loss) if net.outputs > 1 else [],
+        warnings=masked(radii, [count / n for count in robust], [total / n for total in losses]),
     )
 
 
 def masked(radii: list[float], accuracy: list[float], loss: list[float]) -> list[str]:
-    """Signs that gradients are masked (Athalye et al. 2018): a larger radius does not raise the loss."""
+    """Signs that gradients are masked (Athalye et al. 2018): the loss does not increase with the radius."""
     return [
-        f"the loss does not rise from radius {radii[i]:.3g} to {radii[i + 1]:.3g}, where {accuracy[i + 1]:.3g} are right"
+        f"the loss does not increase from radius {radii[i]:.3g} to {radii[i + 1]:.3g}, with accuracy {accuracy[i + 1]:.3g}"
         for i in range(len(radii) - 1)
         if accuracy[i + 1] > 0 and loss[i + 1] <= 1.0001 * loss[i]
     ]

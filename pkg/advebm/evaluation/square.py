@@ -1,4 +1,4 @@
-"""The Square attack on an energy: by queries alone, for energies without a useful gradient."""
+"""The Square attack on an energy, by queries alone: for energies without a useful gradient."""
 
 import torch
 from torch import Tensor
@@ -13,10 +13,10 @@ NAMES = {"linf": "Linf", "l2": "L2"}
 def square(
     energy: Energy, x: Tensor, *, eps: float, norm: str, queries: int, floor: float, seed: int, batch: int = BATCH
 ) -> Tensor:
-    """Images within eps of x (B, C, H, W) in [0, 1] of low energy, by random squares (Andriushchenko et al. 2020).
+    """Images of low energy within eps of x (B, C, H, W) in [0, 1], by random squares (Andriushchenko et al. 2020).
 
-    The released attack, told that it is fighting a classifier of two logits, the energy and `floor`: it lowers the
-    energy of an image until that is below the floor. Its random numbers are shared by all images of x.
+    This runs the released attack on a classifier with two logits, the energy and `floor`: it lowers the energy of an image
+    until that is below the floor. All images of x share its random numbers.
     """
     from pyautoattack.square import SquareAttack
 

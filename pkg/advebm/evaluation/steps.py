@@ -28,8 +28,8 @@ from advebm.samplers.streams import Streams
 
 @dataclass
 class Kept:
-    """A Langevin chain that is run to the longest of the lengths and keeps its images at each, and before the first step.
-    They are those of chains of so many steps, bit for bit: the noise continues where its streams are."""
+    """A Langevin chain of the longest of the lengths, which keeps its images at each length and before the first step. They
+    equal those of separate chains bit for bit, as the noise continues in the same streams."""
 
     chain: Langevin
     lengths: Sequence[int]
@@ -44,7 +44,7 @@ class Kept:
 
 @dataclass
 class Repeated:
-    """As `Kept`, of an ascent: run anew to each of the lengths, as its ball is around the start."""
+    """As `Kept`, for an ascent: it is rerun for each length, as its ball is around the start."""
 
     ascent: Ascent
     lengths: Sequence[int]
@@ -56,20 +56,21 @@ class Repeated:
         return self.images[self.lengths[-1]]
 
 
-KEEPERS = {"chain": Kept, "ascent": Repeated}  # by the field of a recipe that holds its last chain
+KEEPERS = {"chain": Kept, "ascent": Repeated}  # by the recipe's field with its last chain
 
 
 def last_chain(recipe: Recipe) -> str | None:
-    """The field of the recipe that holds its last chain; None where it has none."""
+    """The recipe's field with its last chain; None where it has none."""
     return next((name for name in KEEPERS if hasattr(recipe, name)), None)
 
 
 def snapshots(
     recipe: Recipe, f: Logits, y: Tensor, starts: Starts, streams: Streams, lengths: Sequence[int]
 ) -> dict[int, Tensor]:
-    """{length: images (B, C, H, W)} that the recipe makes by a last chain of each of the lengths, which increase; 0: what
-    that chain starts from. The recipe is one that has a last chain."""
+    """{length: images (B, C, H, W)} that the recipe generates with a last chain of each length; lengths increase. Length 0
+    is the start of that chain, which the recipe must have."""
     name = last_chain(recipe)
+    assert name is not None, "the recipe has no chain"
     keeper = KEEPERS[name](getattr(recipe, name), lengths)
     replace(recipe, **{name: keeper})(f, y, starts, streams)
     return keeper.images
@@ -84,15 +85,15 @@ def drawn(
     part: Part = anew,
     bar: Callable[[str], Callable] = lambda name: iter,
 ) -> dict[str, dict[int, Images]]:
-    """{curve: {length: n images}} of {curve: (name of its recipe, recipe)}, drawn as `sample` draws them; length 0 is what
-    the chain starts from. Raises ValueError where an image is not finite."""
+    """{curve: {length: n images}} for {curve: (name of its recipe, recipe)}, generated as by `sample`; length 0 is the
+    start of the chain. Raises ValueError where an image is not finite."""
 
     def after(curve: str, ids: Tensor) -> dict[str, Tensor]:
         name, recipe = curves[curve]
         found = make(partial(snapshots, recipe, lengths=lengths), name, ids)
         for length, x in found.items():
             if not x.isfinite().all():
-                raise ValueError(f"{curve}: images are not finite after {length} steps; take fewer or smaller steps")
+                raise ValueError(f"{curve}: images are not finite after {length} steps; use fewer or smaller steps")
         return {str(length): x for length, x in found.items()}
 
     sets = {}
@@ -104,14 +105,14 @@ def drawn(
 
 
 def scores(images: Images, reference: Reference, using: Network, name: str) -> dict[str, float]:
-    """{fid, fid_se}: the Frechet distance of the images, which go by that name in the bar, and its jackknife error."""
+    """{fid, fid_se}: the Frechet distance of the images and its jackknife error; `name` labels the progress bar."""
     z = using.features(images.x, name)[using.layers[0]].to(using.device)
     return {"fid": distance(fitted(z), reference.gaussian), "fid_se": jackknife(z, reference.gaussian)}
 
 
 def looks(net: nn.Module, judge: nn.Module, images: Images, passes: Passes) -> dict[str, float | None]:
-    """{label_consistency, energy, saturated}: how often the judge sees the class of an image, None where they have none;
-    the mean of E(x) by the network that made them; the share of bytes that are 0 or 255."""
+    """{label_consistency, energy, saturated}: label consistency by the judge, None for images without classes; the mean of
+    E(x) by the network that generated them; the share of bytes that are 0 or 255."""
     consistency = None if images.y is None else label_consistency(judge, images)
     saturated = float(np.isin(images.x, (0, 255)).mean())
     return {"label_consistency": consistency, "energy": mean_energy(net, images, passes), "saturated": saturated}
@@ -119,16 +120,16 @@ def looks(net: nn.Module, judge: nn.Module, images: Images, passes: Passes) -> d
 
 @torch.no_grad()
 def mean_energy(net: nn.Module, images: Images, passes: Passes, batch: int = BATCH) -> float:
-    """The mean of E(x) over the images, passed through as they are sampled."""
+    """The mean of E(x) over the images, by passes like those of sampling."""
     device = next(net.parameters()).device
     with passes.sampling(net) as f:
         energy = marginal(f)
         parts = [energy(images[i : i + batch].pixels(device)).double().sum() for i in range(0, len(images.x), batch)]
-    return (sum(parts) / len(images.x)).item()
+    return sum(parts, start=torch.zeros((), dtype=torch.float64, device=device)).item() / len(images.x)
 
 
 def best(fid: Sequence[float], lengths: Sequence[int]) -> int:
-    """The length whose FID is least."""
+    """The length with the lowest FID."""
     return min(zip(fid, lengths, strict=True))[1]
 
 
@@ -141,7 +142,7 @@ def measured(
     around: Surroundings,
 ) -> dict[str, Any]:
     """{curves: {name: {fid, fid_se, label_consistency, energy, saturated: a number for each length; best}}, real: the same
-    numbers of n validation images, without FID, and of n training images}. FID is against the validation images."""
+    numbers for n validation images, without FID, and for n training images}. FID is against the validation images."""
     judge, _ = networks.load(around.judge, networks.device(), shape=around.about["shape"])
     using = network(spec, judge, judge.shape[0], around.root, cache=around.cache(spec.features), bar=around.bar)
     validation, train = (around.images(split)[:n] for split in ("validation", "train"))

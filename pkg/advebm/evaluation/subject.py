@@ -1,4 +1,4 @@
-"""What is measured: a trained model, and the files that a measurement of it may read."""
+"""The subject of a measurement: a trained model, and the files that the measurement may read."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ MADE_BY = {"samples": "sample", "gaussians": "gaussians", "judge": "train judge"
 
 @dataclass(kw_only=True)
 class Surroundings:
-    """The prepared data and the judge, and how a measurement is kept and shown on its way."""
+    """The prepared data, the judge, and the caches and progress bars of a measurement."""
 
     data: Path  # the folder that `prepare` wrote
     judge: Path = Path()
-    root: Path = Path()  # where Inception's weights lie
-    part: Part = anew  # keeps parts of a long measurement
-    cache: Callable[[str], Part] = lambda features: anew  # keeps features of images, by the network that they are of
-    bar: Callable[[str], Callable] = lambda name: iter  # a progress bar of that name
+    root: Path = Path()  # the data root, which may have Inception's weights
+    part: Part = anew  # saves the parts of a long measurement
+    cache: Callable[[str], Part] = lambda features: anew  # saves features of images, by feature network
+    bar: Callable[[str], Callable] = lambda name: iter  # a progress bar, by name
 
     @cached_property
     def about(self) -> dict:
-        """What `prepare` says of the images: shape, classes, ..."""
+        """What `prepare` wrote about the images: shape, classes, ..."""
         return about(self.data)
 
     def images(self, split: str) -> Images:
@@ -39,26 +39,26 @@ class Surroundings:
 
 @dataclass(kw_only=True)
 class Subject(Surroundings):
-    """A trained model and its surroundings. Everything is loaded when it is first asked for."""
+    """A trained model and its surroundings. Everything is loaded on first use."""
 
     method: str
     name: str  # of its recipes in params.yaml, for messages
     model: Path  # model.safetensors
-    detector: str = "energy"  # the score that the method detects by
+    detector: str = "energy"  # the method's detection score
     recipes: dict[str, Recipe]
-    count: int  # samples by each recipe
-    precision: Precision = "fp32"  # that samples are drawn in
+    count: int  # samples per recipe
+    precision: Precision = "fp32"  # in which samples are drawn
     samples: Path = Path()  # the folder that `sample` wrote
     gaussians: Path = Path()
     baselines: Path = Path()  # the folder that `baselines` wrote
 
     @cached_property
     def net(self) -> networks.Network:
-        """The model, in evaluation mode. Raises ValueError where it is not for images of the prepared data's shape."""
+        """The model, in evaluation mode. Raises ValueError where it is not for images of the prepared shape."""
         return networks.load(self.model, networks.device(), shape=self.about["shape"])[0]
 
     def inputs(self, names: Iterable[str]) -> list[str]:
-        """sha256 of the files that inputs of these names are read from. Raises FileNotFoundError that names the command."""
+        """sha256 of the files of the named inputs. Raises FileNotFoundError that names the command to run."""
         files = {getattr(self, name): MADE_BY[name] for name in names if name in ("gaussians", "judge")}
         if "samples" in names:
             files |= {self.samples / f"{name}.npz": MADE_BY["samples"] for name in self.recipes}
@@ -68,7 +68,7 @@ class Subject(Surroundings):
             files |= {buffer: "train"} if buffer.is_file() else {}
         for file, command in files.items():
             if not file.is_file():
-                raise FileNotFoundError(f"{file}: not there; `advebm {command}` makes it")
+                raise FileNotFoundError(f"{file}: not found; `advebm {command}` makes it")
         return [images.digest(file) for file in files]
 
     @cached_property
@@ -81,10 +81,10 @@ class Subject(Surroundings):
 
     @cached_property
     def sampled(self) -> dict[str, Images]:
-        """The samples by each recipe. Raises FileNotFoundError where a recipe's file is missing."""
+        """The samples of each recipe. Raises FileNotFoundError where a recipe's file is missing."""
         return {name: images.load(self.samples / f"{name}.npz") for name in self.recipes}
 
     @cached_property
     def generator(self) -> Generator:
-        """What draws images by the recipes."""
+        """The generator of images by the recipes."""
         return Generator.load(self.model, self.data, self.gaussians, self.recipes, self.precision, self.name)

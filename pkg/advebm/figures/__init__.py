@@ -1,4 +1,4 @@
-"""Pictures. Arrays of images are uint8 (N, H, W, C). Those of a measurement are in reports/, drawn on canvas.py."""
+"""Pictures; arrays of images are uint8 (N, H, W, C). Those of measurements are in reports/ and use canvas.py too."""
 
 from advebm.figures.plots import curves, landscapes, series, steps
 from advebm.figures.tiles import class_grid, grid, sheets, strip

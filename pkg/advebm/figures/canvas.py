@@ -1,4 +1,4 @@
-"""What every picture needs."""
+"""The parts that all pictures share."""
 
 from pathlib import Path
 
@@ -7,11 +7,13 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
 
-def save(figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
@@ -29,7 +31,7 @@ def tiled(x: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
     return sheet
 
 
-def show(axes, sheet: np.ndarray) -> None:
+def show(axes: Axes, sheet: np.ndarray) -> None:
     axes.imshow(sheet.squeeze() if sheet.shape[2] == 1 else sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -37,7 +39,7 @@ def show(axes, sheet: np.ndarray) -> None:
 
 
 def words(text: str, path: Path, title: str) -> Path:
-    """A small picture that says why there is no other."""
+    """A small picture of a text that says why there is no other."""
     figure, axes = plt.subplots(figsize=(3.2, 0.8))
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, ha="center", va="center")

@@ -11,8 +11,8 @@ MARKERS = "osD^vPX"
 
 
 def curves(table: dict[str, list[float]], path: Path, title: str) -> Path:
-    """Every column of training's record against the step, a panel for each name after the slash; a line at step 0 where the
-    training that this one started from is before it."""
+    """Every column of the training's records against the step, a panel for each name after the slash. A line at step 0
+    separates the records of the warm start, which have negative steps."""
     names = sorted({name.split("/")[1] for name in table if "/" in name})
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
@@ -32,7 +32,7 @@ def curves(table: dict[str, list[float]], path: Path, title: str) -> Path:
 
 
 def landscapes(found: dict[str, dict], sides: dict[str, float], deviation: float, path: Path) -> Path:
-    """D on the unit square and the field of its ascent, before and after training; a row for each out-distribution."""
+    """D on the unit square and the directions of its ascent, before and after training; a row for each out-distribution."""
     figure, axes = plt.subplots(len(found), 2, figsize=(8.4, 3.6 * len(found)), squeeze=False, layout="constrained")
     for row, (name, entry) in zip(axes, found.items(), strict=True):
         for ax, when in zip(row, ("start", "end"), strict=True):
@@ -45,7 +45,7 @@ def landscapes(found: dict[str, dict], sides: dict[str, float], deviation: float
             ax.add_patch(plt.Circle((0.5, 0.5), 2 * deviation, fill=False, color="red"))
             ax.add_patch(plt.Rectangle((0, 0), sides[name], sides[name], fill=False, color="orange", linestyle="--", lw=2))
             ax.set(title=f"out-data {name}: {when}", aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-    figure.suptitle("red: two deviations of the data; dashed: where the out-data is; arrows: direction of ascent")
+    figure.suptitle("red: two standard deviations of the data; dashed: the out-data; arrows: direction of ascent")
     return save(figure, path)
 
 
@@ -77,8 +77,8 @@ def steps(numbers: dict, path: Path, title: str) -> Path:
 
 
 def series(lines: dict[str, dict[str, dict]], ends: dict[str, dict], axis: str | None, path: Path, title: str) -> Path:
-    """A panel for each metric, of lines {name: {place: values}}: their means, with the deviation where there are several;
-    dotted what class Gaussians and real images have. Without an axis, one place each, numbered."""
+    """A panel for each metric, with lines {name: {place: values}}: means, with the standard deviation of several values.
+    Two more lines mark class Gaussians and real images. Without an axis each name has one place, which is numbered."""
     figure, panels = plt.subplots(1, len(lines), figsize=(4.2 * len(lines), 3.4), squeeze=False, layout="constrained")
     for ax, (metric, named) in zip(panels.flat, lines.items(), strict=True):
         for i, (name, places) in enumerate(named.items()):

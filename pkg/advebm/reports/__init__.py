@@ -1,2 +1,2 @@
-"""How measurements are shown: tables, pictures, captions, the papers' numbers, the page. A measurement's file has the
-name of that in evaluation/ and holds its REPORT (base.py)."""
+"""How measurements are shown: tables, pictures, captions, the papers' numbers, the page. Each measurement has a file of the
+same name as in evaluation/, with its REPORT (base.py)."""

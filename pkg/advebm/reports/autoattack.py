@@ -1,4 +1,4 @@
-"""AutoAttack, shown."""
+"""The report of AutoAttack."""
 
 from collections.abc import Iterable
 
@@ -27,9 +27,9 @@ class AutoAttack(Report[AutoAttackResult]):
         return f"autoattack: {described}, {counts(result.n for result in results)} images."
 
     def table(self, result: AutoAttackResult) -> Table:
-        """A line for each norm."""
+        """A row for each norm."""
         rows = [[n, b.eps, *b.left.values(), within(b.accuracy, b.ci), result.n] for n, b in result.balls.items()]
-        note = "AutoAttack, standard version: the accuracy that is left after each attack and those before it."
+        note = "AutoAttack, standard version: the accuracy after each attack and all attacks before it."
         header = ["norm", "radius", "clean", *ATTACKS, "all [95%]", "n"]
         return Table("AutoAttack", header, rows, (note, *masked(result.warnings)))
 

@@ -1,4 +1,4 @@
-"""What a report of a measurement is."""
+"""The interface of a measurement's report."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ Numbers = dict[str, float | None]
 class Report(Generic[R]):
     """How one measurement is shown. Subclasses have no state."""
 
-    caption = ""  # of its picture on a page
+    caption = ""  # of its picture on the page
 
     def line(self, result: R) -> str:
         """What its command prints."""
@@ -29,7 +29,7 @@ class Report(Generic[R]):
         raise NotImplementedError
 
     def picture(self, result: R, drawn: Any, path: Path, title: str) -> Path:
-        """Draw its picture; drawn: what `measure` returned beside the result."""
+        """Draw its picture and return the path; drawn: the second value of `measure`."""
         raise NotImplementedError
 
     def summary(self, result: R) -> Numbers:
@@ -37,5 +37,5 @@ class Report(Generic[R]):
         return {}
 
     def note(self, results: Iterable[R]) -> str:
-        """A sentence on these columns, of all methods' results."""
+        """A sentence about these columns, for the results of all methods."""
         return ""

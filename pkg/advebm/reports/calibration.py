@@ -1,4 +1,4 @@
-"""Calibration, shown."""
+"""The report of calibration."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ from advebm.reports.tables import Table, within
 
 
 class Calibration(Report[CalibrationResult]):
-    caption = "How often the classifier is right, against how sure it is; on the diagonal it is calibrated."
+    caption = "Accuracy of the classifier against its confidence; on the diagonal it is calibrated."
 
     def line(self, result: CalibrationResult) -> str:
         return "no classes" if result.ece is None else f"ECE {result.ece:.4f}"
@@ -28,7 +28,7 @@ class Calibration(Report[CalibrationResult]):
         return Table("Calibration", ["accuracy", "mean confidence", "ECE [95%]", "n"], [row])
 
     def picture(self, result: CalibrationResult, drawn: None, path: Path, title: str) -> Path:
-        """Accuracy of each bin of confidence, on the diagonal where calibrated, and how many images the bin has."""
+        """Accuracy in each bin of confidence, on the diagonal where calibrated, and the number of images in the bin."""
         from advebm.figures.canvas import plt, save, words
 
         if result.ece is None or result.ece_ci is None:

@@ -10,23 +10,23 @@ from advebm.reports.ood import detection
 from advebm.reports.results import Found
 from advebm.reports.tables import Table
 
-APART = ("quality", "ood")  # in tables of their own: generation and detection
+APART = ("quality", "ood")  # have tables of their own: generation and detection
 
 
 def lacks(results: Path) -> list[str]:
-    """The files that a comparison needs and that are not in a method's folder."""
+    """The required files that are missing from a method's folder."""
     required = [f"{name}.json" for name, measurement in MEASUREMENTS.items() if measurement.required]
     return [name for name in required if not (results / name).is_file()]
 
 
 def unsampled(found: Found, results: Path) -> list[str]:
-    """Files of samples that were scored and are not there."""
+    """The files of scored samples that are missing."""
     files = [f"samples/{name}.npz" for name in found.samples if name != BUFFER]
     return [file for file in files if not (results / file).is_file()]
 
 
 def rows(found: dict[str, Found]) -> dict[str, Numbers]:
-    """The lines of comparison.json: each method and recipe, and the two ends of the scale of quality."""
+    """The rows of comparison.json: each method and recipe, and the baselines of sample quality."""
     lines = {
         method if recipe is None else f"{method}/{recipe}": row(content, recipe)
         for method, content in found.items()
@@ -37,7 +37,7 @@ def rows(found: dict[str, Found]) -> dict[str, Numbers]:
 
 
 def row(found: Found, recipe: str | None) -> Numbers:
-    """A line: what was measured of a method, and of the samples of one of its recipes."""
+    """A row: the numbers of a method, and of the samples of one of its recipes."""
     numbers: Numbers = {}
     for name, result in found.of.items():
         numbers |= MEASUREMENTS[name].report.summary(result)
@@ -45,7 +45,7 @@ def row(found: Found, recipe: str | None) -> Numbers:
 
 
 def overview(found: dict[str, Found], *notes: str) -> list[Table]:
-    """Every method as a classifier, as a generator and as a detector; notes: more of these under the first table."""
+    """Every method as a classifier, as a generator and as a detector; notes: further notes under the first table."""
     first = next(iter(found.values()))
     images = {f"{method}/{recipe}": s for method, content in found.items() for recipe, s in content.samples.items()}
     generation = quality.samples(images | quality.ends(first.of["quality"]))
@@ -54,7 +54,7 @@ def overview(found: dict[str, Found], *notes: str) -> list[Table]:
 
 
 def classification(found: dict[str, Found], *notes: str) -> Table:
-    """A line for each method, of the numbers of comparison.json that are not in the other tables."""
+    """A row for each method, with the numbers of comparison.json that are not in the other tables."""
     lines: dict[str, Numbers] = {method: {} for method in found}
     described = []
     for name, measurement in MEASUREMENTS.items():

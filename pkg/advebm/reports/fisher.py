@@ -1,4 +1,4 @@
-"""Fisher scores, shown."""
+"""The report of Fisher scores."""
 
 from collections.abc import Iterable
 
@@ -22,7 +22,7 @@ class Fisher(Report[FisherResult]):
         return "jfs, mfs: joint and marginal Fisher score, pixels in [0, 1]."
 
     def table(self, result: FisherResult) -> Table:
-        """Joint and marginal."""
+        """A row for the joint and one for the marginal score."""
         rows: list[list] = []
         for name, s in (("joint, E(x, y)", result.joint), ("marginal, E(x)", result.marginal)):
             cells = [about(s.score, s.se), about(s.score_symmetric, s.se_symmetric), s.ways] if s else [None] * 3

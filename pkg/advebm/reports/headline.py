@@ -1,9 +1,9 @@
-"""The first table of a page such as README.md, filled with what was measured."""
+"""The headline: the first table of a page such as README.md, filled with measured numbers."""
 
 from pathlib import Path
 from typing import Any
 
-from advebm.evaluation.quality import BUFFER
+from advebm.evaluation.quality import BUFFER, Scores
 from advebm.reports.papers import DATA, printed_fid
 from advebm.reports.results import Found, measured
 from advebm.reports.tables import about, table
@@ -23,7 +23,7 @@ def lines(entry: dict[str, Any], methods: list[str], results: Path) -> list[str]
 
 
 def filled(text: str, study: str, lines: list[str]) -> str | None:
-    """The text with the lines between the study's two marks; None where it lacks these."""
+    """The text with `lines` between the two marks of the study; None where it lacks them."""
     first, last = f"<!-- headline {study} -->\n", "<!-- end headline -->"
     before, begun, rest = text.partition(first)
     _, ended, after = rest.partition(last)
@@ -31,20 +31,20 @@ def filled(text: str, study: str, lines: list[str]) -> str | None:
 
 
 def not_run(method: str, recipes: list[str]) -> list[list[Any]]:
-    """A row for each recipe of a method of which nothing was measured."""
+    """A row for each recipe of a method without measurements."""
     rest = [None] * (len(HEADER) - 3)
     return [[method if not i else "", recipe, "not run", *rest] for i, recipe in enumerate(recipes or [None])]
 
 
 def measured_rows(method: str, found: Found) -> list[list[Any]]:
-    """A row for each recipe; what does not depend on it stands in the first. A dash for what was not measured yet."""
+    """A row for each recipe; the first also has the numbers that do not depend on it. None for what was not measured."""
     robust, outside = found.of.get("robustness"), found.of.get("ood")
     detected = next(iter(outside.named.values())) if outside else None
     attacks = robust.attacks.values() if robust else ()
     pgd = next((a for a in attacks if (a.norm, a.ascends, a.steps) == ("linf", "ce", 20)), None)
     first = [robust and robust.clean, pgd and pgd.accuracy], [detected and detected.auc, detected and detected.auc_worst]
     rows: list[list[Any]] = []
-    recipes = {name: scores for name, scores in found.samples.items() if name != BUFFER}
+    recipes: dict[str | None, Scores | None] = {n: scores for n, scores in found.samples.items() if n != BUFFER}
     for recipe, scores in (recipes or {None: None}).items():
         quality = [about(scores.fid, scores.fid_se), scores.label_consistency] if scores else [None, None]
         general = first if not rows else (["", ""], ["", ""])

@@ -1,4 +1,4 @@
-"""Interpolation between samples, shown."""
+"""The report of interpolation between samples."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from advebm.reports.tables import Table
 
 
 class Interpolation(Report[InterpolationResult]):
-    caption = "Rows from one sample to another, made from starts between theirs."
+    caption = "Rows from one sample to another, generated from interpolated starts."
 
     def line(self, result: InterpolationResult) -> str:
         found = {name: entry.smoothness for name, entry in result.named.items()}
@@ -20,13 +20,13 @@ class Interpolation(Report[InterpolationResult]):
         return {f"interpolation/{name}/smoothness": entry.smoothness for name, entry in result.named.items()}
 
     def table(self, result: InterpolationResult) -> Table:
-        """A line for each recipe."""
+        """A row for each recipe."""
         rows = [[name, entry.smoothness] for name, entry in result.named.items()]
-        note = "The largest step of a row of images over the distance of its ends, median over rows; 1 where a row jumps."
+        note = "The largest step in a row of images over the distance of its ends, median over rows; 1 where a row jumps."
         return Table("Interpolation", ["recipe", "smoothness"], rows, (note,))
 
     def picture(self, result: InterpolationResult, drawn: dict[str, np.ndarray | None], path: Path, title: str) -> Path:
-        """A block of rows for each recipe, of images (rows, columns, H, W, C)."""
+        """A block of rows for each recipe; its images are (rows, columns, H, W, C)."""
         from advebm.figures.canvas import plt, save, show, tiled, words
 
         blocks = {name: tiled(x.reshape(-1, *x.shape[2:]), x.shape[1]) for name, x in drawn.items() if x is not None}

@@ -1,4 +1,4 @@
-"""Energy landscapes, shown."""
+"""The report of energy landscapes."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from advebm.reports.tables import Table
 
 
 class Landscape(Report[LandscapeResult]):
-    caption = "The energy on planes of random directions through test images (Zhu et al. 2021, Fig. 2)."
+    caption = "The energy on random planes through test images (Zhu et al. 2021, Fig. 2)."
 
     def line(self, result: LandscapeResult) -> str:
         return f"the energy rises by {result.rise:.4g} within {result.radius}"
@@ -19,15 +19,12 @@ class Landscape(Report[LandscapeResult]):
         return {"landscape/rise": result.rise}
 
     def table(self, result: LandscapeResult) -> Table:
-        note = (
-            "Mean rise of the energy from a test image to a circle around it, in a plane of random directions (Zhu et al. "
-            "2021, Fig. 2)."
-        )
+        note = "Mean rise of the energy from a test image to a circle on a random plane (Zhu et al. 2021, Fig. 2)."
         row = [result.radius, result.rise, result.images]
         return Table("Energy landscape", ["radius", "rise", "n"], [row], (note,))
 
     def picture(self, result: LandscapeResult, drawn: Surfaces, path: Path, title: str) -> Path:
-        """A surface for each image, on one scale, and the image beside it."""
+        """A surface for each image, all on one scale, next to the image."""
         from advebm.figures.canvas import plt, save, show
 
         columns, energies, radius = min(len(drawn.x), 2), drawn.energies, result.radius
@@ -44,7 +41,7 @@ class Landscape(Report[LandscapeResult]):
             )
             ax.set_box_aspect(None, zoom=1.05)
             ax.set(zlim=(low, high), xticks=(-radius, 0, radius), yticks=(-radius, 0, radius))
-        figure.suptitle(f"{title}: {drawn.energy} around images, less that of the image", y=0.95)
+        figure.suptitle(f"{title}: {drawn.energy} around images, minus that of the image", y=0.95)
         return save(figure, path)
 
 

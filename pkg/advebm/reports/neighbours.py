@@ -1,4 +1,4 @@
-"""Nearest neighbours of samples, shown."""
+"""The report of nearest neighbours."""
 
 from pathlib import Path
 
@@ -24,19 +24,17 @@ class Neighbours(Report[NeighboursResult]):
         return numbers
 
     def table(self, result: NeighboursResult) -> Table:
-        """A line for each recipe, and the test images to compare with."""
+        """A row for each recipe, and one for the test images to compare with."""
         rows = [
             [name, near.l2.min, near.l2.q05, near.l2.median, near.n, near.ssim.max, near.ssim.median, near.ssim.n]
             for name, near in result.named.items()
         ]
-        header = ["images", "L2, least", "L2, 5%", "L2, median", "n", "SSIM, most", "SSIM, median", "n of SSIM"]
-        note = (
-            "To the nearest training image. Copies would be nearer than test images are; of more images the least is lower."
-        )
+        header = ["images", "L2, minimum", "L2, 5%", "L2, median", "n", "SSIM, maximum", "SSIM, median", "n of SSIM"]
+        note = "To the nearest training image. Copies would be nearer than test images. More images have a lower minimum."
         return Table("Nearest training images", header, rows, (note,))
 
     def picture(self, result: NeighboursResult, drawn: Nearest, path: Path, title: str) -> Path:
-        """For each recipe a row for each sample: the sample, and the training images nearest to it by L2 and by SSIM."""
+        """A row for each sample of each recipe: the sample, then its nearest training images by L2 and by SSIM."""
         from advebm.figures.canvas import plt, save, show, tiled, words
 
         if not drawn.samples:

@@ -1,4 +1,4 @@
-"""Out-distribution detection, shown."""
+"""The report of out-distribution detection."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from advebm.reports.tables import Table, within
 
 
 class Ood(Report[OodResult]):
-    caption = "Detection: the score of test images, of out-distribution images and of those after the attack; ROC curves."
+    caption = "Detection: scores of test images and of out-distribution images before and after the attack; ROC curves."
 
     def line(self, result: OodResult) -> str:
         return ", ".join(f"{name} {found.auc:.3f} (worst {found.auc_worst:.3f})" for name, found in result.named.items())
@@ -26,7 +26,7 @@ class Ood(Report[OodResult]):
         return numbers
 
     def table(self, result: OodResult) -> Table:
-        """A line for each set and score, with the worst case by each norm."""
+        """A row for each set and score, with the worst case by each norm."""
         lines = [(name, score, scored) for name, found in result.named.items() for score, scored in found.scores.items()]
         worst = {norm: case for *_, scored in lines for norm, case in scored.worst.items()}
         rows = []
@@ -42,15 +42,15 @@ class Ood(Report[OodResult]):
             header += [f"worst AUC, {norm} {case.eps:.3g}", f"worst FPR95, {norm} {case.eps:.3g}"]
         attacks = dict.fromkeys(f"{norm} by {case.attack}" for *_, s in lines for norm, case in s.worst.items())
         note = (
-            "FPR95: how many out-distribution images pass where 95% of test images do. (own): the score that the detector "
-            "uses. Worst cases: each out-distribution image is moved within the radius to where the score takes it for "
+            "FPR95: the share of out-distribution images that pass where 95% of test images do. (own): the detector's "
+            "score. Worst cases: each out-distribution image is moved within the radius to where the score takes it for "
             f"data: {'; '.join(attacks)}."
         )
         return Table("Out-distribution images", [*header, "n"], rows, (note,))
 
     def picture(self, result: OodResult, drawn: dict[str, dict[str, np.ndarray]], path: Path, title: str) -> Path:
-        """A column for each out-distribution set: -E(x) of in, out and moved out images, the ROC curves of the detector's
-        score, and its AUC against the radius of the attack."""
+        """A column for each out-distribution set: -E(x) of test, out-distribution and attacked images, the ROC curves of
+        the detector's score, and its AUC against the radius of the attack."""
         from sklearn.metrics import roc_curve
 
         from advebm.figures.canvas import plt, save
@@ -79,15 +79,16 @@ class Ood(Report[OodResult]):
         return save(figure, path)
 
     def summary(self, result: OodResult) -> Numbers:
-        standard = {f"auc {name}": found.auc for name, found in result.named.items()}
+        standard: Numbers = {f"auc {name}": found.auc for name, found in result.named.items()}
         return standard | {f"worst {name}": found.auc_worst for name, found in result.named.items()}
 
 
 def detection(found: dict[str, OodResult]) -> Table:
-    """A line for each method, by its detector's own score."""
-    keys = dict.fromkeys(key for result in found.values() for key in REPORT.summary(result))
-    keys = sorted(keys, key=lambda key: key.startswith("worst "))  # of all sets the standard AUC first
-    rows, radii = [], {}
+    """A row for each method, by its detector's own score."""
+    columns = dict.fromkeys(key for result in found.values() for key in REPORT.summary(result))
+    keys = sorted(columns, key=lambda key: key.startswith("worst "))  # the standard AUC of every set first
+    rows = []
+    radii: dict[str, None] = {}  # as an ordered set
     for method, result in found.items():
         first = next(iter(result.named.values()))
         norm, worst = next(iter(first.scores[first.score].worst.items()))

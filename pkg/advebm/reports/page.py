@@ -1,4 +1,4 @@
-"""The web page of a study: every table and picture in one file, which needs no network."""
+"""The web page of a study: every table and picture in one file that needs no network."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ from advebm.reports.results import Found
 from advebm.reports.tables import Beside, Table, text
 
 TEMPLATE = Path(__file__).with_name("page.html")
-COLORS = 256  # of a picture on the page: a third of the bytes, which keeps it below 20 MB
+COLORS = 256  # of a picture on the page: a third of the bytes, so the page stays below 20 MB
 
 
 class Picture(NamedTuple):
@@ -20,7 +20,7 @@ class Picture(NamedTuple):
 
 
 def page(study: str, general: list[Table], sheet: Path, methods: dict[str, tuple[list[Table], list[Picture]]]) -> str:
-    """HTML of what is general, with the sheet of samples, then each method's tables and pictures."""
+    """HTML of the general tables and the sheet of samples, then of each method's tables and pictures."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -32,18 +32,18 @@ def page(study: str, general: list[Table], sheet: Path, methods: dict[str, tuple
 
 
 def pictures(found: Found, results: Path, model: Path) -> list[Picture]:
-    """A method's pictures: training, samples, measurements; those that are there."""
-    listed = {model / "curves.png": "Training: every recorded number, against the step."}
+    """The existing pictures of a method: training, samples, measurements."""
+    listed = {model / "curves.png": "Training: every logged number against the step."}
     for recipe, scores in found.samples.items():
-        rows = "the first ones" if scores.label_consistency is None else "a row for each class asked for"
+        rows = "the first ones" if scores.label_consistency is None else "a row for each class"
         listed[results / f"samples/pictures/{recipe}.png"] = f"Samples by {recipe}, {rows}."
-        listed[results / f"samples/pictures/{recipe}_strip.png"] = f"The stages of {recipe}: the same images downwards."
+        listed[results / f"samples/pictures/{recipe}_strip.png"] = f"The stages of {recipe}, from top to bottom."
     shown = {results / f"{name}.png": m.report.caption for name, m in MEASUREMENTS.items() if m.picture}
     return embedded(listed | shown)
 
 
 def embedded(listed: dict[Path, str]) -> list[Picture]:
-    """The pictures that are there, as part of the page."""
+    """The existing pictures, as data URIs."""
     from PIL import Image
 
     made = []

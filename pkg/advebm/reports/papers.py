@@ -1,4 +1,4 @@
-"""The papers' tables, each of our numbers beside the published one."""
+"""The papers' tables, with our numbers next to the published ones."""
 
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,15 @@ from advebm.reports.results import Found
 from advebm.reports.tables import Beside, Table, text
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
-DATA = "cifar10"  # of a row that names none
-RADIUS = 1.0  # L2, of the worst cases of AE, Table 4
+DATA = "cifar10"  # of rows that name none
+RADIUS = 1.0  # L2, of the worst cases in Yin, Li and Rohde 2022, Table 4
 
 
 def papers(study: str, used: dict[str, Any], found: dict[str, Found], whole: bool = True) -> list[Table]:
-    """What is to be known, then the papers' tables beside what was found of each method.
+    """Notes, then the papers' tables with the numbers found for each method.
 
-    used: what params.yaml says of the study's data. whole: with the rows of methods that are not among those found. A
-    study of data that a paper has numbers of gets the rows of those, any other those of CIFAR-10.
+    used: the study's entry for data in params.yaml. whole: include rows of methods that were not found. A study on data
+    that a paper reports gets the rows for that data, any other study those for CIFAR-10.
     """
     import yaml
 
@@ -33,24 +33,24 @@ def papers(study: str, used: dict[str, Any], found: dict[str, Found], whole: boo
             header = ["model", "ours", *entry["columns"].values(), "note"]
             tables.append(Table(entry["name"], header, lines, (entry["about"],), level=3))
     if not tables:
-        return [Table("Published", [], [], ("The papers' tables do not have this method.",))]
-    same = f"Study {study} is on the papers' data."
-    other = f"Only studies of {' and '.join(known)} are to be compared with the papers, not {study}."
+        return [Table("Published", [], [], ("The papers' tables do not include this method.",))]
+    same = f"Study {study} uses the papers' data."
+    other = f"Only studies of {' and '.join(known)} can be compared with the papers; {study} cannot."
     alike = [name for name, source in used["out"].items() if origin(source) == origin(used["outliers"])]
-    seen = f" What is trained with outliers has seen the like of {', '.join(alike)}." if alike else ""
+    seen = f" Methods trained with outliers have seen images like those of {', '.join(alike)}." if alike else ""
     notes = (
         "RJ: Korst and Asadulaev 2022; JT: Zhu et al. 2021; AE: Yin, Li and Rohde 2022.",
         f"Each cell: ours │ published. Accuracies and AUC are in percent. {same if used['source'] in known else other}",
         f"Out-distribution sets of {study}: {'; '.join(f'{name}, {source}' for name, source in used['out'].items())}. "
-        f"Outliers of training: {used['outliers']}.{seen}",
-        "IS and FID as published are of up to 50,000 images by Inception, each paper by a protocol of its own.",
+        f"Outliers in training: {used['outliers']}.{seen}",
+        "Published IS and FID use up to 50,000 images and Inception; each paper has its own protocol.",
         *protocols(entry for content in found.values() for entry in content.samples.values()),
     )
-    return [Table("Published, beside ours", [], [], notes), *tables]
+    return [Table("Published, next to ours", [], [], notes), *tables]
 
 
 def printed_fid() -> dict[tuple[str, str], str]:
-    """FID on CIFAR-10 as the papers print it, by method and recipe, with the first table that has it."""
+    """FID on CIFAR-10 as printed in the papers, by method and recipe, with the first table that has it."""
     import yaml
 
     found: dict[tuple[str, str], str] = {}
@@ -63,12 +63,12 @@ def printed_fid() -> dict[tuple[str, str], str]:
 
 
 def origin(source: str) -> str:
-    """A data source without the file's name, if it has one."""
+    """A data source without its file name."""
     return source.rpartition("/")[0] or source
 
 
 def line(row: dict[str, Any], columns: list[str], found: Found | None) -> list[Any]:
-    """A row of a paper's table, ours by the first of its recipes that was measured."""
+    """A row of a paper's table; our numbers are for the first of its recipes that was measured."""
     name, numbers = None, {}
     if found is not None:
         recipe = next((recipe for recipe in row["recipes"] if recipe in found.samples), None)
@@ -79,8 +79,8 @@ def line(row: dict[str, Any], columns: list[str], found: Found | None) -> list[A
 
 
 def ours(found: Found, recipe: str | None, score: str | None = None) -> dict[str, float | str | None]:
-    """What was measured of a method and the samples of a recipe, by the columns of published.yaml; score: by which
-    out-distribution images are told, the detector's own where none is named."""
+    """The numbers of a method and of a recipe's samples, by the columns of published.yaml; score: the one that detects
+    out-distribution images, by default the detector's own."""
     robust: RobustnessResult = found.of["robustness"]
     outside: OodResult = found.of["ood"]
     samples, attacks = found.samples.get(recipe or ""), list(robust.attacks.values())
@@ -88,26 +88,26 @@ def ours(found: Found, recipe: str | None, score: str | None = None) -> dict[str
     ordinary, energy = both_attacks(attacks)
     numbers: dict[str, float | str | None] = {
         "clean": percent(robust.clean),
-        "robust": percent(pgd and pgd.accuracy),
-        "ordinary": percent(ordinary and ordinary.accuracy),
-        "energy": percent(energy and energy.accuracy),
-        "is": samples and samples.is_mean,
-        "fid": samples and samples.fid,
+        "robust": percent(pgd.accuracy if pgd else None),
+        "ordinary": percent(ordinary.accuracy if ordinary else None),
+        "energy": percent(energy.accuracy if energy else None),
+        "is": samples.is_mean if samples else None,
+        "fid": samples.fid if samples else None,
     }
     for column, kind in (("jfs", "joint"), ("mfs", "marginal")):
         fisher = getattr(found.of.get("fisher"), kind, None)
         numbers[column] = fisher and f"{text(fisher.score)}; {text(fisher.score_symmetric)}"
     for name, entry in outside.named.items():
         scored = entry.scores.get(score or entry.score)
-        worst = scored and scored.worst.get("l2")
-        same = worst if worst and worst.eps == RADIUS else None
-        numbers |= {name: percent(scored and scored.auc), f"{name} worst": percent(same and same.auc)}
+        worst = scored.worst.get("l2") if scored else None
+        numbers[name] = percent(scored.auc if scored else None)
+        numbers[f"{name} worst"] = percent(worst.auc if worst and worst.eps == RADIUS else None)
     return numbers
 
 
 def both_attacks(attacks: list[UnderAttack]) -> tuple[UnderAttack | None, UnderAttack | None]:
-    """Zhu et al. 2021, Table 1: the first attack up the cross-entropy that has an energy attack within the same radius, and
-    that one; without such a pair, the first up the cross-entropy alone."""
+    """The two attacks of Zhu et al. 2021, Table 1: the first that ascends the cross-entropy and has an energy attack of the
+    same norm and radius, and that one; without such a pair, the first that ascends the cross-entropy, and None."""
     ordinary = [attack for attack in attacks if attack.ascends == "ce"]
     for a in ordinary:
         for b in attacks:

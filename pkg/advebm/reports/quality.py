@@ -1,4 +1,4 @@
-"""Sample quality, shown."""
+"""The report of sample quality."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -27,17 +27,17 @@ class Quality(Report[QualityResult]):
 
 
 def summary(scores: Scores | None) -> Numbers:
-    """The columns of the comparison, of one recipe's samples."""
+    """The columns of the comparison for the samples of one recipe."""
     return {key: getattr(scores, key, None) for key in SUMMARY}
 
 
 def ends(result: QualityResult) -> dict[str, Scores]:
-    """The quality of the class Gaussians and of real images, the two ends of the scale, named so that it shows."""
+    """The baselines, class Gaussians and real images, with their names in parentheses."""
     return {f"({name})": scores for name, scores in result.baselines.items()}
 
 
 def samples(scores: dict[str, Scores]) -> Table:
-    """A line for each set of images: recipes, the replay buffer, baselines."""
+    """A row for each set of images: recipes, the replay buffer, baselines."""
     header = ["images", "FID", "FID by class", "KID", "IS", "precision", "recall", "label consistency", "n", "reference n"]
     rows = [
         [
@@ -52,17 +52,17 @@ def samples(scores: dict[str, Scores]) -> Table:
         for name, s in scores.items()
     ]
     notes = [
-        "±: standard error of FID; deviation over the subsets of KID and over the splits of IS. FID by class: from the "
-        "lowest to the highest."
+        "±: standard error of FID; standard deviation over the subsets of KID and over the splits of IS. FID by class: "
+        "lowest to highest."
     ]
     notes += protocols(scores.values())
     if any(entry.is_mean is None for entry in scores.values()):
-        notes.append("IS: not available; the weights of FID's network that were used have no classifier layer.")
+        notes.append("IS: not available; the weights of the feature network have no classifier layer.")
     return Table("Samples", [*header, "protocol"], rows, tuple(notes))
 
 
 def protocols(scores: Iterable[Scores]) -> list[str]:
-    """How images were scored, a sentence for each way."""
+    """A sentence for each protocol by which images were scored."""
     return [f"Protocol {protocol}." for protocol in dict.fromkeys(entry.protocol for entry in scores)]
 
 

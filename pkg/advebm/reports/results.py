@@ -1,4 +1,4 @@
-"""What was measured of a method, read from its files."""
+"""The results of a method, read from its files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +13,20 @@ from advebm.runtime.disk import read_json
 
 @dataclass
 class Found:
-    """The results of a method, and how its training went."""
+    """The results of a method, and the recoveries of its training."""
 
-    of: dict[str, Any]  # by the measurement's name; only what was measured
+    of: dict[str, Any]  # by name of the measurement, if it was measured
     recoveries: list[dict[str, Any]]  # from divergence
 
     @property
     def samples(self) -> dict[str, Scores]:
-        """The quality of its images: each recipe's and the replay buffer's."""
+        """The quality of its images, by recipe, and of the replay buffer."""
         return self.of["quality"].named if "quality" in self.of else {}
 
 
 def measured(results: Path, model: Path, *, partial: bool = False) -> Found:
-    """What lies in a method's folders of results and of its model; with `partial` required results may be missing. Raises
-    FileNotFoundError or ValueError that names the file and the command that makes it."""
+    """The results in a method's folder, and the recoveries in its model's folder. With `partial`, required results may be
+    missing. Raises FileNotFoundError or ValueError that names the file and the command to run."""
     found = {}
     for name, measurement in MEASUREMENTS.items():
         file = results / f"{name}.json"
@@ -43,4 +43,4 @@ def _read(measurement: Measurement, file: Path, content: dict[str, Any]) -> Any:
         return measurement.result.read(content)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"] if part != "named")
-        raise ValueError(f"{file}: lacks {where}, or has it wrong; run `advebm {measurement.name}` again") from error
+        raise ValueError(f"{file}: {where} is missing or wrong; run `advebm {measurement.name}` again") from error

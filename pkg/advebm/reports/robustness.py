@@ -1,4 +1,4 @@
-"""Robust accuracy, shown."""
+"""The report of robust accuracy."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +7,7 @@ from advebm.evaluation.robustness import RobustnessResult
 from advebm.reports.base import Numbers, Report
 from advebm.reports.tables import Table, within
 
-ASCENDS = {"ce": "up the cross-entropy", "energy": "up E(x, y)", "target": "to another class"}
+ASCENDS = {"ce": "on the cross-entropy", "energy": "on E(x, y)", "target": "to another class"}
 
 
 class Robustness(Report[RobustnessResult]):
@@ -33,7 +33,7 @@ class Robustness(Report[RobustnessResult]):
         return f"Accuracy on {counts(result.n for result in results)} test images; {'; '.join(described)}."
 
     def table(self, result: RobustnessResult) -> Table:
-        """A line for each attack."""
+        """A row for each attack."""
         rows = [["none", *[None] * 5, within(result.clean, result.clean_ci), result.n]]
         for name, a in result.attacks.items():
             rows.append([name, a.norm, a.eps, a.ascends, a.steps, a.restarts, within(a.accuracy, a.ci), result.n])
@@ -41,7 +41,7 @@ class Robustness(Report[RobustnessResult]):
         return Table("Accuracy on test images", header, rows, masked(result.warnings))
 
     def picture(self, result: RobustnessResult, drawn: None, path: Path, title: str) -> Path:
-        """Accuracy, and mean cross-entropy, against the radius of the attack."""
+        """Accuracy and mean cross-entropy against the radius of the attack."""
         from advebm.figures.canvas import plt, save
 
         curve = result.curve
@@ -57,12 +57,12 @@ class Robustness(Report[RobustnessResult]):
 
 
 def counts(numbers: Iterable[int]) -> str:
-    """How many images: one number, or several where methods differ."""
+    """The number of images; several, joined by "or", where methods differ."""
     return " or ".join(map(str, sorted(set(numbers))))
 
 
 def masked(warnings: list[str]) -> tuple[str, ...]:
-    """Signs of masked gradients, a sentence each."""
+    """A sentence for each sign of masked gradients."""
     return tuple(f"Warning of masked gradients: {warning}." for warning in warnings)
 
 

@@ -1,4 +1,4 @@
-"""Tables, and how they are written."""
+"""Tables, and how they are written in Markdown."""
 
 from typing import Any, NamedTuple
 
@@ -11,8 +11,8 @@ class Beside(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A part of a page: a heading, a table and notes under it. A cell is text, a number, Beside, or None where nothing
-    applies; no rows, no table."""
+    """A section of a page: a heading, a table and notes under it. A cell is text, a number, Beside, or None where nothing
+    applies. Without rows there is no table."""
 
     title: str
     header: list[str]
@@ -22,8 +22,8 @@ class Table(NamedTuple):
 
 
 def text(value: Any) -> str:
-    """A cell; what does not apply is a dash."""
-    if isinstance(value, Beside):  # a bar of ASCII would end the cell in Markdown
+    """A cell as text; None is a dash."""
+    if isinstance(value, Beside):  # an ASCII bar would end the cell in Markdown
         return "-" if value == (None, None) else f"{text(value.ours)} │ {text(value.published)}"
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -39,7 +39,7 @@ def about(value: float | None, error: float | None) -> str | float | None:
 
 
 def table(header: list[str], rows: list[list[Any]]) -> list[str]:
-    """Lines of Markdown, the columns aligned."""
+    """The lines of a Markdown table with aligned columns."""
     cells = [[text(value) for value in line] for line in [header, *rows]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
     lines = [
@@ -49,7 +49,7 @@ def table(header: list[str], rows: list[list[Any]]) -> list[str]:
 
 
 def document(title: str, parts: list[Table]) -> str:
-    """A page of Markdown."""
+    """A page in Markdown."""
     blocks = [f"# {title}"]
     for part in parts:
         blocks.append(f"{'#' * part.level} {part.title}")
