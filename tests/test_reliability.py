@@ -121,7 +121,7 @@ def test_a_stopped_training_says_so_and_goes_on(project):
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 128 + number, err
-        assert err == f"advebm: stopped by {number.name}; the same command goes on from there\n"
+        assert err == f"advebm: stopped by {number.name}; run the same command to resume\n"
     call(project, *training("jem", "stopped"))
     assert files(project / "stopped") == files(project / "whole_jem")
 

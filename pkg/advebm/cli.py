@@ -27,6 +27,7 @@ from advebm.commands.sync import sync
 from advebm.commands.toy2d import toy2d
 from advebm.commands.train import train
 from advebm.evaluation import MEASUREMENTS
+from advebm.runtime.signals import Stopped
 
 COMMANDS: dict[str, Callable] = {
     **{f.__name__: f for f in (check, prepare, gaussians, train, sample, baselines)},
@@ -46,7 +47,7 @@ for name, command in COMMANDS.items():
     app.command(name)(command)
 
 
-def run(app: Callable[..., object], name: str) -> None:
+def run(app: Callable[..., int | None], name: str) -> None:
     """Call the application, which is a command of that name, with threads that wait asleep after a short while, or two
     experiments on the same cores would hold each other up; a mistake is one line and exit code 2, what the machine or the
     training does is 1, and a signal is 128 and its number."""
@@ -65,9 +66,7 @@ def run(app: Callable[..., object], name: str) -> None:
         if not ours:  # a defect of this program: its traceback is wanted
             raise
         _fail(error, 1)
-    except BaseException as error:
-        if type(error).__name__ != "Stopped":
-            raise
+    except Stopped as error:
         _fail(error, error.code)
     if code:  # Ctrl-C before a command's own handler
         sys.exit(code)

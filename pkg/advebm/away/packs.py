@@ -18,6 +18,7 @@ from advebm.runtime import disk
 
 PART = 15 * 2**20  # bytes of a part at most; a multiple of tarfile.RECORDSIZE, by which a part grows
 MANIFEST = "manifest"  # the member's name begins so; its sha256 follows
+CHUNK = re.compile(r"\.chunk-(\d+)-of-(\d+)\Z")  # what follows the path in the name of a chunk
 SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 SCHEMA = {  # of what is read of a manifest
     "type": "object",
@@ -127,7 +128,7 @@ class Pack:
 def read(parts: Iterable[Path], folder: Path) -> Pack:
     """Unpack the parts to a folder, each content under its sha256, and verify them. Raises FileNotFoundError, or ValueError
     where a part is damaged or is none that `write` wrote, or they are of different packings."""
-    known = None
+    pack: Pack | None = None
     for part in parts:
         if not part.is_file():
             raise FileNotFoundError(f"{part}: no such file")
@@ -135,18 +136,21 @@ def read(parts: Iterable[Path], folder: Path) -> Pack:
         name, text = next(members, ("", b""))
         if name != f"{MANIFEST}-{hashlib.sha256(text).hexdigest()}.json":
             raise ValueError(f"{part}: is damaged, or no part that `advebm away` wrote: its manifest is not of its sha256")
-        if known not in (None, text):
+        if pack is None:
+            pack, first = Pack(_manifest(text, part), folder), text
+            listed = {entry["path"]: entry["sha256"] for entry in pack.manifest["files"]}
+        elif text != first:
             raise ValueError(f"{part}: is of another packing than the first part; give parts of the same")
-        known = text
-        listed = {entry["path"]: entry["sha256"] for entry in _manifest(text, part)["files"]}
         for name, data in members:
-            path, chunk, count = re.fullmatch(r"(.*?)(?:\.chunk-(\d+)-of-(\d+))?", name, re.DOTALL).groups()
+            chunk = CHUNK.search(name)
+            path = name[: chunk.start()] if chunk else name
             if path not in listed:
                 raise ValueError(f"{part}: holds {name}, which its manifest does not list")
             if not chunk and hashlib.sha256(data).hexdigest() != listed[path]:
                 raise ValueError(f"{part}: {name} is damaged: its sha256 is not the manifest's; carry the part again")
-            (folder / (f"{listed[path]}.{chunk}.{count}" if chunk else listed[path])).write_bytes(data)
-    pack = Pack(_manifest(known, part), folder)
+            (folder / ".".join([listed[path], *(chunk.groups() if chunk else ())])).write_bytes(data)
+    if pack is None:
+        raise ValueError("no parts to unpack")
     for entry in pack.manifest["files"]:
         if some := _join(entry, folder):
             pack.cut[entry["path"]] = some
@@ -161,11 +165,12 @@ def _members(part: Path) -> Iterator[tuple[str, bytes]]:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for member in tar:
                 plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
-                if not plain or member.size > PART:
+                content = tar.extractfile(member) if plain and member.size <= PART else None
+                if content is None:
                     raise ValueError(
                         f"{part}: {member.name} is not a plain file of at most {PART} bytes; `advebm away` writes none such"
                     )
-                yield member.name, tar.extractfile(member).read()
+                yield member.name, content.read()
                 end = member.offset + _cost(member.size)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(f"{part}: is damaged ({error}); carry it again") from error

@@ -173,8 +173,8 @@ def run(study: str, stage: Stage, *, stopped: Callable[[], bool], tracking: str)
         for out in map(Path, stage.outs):
             shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
     environment = os.environ | {"DVC_ROOT": str(project.root()), "ADVEBM_TRACKING": tracking}
-    own = {"start_new_session": True, "preexec_fn": _bound()}
-    running = subprocess.Popen([sys.executable, *arguments], env=environment, **own)
+    command = [sys.executable, *arguments]
+    running = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_bound())
     try:
         while running.poll() is None and not stopped():
             time.sleep(POLL)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -61,7 +61,7 @@ def bench(
     place = networks.device() if device is None else torch.device(device)
     torch.manual_seed(0)
     rates = timing.matrix_rates(place)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for make in progress.bar(f"bench {study}", quiet)(
         jobs(entry, methods, wanted, batch, steps, place, project.data_root(root))
     ):

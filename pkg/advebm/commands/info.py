@@ -24,25 +24,23 @@ def info(
         from advebm import networks
 
         net, header = networks.load(model)
-        rows = [[key, str(value)] for key, value in config.flat(header).items()]
-        print("\n".join(table(["", str(model)], [*rows, ["parameters", str(sum(p.numel() for p in net.parameters()))]])))
+        numbers = config.flat(header) | {"parameters": sum(p.numel() for p in net.parameters())}
+        print("\n".join(table(["", str(model)], [[key, str(value)] for key, value in numbers.items()])))
         return
     import torch
 
     content = config.read_yaml(params) if params.is_file() else {}
-    rows = [[name, _version(name)] for name in ("advebm", "torch", "torchvision", "torch-fidelity", "dvc", "mlflow")]
-    rows += [
-        [
-            "device",
-            f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'}, {torch.get_num_threads()} threads",
-        ]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    rows: list[list[Any]] = [
+        *([name, _version(name)] for name in ("advebm", "torch", "torchvision", "torch-fidelity", "dvc", "mlflow")),
+        ["device", f"{device}, {torch.get_num_threads()} threads"],
+        ["data root", str(project.data_root())],
+        *(
+            [f"study {name}", f"like {content[name]['like']}" if "like" in content[name] else None]
+            for name in config.studies(content)
+        ),
+        ["methods", content.get("methods")],
     ]
-    rows += [["data root", str(project.data_root())]]
-    rows += [
-        [f"study {name}", f"like {content[name]['like']}" if "like" in content[name] else None]
-        for name in config.studies(content)
-    ]
-    rows += [["methods", content.get("methods")]]
     print("\n".join(table(["", "advebm"], rows)))
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -13,9 +13,6 @@ from advebm import config
 from advebm.commands import options as o
 from advebm.evaluation import MEASUREMENTS, Measurement
 from advebm.runtime import project
-
-if TYPE_CHECKING:
-    pass
 
 INPUTS = {  # options of a command, by the inputs of its measurements
     "samples": Annotated[Path, Option(help="folder that `sample` wrote")],
@@ -34,7 +31,12 @@ def command(name: str, about: str, measurements: list[Measurement]) -> Callable[
     def run(method: str, model: Path, data: Path, out: Path, **given: Any) -> None:
         measure(measurements, method, model, data, out, **given)
 
-    options = {"method": o.Method, "model": o.ModelFile, "data": o.Prepared, "out": o.OutFolder if folder else o.OutFile}
+    options: dict[str, Any] = {
+        "method": o.Method,
+        "model": o.ModelFile,
+        "data": o.Prepared,
+        "out": o.OutFolder if folder else o.OutFile,
+    }
     options |= {key: INPUTS[key] for key in inputs} | {"study": o.Study, "params": o.Params, "quiet": o.Quiet}
     defaults = {"study": "digits", "params": o.PARAMS, "quiet": False, "root": None}
     kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
@@ -58,7 +60,10 @@ def measure(
     params: Path = o.PARAMS,
     quiet: bool = False,
     root: Path | None = None,
-    **inputs: Path,
+    samples: Path = Path(),
+    gaussians: Path = Path(),
+    judge: Path = Path(),
+    baselines: Path = Path(),
 ) -> None:
     """Make the measurements of a model: write what each finds, draw it, log it in the model's run. A measurement that the
     study leaves out writes {}."""
@@ -82,7 +87,10 @@ def measure(
         root=project.data_root(root),
         cache=lambda features: state.features(features).part,
         bar=lambda name: progress.bar(f"{name} {study}/{method}", quiet),
-        **inputs,
+        samples=samples,
+        gaussians=gaussians,
+        judge=judge,
+        baselines=baselines,
     )
     checkpoint = images.digest(model)
     for measurement in measurements:
@@ -99,8 +107,8 @@ def measure(
             result, drawn = specs[name].measure(subject)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(result.json(), indent=1) + "\n")
-            about_run = {"stage": name, "study": study, "method": method, "checkpoint": checkpoint, "spec": spec}
-            run = stack.enter_context(tracking.run(**about_run))
+            tracked = tracking.run(stage=name, study=study, method=method, checkpoint=checkpoint, spec=spec)
+            run = stack.enter_context(tracked)
             run.metrics(measurement.report.metrics(result))
             if measurement.picture:
                 path = file.with_suffix(".png")

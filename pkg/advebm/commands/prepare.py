@@ -68,7 +68,7 @@ def prepare(
     about = {
         "source": spec.source,
         "shape": [train.x.shape[3], *train.x.shape[1:3]],
-        "classes": int(train.y.max()) + 1,
+        "classes": int(train.labels().max()) + 1,
         "images": {name: len(content.x) for name, content in sets.items()},
         "out": {"outliers": spec.outliers, **spec.out},
         "sha256": images.digest_arrays(sets),

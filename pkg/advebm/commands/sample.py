@@ -48,16 +48,20 @@ def sample(
         return {"x": x} | ({stage: x[:STRIP] for stage, x in stages.items()} if ids[0] == 0 else {})
 
     key = [method, spec, checkpoint, about(data)["sha256"], images.digest(gaussians)]
-    where = {"stage": "sample", "study": study, "method": method, "checkpoint": checkpoint, "spec": spec}
-    with opened("sample", out, key) as state, tracking.run(**where) as run:
+    tracked = tracking.run(stage="sample", study=study, method=method, checkpoint=checkpoint, spec=spec)
+    with opened("sample", out, key) as state, tracked as run:
         for name, recipe in recipes.items():
             bar = progress.bar(f"sample {study}/{method} {name}", quiet)
             found = batched(partial(drawn, name), name, count, part=state.part, progress=bar)
             made = images.Images(found["x"], asked(recipe, count, make.classes))
             images.save(out / f"{name}.npz", made)
             title = f"{study} {method}: {name}"
-            draw = figures.class_grid if recipe.asks else figures.grid
-            run.artifact(draw(made if recipe.asks else made.x[:120], pictures / f"{name}.png", title), "samples")
+            grid = pictures / f"{name}.png"
+            if recipe.asks:
+                figures.class_grid(made, grid, title)
+            else:
+                figures.grid(made.x[:120], grid, title)
+            run.artifact(grid, "samples")
             strip = {stage: found[stage] for stage in recipe.stages}
             run.artifact(figures.strip(strip, pictures / f"{name}_strip.png", title), "samples")
     print(f"wrote {out}: {count} images by each of {', '.join(recipes) or 'no recipes'}")

@@ -31,6 +31,7 @@ def stability(
     """
     entry = config.read(params, study)
     import tempfile
+    from functools import partial
 
     import torch
 
@@ -64,7 +65,7 @@ def stability(
         start = None if warm is None else images.digest(warm / "model.safetensors")
         with opened("stability", out, [study, entries, about(data)["sha256"], start]) as state:
             found = {
-                name: [state.part(f"{name} {seed}", lambda n=name, s=seed: steps(n, s)).tolist() for seed in range(seeds)]
+                name: [state.part(f"{name} {seed}", partial(steps, name, seed)).tolist() for seed in range(seeds)]
                 for name in methods
             }
             numbers = {name: summary(runs) for name, runs in found.items()}

@@ -72,11 +72,15 @@ def steps(
     networks.load(judge, shape=described["shape"])  # what is wrong with it is reported before anything is drawn
     recipes = {name: made for name, (_, made) in curves.items()}
     make = Generator.load(model, data, gaussians, recipes, entry["precision"], f"{study}.sampling.{method}")
-    numbers = {"images": images, "lengths": counts, "recipes": {name: asdict(made) for name, made in recipes.items()}}
+    numbers: dict[str, Any] = {
+        "images": images,
+        "lengths": counts,
+        "recipes": {name: asdict(made) for name, made in recipes.items()},
+    }
     spec = {**numbers, "quality": entry["quality"], "precision": entry["precision"]}
     key = [method, spec, described["sha256"], *(digest(file) for file in (model, gaussians, judge))]
-    about_run = {"stage": "steps", "study": study, "method": method, "checkpoint": digest(model), "spec": spec}
-    with state.opened("steps", out, key) as opened, tracking.run(**about_run) as run:
+    tracked = tracking.run(stage="steps", study=study, method=method, checkpoint=digest(model), spec=spec)
+    with state.opened("steps", out, key) as opened, tracked as run:
         sets = s.drawn(curves, counts, images, make, part=opened.part, bar=around.bar)
         numbers |= s.measured(sets, counts, images, make, config.build(Quality, entry["quality"]), around)
         out.mkdir(parents=True, exist_ok=True)
@@ -135,12 +139,15 @@ def variants(
         config.check(copied, where)
         return config.recipes(copied, method)
 
-    recipes, curves = built(changes), {}
+    recipes = built(changes)
+    curves: dict[str, tuple[str, Recipe]] = {}
     asked = names or [name for name in recipes if last_chain(recipes[name])]
     asked = list(dict.fromkeys([*asked, *(key.split(".")[0] for _, key, _ in varied)]))
     for name in asked:
-        values = [(key, value) for _, key, listed in varied if key.split(".")[0] == name for value in listed.split(",")]
-        found = {f"{key.replace('.', ' ', 1)}={value}": built([*changes, f"{key}={value}"])[name] for key, value in values}
+        settings = [(key, value) for _, key, listed in varied if key.split(".")[0] == name for value in listed.split(",")]
+        found = {
+            f"{key.replace('.', ' ', 1)}={value}": built([*changes, f"{key}={value}"])[name] for key, value in settings
+        }
         own = {} if recipes[name] in found.values() else {name: recipes[name]}
         curves |= {curve: (name, recipe) for curve, recipe in (own | found).items()}
     without = [name for name in asked if not last_chain(recipes[name])]

@@ -1,6 +1,6 @@
 """Mean and deviation over the seeds that were run."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -29,9 +29,9 @@ def summary(
     trained = {run["tags"].get("checkpoint.sha256"): run["params"] for run in runs if run["params"]}
     for run in runs:
         tags = run["tags"]
-        params = dict(trained.get(tags.get("checkpoint.sha256"), {}))  # a run may hold measurements alone
-        method, seed = tags.get("method"), params.pop("seed", None)
-        if method not in entry["models"] or params != trained_with(entry, study, method):
+        logged = dict(trained.get(tags.get("checkpoint.sha256"), {}))  # a run may hold measurements alone
+        method, seed = tags.get("method"), logged.pop("seed", None)
+        if method not in entry["models"] or logged != trained_with(entry, study, method):
             continue
         for stage, spec in config.stage_specs(entry, method).items():
             if tags.get(f"spec.{stage}") == project.digest(spec):
@@ -49,7 +49,7 @@ def summary(
     print("\n".join(table(["method", "metric", "mean", "deviation", "runs", "seeds"], rows)))
 
 
-def trained_with(entry: dict, study: str, method: str) -> dict[str, str]:
+def trained_with(entry: dict[str, Any], study: str, method: str) -> dict[str, str]:
     """The parameters that a run of the method has, but for the seed."""
     flat = config.flat({"study": study, "method": method, **config.trained_by(entry, method)})
     return {key: str(value) for key, value in flat.items()}

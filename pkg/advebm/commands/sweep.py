@@ -5,12 +5,17 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from typer import Argument, Option
 
 from advebm import config
 from advebm.reports.tables import about, table
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from advebm.data.images import Images
 
 
 class Experiment(NamedTuple):
@@ -18,7 +23,7 @@ class Experiment(NamedTuple):
 
     params: dict[str, Any]
     quality: dict[str, dict[str, Any]]  # quality.json: of each recipe, of the replay buffer, "baselines"
-    samples: dict[str, Any]  # {recipe: Images}
+    samples: dict[str, "Images"]  # by recipe
 
 
 def sweep(
@@ -41,7 +46,7 @@ def sweep(
     except LockError:
         raise BlockingIOError("another process of DVC is at work in this folder; wait for it, or stop it") from None
     lines: dict[str, dict[str, dict[Any, list[float]]]] = {key: {} for key in metrics}  # {metric: {line: {x: values}}}
-    sheets = {}
+    sheets: dict[str, np.ndarray] = {}
     differing = varied([experiment.params for experiment in found])
     axis, others = split(differing)
     for (_, quality, samples), values in zip(found, differing, strict=True):

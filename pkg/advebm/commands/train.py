@@ -6,7 +6,7 @@ import math
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from advebm.methods import Method
-    from advebm.runtime.state import State
+    from advebm.networks import Network
+    from advebm.runtime.state import Good, State
+    from advebm.runtime.tracking import Run
     from advebm.training import Diverged
 
 
 class Course:
-    """A training as it goes: its records, pictures and last good state, told to MLflow and kept on the disk."""
+    """The progress of a training: its records, pictures and last good state, logged and saved."""
 
-    def __init__(self, state: "State", title: str):
-        from advebm.runtime.state import Good
-
-        self.state, self.title, self.grids = state, title, state.folder / "grids"
-        self.good = state.load() or Good({}, {"step": 0, "rows": [], "recoveries": [], "run": None})
-        self.rows, self.recoveries = list(self.good.about["rows"]), list(self.good.about["recoveries"])
+    def __init__(self, state: "State", good: "Good", run: "Run", title: str):
+        self.state, self.good, self.run, self.title, self.grids = state, good, run, title, state.folder / "grids"
+        self.rows: list[dict[str, float]] = list(good.about["rows"])
+        self.recoveries: list[dict[str, Any]] = list(good.about["recoveries"])
 
     def log(self, step: int, values: dict[str, float]) -> None:
         self.rows.append({"step": step, **values})
@@ -112,7 +112,8 @@ def train(
     from advebm.data.gaussians import Gaussians
     from advebm.methods.base import Context
     from advebm.runtime import progress, ranks, tracking
-    from advebm.runtime.state import Stopped, opened
+    from advebm.runtime.signals import Stopped
+    from advebm.runtime.state import Good, opened
     from advebm.training import Diverged, fit, recovered
 
     model = config.model(entry, method)
@@ -125,7 +126,7 @@ def train(
     device = networks.device()
     start = None if gaussians is None else Gaussians.load(gaussians, device)
     context = Context(seed, tuple(described["shape"]), described["classes"], start, device)
-    sets = [images.load(data / f"{name}.npz") for name in ("train", "validation")]
+    sets = {name: images.load(data / f"{name}.npz") for name in ("train", "validation")}
     outliers = images.load(data / "outliers.npz") if model.method.outliers else None
     spec = {"seed": seed, "study": study, "method": method, **config.trained_by(entry, method)}
     if init is not None:  # what does not fit is told before anything is written
@@ -133,28 +134,40 @@ def train(
     origin = {} if init is None else {"init": images.digest(init)}
     key = [spec, described["sha256"], gaussians and images.digest(gaussians), origin, str(device)]
 
-    def trained(course: Course) -> tuple[torch.nn.Module, "Method"]:
-        """From the last good state on, by what the recoveries so far lead to."""
+    def trained(course: Course) -> tuple["Network", "Method"]:
+        """Train from the last good state, with the changes that the recoveries so far make."""
         own, training, changed = recovered(model.method, model.training, context, len(course.recoveries))
         torch.manual_seed(seed)
         net = model.network.build(described["shape"], own.outputs(described["classes"]))
         if init is not None:
             networks.initialise(net, init)
-        net = net.to(device)
-        watching = {"log": course.log, "watch": course.watch, "keep": course.keep}
-        going_on = {"start": course.good.about["step"], "state": course.good.tensors}
-        bar = progress.bar(f"train {study}/{method}", quiet)
-        return fit(own, net, *sets, training, changed, **watching, **going_on, outliers=outliers, progress=bar), own
+        net = fit(
+            own,
+            net.to(device),
+            sets["train"],
+            sets["validation"],
+            training,
+            changed,
+            log=course.log,
+            watch=course.watch,
+            keep=course.keep,
+            start=course.good.about["step"],
+            state=course.good.tensors,
+            outliers=outliers,
+            progress=progress.bar(f"train {study}/{method}", quiet),
+        )
+        return net, own
 
     with opened("train", out, key) as state:
-        course = Course(state, f"{study} {method}")
-        told = {"stage": "train", "study": study, "method": method, "params": config.flat(spec)}
-        with tracking.run(**told, uid=course.good.about["run"]) as course.run:
-            course.run.tags(data__sha256=described["sha256"], **{f"{name}__sha256": sha for name, sha in origin.items()})
+        good = state.load() or Good({}, {"step": 0, "rows": [], "recoveries": [], "run": None})
+        resumed = good.about["run"]
+        with tracking.run(stage="train", study=study, method=method, params=config.flat(spec), uid=resumed) as run:
+            course = Course(state, good, run, f"{study} {method}")
+            run.tags(data__sha256=described["sha256"], **{f"{name}__sha256": sha for name, sha in origin.items()})
             earlier = [] if init is None else _before(init.with_name("curves.csv"))
-            for row in earlier if course.good.about["run"] is None else ():  # a resumed run has them
-                course.run.metrics({name: value for name, value in row.items() if name != "step"}, row["step"])
-            net = None
+            for row in earlier if resumed is None else ():  # a resumed run has them
+                run.metrics({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
+            net: Network | None = None
             while net is None:
                 try:
                     net, own = trained(course)
@@ -181,9 +194,9 @@ def train(
             for name, x in own.images():
                 images.save(out / f"{name}.npz", images.Images(images.to_bytes(x)))
             table = {name: [row.get(name, math.nan) for row in rows] for name in names}
-            course.run.artifact(figures.curves(table, out / "curves.png", f"{study} {method}"))
-            course.run.tags(checkpoint__sha256=images.digest(checkpoint))
-            course.run.artifact(checkpoint)
+            run.artifact(figures.curves(table, out / "curves.png", f"{study} {method}"))
+            run.tags(checkpoint__sha256=images.digest(checkpoint))
+            run.artifact(checkpoint)
     scores = (f"{name} {value:.4g}" for name, value in rows[-1].items() if name.startswith("validation/"))
     print(f"wrote {checkpoint}: {', '.join(scores)}")
 

@@ -10,7 +10,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 IDLE = (  # that cannot change a result: how it is configured, tracked, kept, shown on its way, and tables of names
     *("config", "ranges", "commands.options", "methods", "evaluation"),
-    *("runtime.code", "runtime.disk", "runtime.progress", "runtime.project", "runtime.state", "runtime.tracking"),
+    *("runtime.code", "runtime.disk", "runtime.progress", "runtime.project", "runtime.signals"),
+    *("runtime.state", "runtime.tracking"),
 )
 
 

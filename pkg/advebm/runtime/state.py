@@ -9,14 +9,12 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
-from threading import Timer
 from typing import Any, NamedTuple
 
 import torch
@@ -25,21 +23,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from advebm.runtime import disk, project, ranks
+from advebm.runtime import disk, project, ranks, signals
 from advebm.runtime.parts import Made
 
 SHARE = 20  # a state is written when so many times have passed what the last one took: 5% of the time at most
 GENERATIONS = 2  # that are kept
 RESULTS = ("energy.py", "runtime/ranks.py", "training.py", "data", "evaluation", "methods", "networks", "samplers")
 BOUND = 4 * 10**9  # bytes of features that are kept: those of more than 300,000 images by Inception
-
-
-class Stopped(BaseException):
-    """SIGINT or SIGTERM came."""
-
-    def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on from there")
-        self.code = 128 + number
 
 
 class Good(NamedTuple):
@@ -144,7 +134,7 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
     Several processes that share the work share the state, which the leader opens.
     """
     if ranks.rank():
-        with _signals():
+        with signals.raised():
             yield State(ranks.leaders(Path()))
             ranks.barrier()
         return
@@ -168,7 +158,7 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
         disk.force(root.parent, root)
         for torn in folder.rglob("*.part"):
             torn.unlink()
-        stack.enter_context(_signals())
+        stack.enter_context(signals.raised())
         yield State(ranks.leaders(folder))
         ranks.barrier()
         disk.force(out.parent, out, *out.rglob("*"))  # before what it can be made from goes
@@ -185,28 +175,7 @@ def code(*names: str) -> str:
     return total.hexdigest()
 
 
-@contextmanager
-def _signals() -> Iterator[None]:
-    def stop(number, frame):
-        raise Stopped(number)
-
-    def swallowed(ignored):  # Python drops what is raised while it collects an object: the signal is sent once more
-        if isinstance(ignored.exc_value, Stopped):
-            Timer(0.01, os.kill, (os.getpid(), ignored.exc_value.code - 128)).start()
-        else:
-            hook(ignored)
-
-    hook, sys.unraisablehook = sys.unraisablehook, swallowed
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        sys.unraisablehook = hook
-
-
-def _find(folder: Path, name: str) -> Made | None:
+def _find(folder: Path, name: str) -> Any:
     """The part of that name in a folder, which counts as used now; None where there is none that is whole."""
     for file in folder.glob(f"{_prefix(name)}-*.safetensors"):
         content = _read(file)

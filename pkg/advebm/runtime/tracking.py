@@ -17,13 +17,16 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advebm.runtime import disk, project
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -50,7 +53,7 @@ def enabled() -> bool:
     return "DVC_ROOT" in os.environ or "MLFLOW_TRACKING_URI" in os.environ
 
 
-def client():
+def client() -> "MlflowClient":
     """A client of the store, which is made first, by one process at a time, where it is a new sqlite file."""
     import logging
 
@@ -68,17 +71,17 @@ def client():
     return result
 
 
-def _experiment(client, study: str) -> str:
+def _experiment(store: "MlflowClient", study: str) -> str:
     from mlflow.exceptions import MlflowException
 
     name = f"advebm/{study}"
-    found = client.get_experiment_by_name(name)
+    found = store.get_experiment_by_name(name)
     if found is None:
         place = (project.root() / "mlartifacts" / study).as_uri() if uri().startswith("sqlite:") else None
         try:
-            return client.create_experiment(name, artifact_location=place)
+            return store.create_experiment(name, artifact_location=place)
         except MlflowException:
-            found = client.get_experiment_by_name(name)
+            found = store.get_experiment_by_name(name)
             if found is None:  # else another process was first
                 raise
     return found.experiment_id
@@ -105,7 +108,9 @@ class Outbox:
         if whole != text:  # it is new, or its last line is torn
             disk.write(self.journal, whole.encode())
         self.events = [json.loads(line) for line in whole.splitlines()]
-        self.sent, self.run_id = json.loads(self.mark.read_text()) if self.mark.exists() else (0, None)
+        self.sent, self.run_id = 0, ""
+        if self.mark.exists():
+            self.sent, self.run_id = json.loads(self.mark.read_text())
 
     def put(self, kind: str, *content: Any) -> None:
         with self.journal.open("a") as file:
@@ -123,7 +128,7 @@ class Outbox:
         if self.events and self.events[-1][0] == "end":
             shutil.rmtree(self.folder)
 
-    def _send_next(self, store) -> int:
+    def _send_next(self, store: "MlflowClient") -> int:
         """Send the next event, of numbers also those that follow; returns how many."""
         from mlflow.entities import Metric, Param
 
@@ -150,11 +155,11 @@ class Outbox:
         return 1
 
 
-def _open(store, about: dict[str, Any]) -> str:
+def _open(store: "MlflowClient", about: dict[str, Any]) -> str:
     """The id of the run that the stage belongs to, made where there is none."""
     experiment = _experiment(store, about["study"])
     stage, method, checkpoint = about["stage"], about["method"], about["checkpoint"]
-    found = store.search_runs([experiment], f"tags.`run.uid` = '{about['uid']}'")
+    found = list(store.search_runs([experiment], f"tags.`run.uid` = '{about['uid']}'"))
     if not found and checkpoint:
         same = f"tags.`checkpoint.sha256` = '{checkpoint}' and tags.method = '{method}'"
         found = [
@@ -184,11 +189,12 @@ class Run:
     """An open run."""
 
     def __init__(self, box: Outbox, uid: str):
-        self.box, self.uid, self.last = box, uid, time.monotonic()
+        self.box, self.last = box, time.monotonic()
+        self.uid: str | None = uid
         self.down = os.environ.get("ADVEBM_TRACKING", "").lower() == "outbox"
         self.reached = max((event[2] for event in box.events if event[0] == "metrics"), default=-math.inf)
 
-    def metrics(self, values: dict[str, float | None], step: int = 0) -> None:
+    def metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
         """Numbers of a step; what was told before an interruption is not told again."""
         told = {name: float(value) for name, value in values.items() if value is not None}
         if told and (step == 0 or step > self.reached):
@@ -218,14 +224,15 @@ class Run:
         self.last = time.monotonic()
 
 
-class _Off:
-    """Tracking that is off."""
+class _Off(Run):
+    """A run while tracking is off."""
 
-    uid = None
+    def __init__(self) -> None:
+        self.uid = None
 
-    def metrics(self, values, step=0): ...
-    def tags(self, **values): ...
-    def artifact(self, path, folder=None): ...
+    def metrics(self, values: Mapping[str, float | None], step: int = 0) -> None: ...
+    def tags(self, **values: Any) -> None: ...
+    def artifact(self, path: Path, folder: str | None = None) -> None: ...
 
 
 def outbox() -> Path:
@@ -242,7 +249,7 @@ def run(
     checkpoint: str | None = None,
     spec: Any = None,
     uid: str | None = None,
-) -> Iterator[Run | _Off]:
+) -> Iterator[Run]:
     """The run of a model. Training, which gives `params`, opens a new one, or goes on in the one of `uid`; a later stage
     gives the sha256 of the model's `checkpoint` and goes on in the run that made it. Where that run already holds this
     stage by another `spec` (what params.yaml says of the stage), or where the model came from elsewhere, a new one is
