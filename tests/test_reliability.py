@@ -131,7 +131,7 @@ def test_damaged_states_are_named_and_what_was_before_is_used(project, whole):
     older, newer = states(project)
     newer.write_bytes(newer.read_bytes()[:-7] + bytes(7))
     log = call(project, *training("robust_jem", "damaged"), code=-9, AT="4")
-    assert f"{newer.name}: is damaged; going on from what was kept before it" in log
+    assert f"{newer.name}: is damaged and was removed; resuming from the previous state" in log
     older, newer = states(project)
     older.write_bytes(b"")
     newer.write_bytes(newer.read_bytes()[:-7])
@@ -170,7 +170,7 @@ def test_divergence_is_rolled_back_and_then_an_error(project):
     log = call(project, *training("robust_jem", "hot", *once))
     events = json.loads((project / "hot/recoveries.json").read_text())["recoveries"]
     assert len(events) == 1 and "training diverged at step" in events[0]["event"] and events[0]["event"] in log
-    assert f"going on from step {events[0]['back_to']}" in log
+    assert f"resuming from step {events[0]['back_to']}" in log
 
     call(project, *training("robust_jem", "hot_killed", *once), code=-9, AT="8")
     call(project, *training("robust_jem", "hot_killed", *once))
@@ -307,9 +307,9 @@ def test_without_mlflow_nothing_stops_and_sync_sends_what_waited(project, tmp_pa
         assert len(list((project / "state/outbox").iterdir())) == count
     locked.close()
     assert "Traceback" not in call(project, "sync", code=1, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert "sent what waited of 3 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
+    assert "sent the outbox of 3 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
     assert [run[:4] for run in tracked(project, store)] == 3 * [["FINISHED", "standard", "done", [4, 8, 12, 16, 20]]]
-    assert "sent what waited of 0 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
+    assert "sent the outbox of 0 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
     assert not list((project / "state/outbox").iterdir())
 
 

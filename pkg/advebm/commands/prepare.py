@@ -17,7 +17,7 @@ def prepare(
     out: o.OutFolder,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    root: Annotated[Path | None, Option(help="where data sets lie [default: ADVEBM_DATA, or data/raw]")] = None,
+    root: Annotated[Path | None, Option(help="folder of data sets [default: ADVEBM_DATA, or data/raw]")] = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Write train, validation and test images, and the out-distribution sets, as .npz files."""

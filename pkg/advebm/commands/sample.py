@@ -18,11 +18,11 @@ def sample(
     params: o.Params = o.PARAMS,
     quiet: o.Quiet = False,
 ) -> None:
-    """Generate the study's number of images by each recipe of the method: RECIPE.npz, and in pictures/ a grid of them and
+    """Generate the study's number of images by each recipe of the method: RECIPE.npz, and in pictures/ a grid of images and
     a strip of the recipe's stages.
 
-    Image i is of class i mod K and has a random stream of its own, so it is the same in any order and company, unless the
-    network was trained on batch statistics and so samples on those of the images that are made together.
+    Image i is of class i mod K and draws from its own random stream, so it does not depend on the other images, unless the
+    network was trained with batch statistics: sampling then normalises by those of each batch.
     """
     entry = config.read(params, study, method)
     from torch import Tensor
@@ -40,7 +40,7 @@ def sample(
     pictures.mkdir(parents=True, exist_ok=True)
 
     def drawn(name: str, ids: Tensor) -> dict[str, Tensor]:
-        """Images `ids`, and of the first ones each stage."""
+        """Images `ids`, and each stage of the first ones."""
         stages = make(recipes[name], name, ids)
         x = stages[recipes[name].stages[-1]]
         if not x.isfinite().all():

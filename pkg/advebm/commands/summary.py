@@ -1,4 +1,4 @@
-"""Mean and deviation over the seeds that were run."""
+"""Mean and standard deviation over seeds."""
 
 from typing import Annotated, Any
 
@@ -13,11 +13,11 @@ from advebm.runtime import project
 def summary(
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    metric: Annotated[list[str] | None, Option(help="part of a metric's name; may be given several times")] = None,
+    metric: Annotated[list[str] | None, Option(help="part of a metric's name, may be repeated")] = None,
 ) -> None:
-    """Gather the tracked runs of a study: mean and standard deviation of each metric over seeds, for each method.
+    """Summarise the tracked runs of a study: mean and standard deviation of each metric over seeds, for each method.
 
-    Only runs whose parameters are those of the params file count; of runs of the same method and seed the newest.
+    Only runs with the parameters of the params file count; of several with the same method and seed, only the newest.
     """
     entry = config.read(params, study)
     import statistics
@@ -29,7 +29,7 @@ def summary(
     trained = {run["tags"].get("checkpoint.sha256"): run["params"] for run in runs if run["params"]}
     for run in runs:
         tags = run["tags"]
-        logged = dict(trained.get(tags.get("checkpoint.sha256"), {}))  # a run may hold measurements alone
+        logged = dict(trained.get(tags.get("checkpoint.sha256"), {}))  # a run may hold only measurements
         method, seed = tags.get("method"), logged.pop("seed", None)
         if method not in entry["models"] or logged != trained_with(entry, study, method):
             continue
@@ -50,6 +50,6 @@ def summary(
 
 
 def trained_with(entry: dict[str, Any], study: str, method: str) -> dict[str, str]:
-    """The parameters that a run of the method has, but for the seed."""
+    """The parameters of a run of the method, except the seed."""
     flat = config.flat({"study": study, "method": method, **config.trained_by(entry, method)})
     return {key: str(value) for key, value in flat.items()}

@@ -57,7 +57,8 @@ class Course:
         self.state.save(self.good)
 
     def go_back(self, error: "Diverged", attempts: int) -> None:
-        """To the last good state; the error, with what was tried, where that was done as often as it may be."""
+        """Return to the last good state. Raises the error, with the recoveries tried, once there were `attempts` of
+        them."""
         if len(self.recoveries) == attempts:
             tried = f"; {attempts} recoveries did not help" if attempts else ""
             last = type(error)(f"{error}{tried}", error.step)
@@ -65,35 +66,35 @@ class Course:
             raise last from None
         from advebm.runtime import ranks
 
-        back = self.good.about["step"]
+        step = self.good.about["step"]
         self.rows = list(self.good.about["rows"])
-        self.recoveries.append({"event": str(error), "step": error.step, "back_to": back})
-        self.run.metrics({"recoveries": len(self.recoveries)}, back)
+        self.recoveries.append({"event": str(error), "step": error.step, "back_to": step})
+        self.run.metrics({"recoveries": len(self.recoveries)}, step)
         if ranks.rank() == 0:
-            print(f"advebm: {error}; going on from step {back}", file=sys.stderr)
+            print(f"advebm: {error}; resuming from step {step}", file=sys.stderr)
 
 
 def train(
-    method: Annotated[str, o.Argument(help="an entry of the study's models, judge, or warm, the study's warm start")],
+    method: Annotated[str, o.Argument(help="an entry of the study's models; or judge; or warm, the study's warm start")],
     data: o.Prepared,
     out: o.OutFolder,
-    gaussians: Annotated[Path | None, Option(help="file that `gaussians` wrote, for methods that start there")] = None,
+    gaussians: Annotated[Path | None, Option(help="file that `gaussians` wrote, for methods that start from it")] = None,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
     seed: o.Seed = 0,
     init: Annotated[Path | None, Option(help="model of the same network to start from (.safetensors)")] = None,
     warm: Annotated[
-        Path | None, Option(help="folder that `train warm` wrote, where models whose entry says `warm: true` start")
+        Path | None, Option(help="folder that `train warm` wrote, for models with `warm: true`, which start from it")
     ] = None,
     change: Annotated[
-        list[str] | None, Option("--set", help="KEY=VALUE of the method's entry, such as training.optimizer.lr=0.1")
+        list[str] | None, Option("--set", help="KEY=VALUE to set in the method's entry, such as training.optimizer.lr=0.1")
     ] = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train a network; write model.safetensors, curves.csv and curves.png, and pictures of the state over time and
-    replay_buffer.npz where a method has one; recoveries.json where training diverged and was brought back.
+    """Train a network. Writes model.safetensors, curves.csv and curves.png; pictures and replay_buffer.npz if the method
+    has them; recoveries.json if training diverged and recovered.
 
-    A training that starts from another has its curves before its own, at negative steps.
+    If training starts from another model, that model's curves come first, at negative steps.
     """
     entry = config.read(params, study, None if method in config.OTHERS else method)
     if method == "warm" and entry["warm"] is None:
@@ -119,7 +120,7 @@ def train(
     model = config.model(entry, method)
     if model.warm and init is None:
         if warm is None:
-            raise ValueError(f"{study}.models.{method} starts from the study's warm start: name its folder by --warm")
+            raise ValueError(f"{study}.models.{method} starts from the study's warm start: give its folder as --warm")
         init = warm / "model.safetensors"
     if not model.method.shared:
         ranks.part()
@@ -129,7 +130,7 @@ def train(
     sets = {name: images.load(data / f"{name}.npz") for name in ("train", "validation")}
     outliers = images.load(data / "outliers.npz") if model.method.outliers else None
     spec = {"seed": seed, "study": study, "method": method, **config.trained_by(entry, method)}
-    if init is not None:  # what does not fit is told before anything is written
+    if init is not None:  # report a model that does not fit before writing anything
         networks.initialise(model.network.build(described["shape"], model.method.outputs(described["classes"])), init)
     origin = {} if init is None else {"init": images.digest(init)}
     key = [spec, described["sha256"], gaussians and images.digest(gaussians), origin, str(device)]
@@ -173,14 +174,14 @@ def train(
                     net, own = trained(course)
                 except Diverged as error:
                     course.go_back(error, model.training.recovery.attempts)
-                except (Stopped, RuntimeError):  # a signal; or another process of this work has ended
+                except (Stopped, RuntimeError):  # a signal, or another rank has ended
                     if course.good.tensors:
                         state.save(course.good, always=True)
                     raise
 
             checkpoint, rows = out / "model.safetensors", [*earlier, *course.rows]
             if own.chains and getattr(model.network, "norm", None) == "batch":
-                origin["statistics"] = "batch"  # by which its chains were normalised, see networks/norms.py
+                origin["statistics"] = "batch"  # that normalised its chains, see networks/norms.py
             networks.save(checkpoint, net, study=study, method=method, seed=seed, data=described["sha256"], **origin)
             if course.grids.exists():
                 shutil.copytree(course.grids, out / "grids", dirs_exist_ok=True)
@@ -202,7 +203,7 @@ def train(
 
 
 def _before(curves: Path) -> list[dict[str, float]]:
-    """The records of the training that another one starts from, its last at step 0; none where they are not there."""
+    """The records of the training that a model comes from, its last at step 0; empty if the file does not exist."""
     if not curves.is_file():
         return []
     with curves.open(newline="") as file:
