@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from advebm.runtime import state
+from advebm.runtime.signals import Stopped
 from advebm.runtime.state import Cache, Good, State
 
 PYTHONPATH = f"{Path('pkg').resolve()}:{Path('tests').resolve()}"
@@ -192,7 +193,7 @@ def test_a_signal_counts_wherever_it_comes(tmp_path, monkeypatch, capfd):
             time.sleep(0.01)
 
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    with pytest.raises(state.Stopped, match="SIGTERM"), state.opened("train", tmp_path / "out", "a key"):
+    with pytest.raises(Stopped, match="SIGTERM"), state.opened("train", tmp_path / "out", "a key"):
         Collected()
         time.sleep(10)
     assert "Exception ignored" not in capfd.readouterr().err
@@ -303,7 +304,7 @@ def test_without_mlflow_nothing_stops_and_sync_sends_what_waited(project, tmp_pa
     locked.execute("BEGIN EXCLUSIVE")
     for count, uri in enumerate(("http://127.0.0.1:9", store, read_only), 1):
         log = call(project, *training("standard", "untracked"), MLFLOW_TRACKING_URI=uri)
-        assert log.count("advebm: MLflow: ") == 1 and "`advebm sync` sends it" in log and "Traceback" not in log
+        assert log.count("advebm: MLflow: ") == 1 and "`advebm sync` sends what is left" in log and "Traceback" not in log
         assert len(list((project / "state/outbox").iterdir())) == count
     locked.close()
     assert "Traceback" not in call(project, "sync", code=1, MLFLOW_TRACKING_URI="http://127.0.0.1:9")

@@ -49,7 +49,7 @@ def receive(parts: list[Path]) -> None:
     try:
         print(f"sent the outbox of {tracking.sync()} stages to {tracking.uri()}")
     except ConnectionError as error:
-        print(f"advebm: {error}; `advebm sync` sends it", file=sys.stderr)
+        print(f"advebm: {error}; `advebm sync` sends them", file=sys.stderr)
 
 
 def accepted(pack: "Pack") -> dict[str, "Stage"]:
