@@ -1,4 +1,4 @@
-"""A study without DVC, MLflow and git: `advebm away`. Says first which of the packages that it needs are missing or old."""
+"""Run a study without DVC, MLflow and git: `advebm away`. First names the packages that are missing or too old."""
 
 import re
 import sys
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from run import stage
 
-NEEDED = {  # what is imported, and what pip calls it
+NEEDED = {  # module: its name for pip
     "torch": "torch",
     "torchvision": "torchvision",
     "numpy": "numpy",
@@ -25,24 +25,24 @@ NEEDED = {  # what is imported, and what pip calls it
     "safetensors": "safetensors",
     "torch_fidelity": "torch-fidelity>=0.4",
 }
-SOME = {"jinja2": "compare", "pyautoattack": "autoattack, and ood by queries"}  # without which only these fail
-FLOWS = ("glow", "residual_flow")  # which also need normflows
+SOME = {"jinja2": "compare", "pyautoattack": "autoattack, and ood by queries"}  # module: the stages that fail without it
+FLOWS = ("glow", "residual_flow")  # these also need normflows
 
 
 def missing(methods: list[str]) -> list[str]:
-    """What pip is to install."""
+    """The packages that pip must install."""
     needed = NEEDED | ({"normflows": "normflows"} if set(FLOWS) & set(methods) else {})
     return [package for module, package in needed.items() if not found(module, package)]
 
 
 def found(module: str, package: str) -> bool:
-    """Whether the module is there, and of the version that `name>=version` asks for."""
+    """Whether the module is installed, in the version that `name>=version` requires."""
     name, _, least = package.partition(">=")
     try:
         if find_spec(module) is None:
             return False
         return not least or numbers(metadata.version(name)) >= numbers(least)
-    except ImportError:  # also where the package has no version
+    except ImportError:  # also if the package has no version
         return False
 
 

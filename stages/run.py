@@ -1,7 +1,7 @@
 """What every stage runs: `python stages/run.py COMMAND ...` is `advebm COMMAND ...` with the code of this tree.
 
 DVC runs queued experiments in a copy of the tree, while an editable install points to the original: so the copy's pkg/
-goes first on the path. A command that several processes can share is run by as many as launch.processes says.
+is put first on the path. A command that several processes can share is run by launch.processes processes.
 """
 
 import os
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pkg"))
 
 
 def stage(name: str) -> None:
-    """Run the command of that name, with the arguments that follow; a mistake is one line and a non-zero exit."""
+    """Run the command of that name with the remaining arguments; see `cli.run` for exit codes."""
     import typer
 
     from advebm import cli
@@ -24,11 +24,11 @@ def stage(name: str) -> None:
     app.command(name)(cli.COMMANDS[name])
     alone = name not in cli.SHARED or "RANK" in os.environ or "--help" in sys.argv
     cli.run(app if alone else partial(launched, app, name), name)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is written: it is to end as done, not by a signal
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is written: end as completed, not by a signal
 
 
 def launched(app: Callable[..., int | None], name: str, **options: bool) -> int | None:
-    """Call the application, or run this script by as many processes as launch.processes says."""
+    """Run the application, or this script in launch.processes processes."""
     from advebm import config
 
     processes = config.processes(Path("params.yaml"))

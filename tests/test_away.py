@@ -92,7 +92,7 @@ def files(folder):
 
 def test_a_piece_ends_and_the_next_goes_on_from_there(rented, there):
     logs, (names, again) = rented[3], there
-    assert "the piece is over " in logs[0] and "run it again" in logs[0] and "all is done of tiny" in logs[-1]
+    assert "the piece is over " in logs[0] and "run it again" in logs[0] and "tiny is complete" in logs[-1]
     begun = [line.split()[1].rstrip(",") for log in logs for line in log.splitlines() if line.startswith("== ")]
     assert list(dict.fromkeys(begun)) == names and len(begun) <= len(names) + 2, "but what was interrupted, each ran once"
     assert again() == [] and not list((rented[0] / "state").glob("*-*")), "no state of an interrupted stage is left"
@@ -131,8 +131,8 @@ def test_home_takes_it_for_its_own(rented, tmp_path):
         html = home / "pkg/advebm/reports/page.html"
         html.write_text(html.read_text() + " ")
         log = shell(home, sys.executable, "-m", "advebm", "receive", *parts, PYTHONPATH=home / "pkg")
-    assert "compare: will run here, for results/tiny is another" in log
-    done = log.split("done for DVC: ")[1].splitlines()[0].split(", ")
+    assert "compare: will run here: results/tiny differs" in log
+    done = log.split("committed to DVC: ")[1].splitlines()[0].split(", ")
     measured = [f"{stage}@{method}" for stage in STAGES for method in METHODS]
     assert set(done) == {"warm", "judge", "baselines", "report", *measured}
     targets = [f"stages/{name.split('@')[0]}/dvc.yaml:{name}" for name in measured]
@@ -218,7 +218,7 @@ def test_some_of_several_parts_are_of_use(rented, home, tmp_path, monkeypatch, c
         present = {uid for uid in uids if Path(uid).is_file()}
         came = {about[uid][1] for uid in present}
         assert all(about[uid][0] in {None, *came} for uid in present), "no measurement is told before its training"
-        assert ("has not come whole" in log) == ("not told to MLflow" in log or i < len(parts)) == (i < len(parts))
+        assert ("is incomplete" in log) == ("not sent to MLflow" in log or i < len(parts)) == (i < len(parts))
     assert present == uids and not list(Path().rglob("*.part"))
     for entry in manifest["files"]:
         assert (home[0] / entry["path"]).read_bytes() == (rented[0] / entry["path"]).read_bytes()
@@ -229,7 +229,7 @@ def test_some_of_several_parts_are_of_use(rented, home, tmp_path, monkeypatch, c
 def test_what_is_here_stays_where_it_is_not_done(rented, home, capsys):
     receive.receive(rented[2])
     [line] = [line for line in capsys.readouterr().out.splitlines() if "will run here" in line]
-    assert line == "compare: will run here, for models/tiny is another", "that holds the class Gaussians, too"
+    assert line == "compare: will run here: models/tiny differs", "that holds the class Gaussians, too"
     mine = {Path("results/tiny/at/fisher.json"): b"{}", Path("results/tiny/at/samples/mine.txt"): b"mine"}
     for path, data in mine.items():
         path.write_bytes(data)
@@ -239,8 +239,8 @@ def test_what_is_here_stays_where_it_is_not_done(rented, home, capsys):
     before = home[1]()
     receive.receive(rented[2])
     log = capsys.readouterr().out
-    assert "fisher@robust_jem: will run here, for results/tiny/study/fisher/robust_jem.json is another\n" in log
-    assert "fisher/at.json is another, results/tiny/at/fisher.json stays as it was here\n" in log
+    assert "fisher@robust_jem: will run here: results/tiny/study/fisher/robust_jem.json differs\n" in log
+    assert "fisher/at.json differs, results/tiny/at/fisher.json is kept as it was\n" in log
     after = home[1]()
     quality, other = Path("results/tiny/at/quality.json"), Path("results/tiny/at/samples/mine.txt")
     assert after.pop(quality) == (rented[0] / quality).read_bytes() and other not in after, "sample and quality are done"
@@ -272,8 +272,8 @@ def test_other_data_are_refused_and_rounding_is_not(monkeypatch, tmp_path):
     pack = packs.Pack({"study": "tiny", "home": there}, Path())
     monkeypatch.setattr(receive, "dvc", lambda *arguments: True)
     for here, told in (
-        (there | {"images": "cd"}, "data/tiny holds other images than where these files were made"),
-        (there | {"gaussians": [[1.0, -2.01]]}, "the class Gaussians are others"),
+        (there | {"images": "cd"}, "the images of data/tiny differ from those that these files were made with"),
+        (there | {"gaussians": [[1.0, -2.01]]}, "the class Gaussians differ"),
     ):
         monkeypatch.setattr(receive, "facts", lambda study, here=here: here)
         with pytest.raises(ValueError, match=told):
@@ -283,10 +283,10 @@ def test_other_data_are_refused_and_rounding_is_not(monkeypatch, tmp_path):
     Path(".dvc").mkdir()
     assert receive.made(pack) is True
     monkeypatch.setattr(receive, "facts", lambda study: {})
-    with pytest.raises(FileNotFoundError, match="are not here; nothing is unpacked"):
+    with pytest.raises(FileNotFoundError, match="are missing; nothing is unpacked"):
         receive.made(pack)
     monkeypatch.setattr(receive, "dvc", lambda *arguments: False)
-    with pytest.raises(OSError, match="`dvc repro gaussians` has failed, see above; nothing is unpacked"):
+    with pytest.raises(OSError, match="`dvc repro gaussians` failed, see above; nothing is unpacked"):
         receive.made(pack)
 
 
@@ -457,8 +457,8 @@ def test_what_does_not_depend_on_a_failed_stage_is_run(small_project, capsys, mo
     tell("e", "4")
     assert pieces.run("tiny", stages, Endless()) == 3 and Path("ran").read_text() == "a d e "
     told = capsys.readouterr().err
-    assert "advebm: a has failed with exit code 3; not run, as they depend on it: b, c\n" in told
-    assert "advebm: e has failed with exit code 4; not run, as they depend on it: f\n" in told
+    assert "advebm: a failed with exit code 3; not run because they depend on it: b, c\n" in told
+    assert "advebm: e failed with exit code 4; not run because they depend on it: f\n" in told
     assert Path("d.out").read_text() == "outbox"
     tell("a", "0")
     tell("e", "0")
@@ -558,7 +558,7 @@ def test_weights_of_inception_are_asked_for_first(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     quality = config.read(PROJECT / "params.yaml", "cifar10-smoke")["quality"]
     name = "weights-inception-2015-12-05-6726825d.pth"
-    with pytest.raises(FileNotFoundError, match=f"{name}: Inception's weights are not there; see data/README.md"):
+    with pytest.raises(FileNotFoundError, match=f"{name}: Inception's weights are missing; see data/README.md"):
         away.weights(quality)
     (tmp_path / name).touch()
     away.weights(quality)

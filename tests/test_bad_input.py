@@ -176,14 +176,14 @@ STAGES = [
                 "--lengths 10,5: must be whole numbers of at least 1 that increase",
             ),
             ("robust_jem", "--images 20 --lengths 5,x", "--lengths 5,x: must be whole numbers of at least 1 that increase"),
-            ("robust_jem", "--images 101", "--images 101: but there are 100 validation or training images"),
+            ("robust_jem", "--images 101", "--images 101: there are only 100 validation or training images"),
             ("robust_jem", "--vary combined.attack.epss=1", "unknown key 'epss' (did you mean eps?)"),
             ("at", "", "none of its recipes has a chain of steps"),
         )
     ),
     ("report at --results {out} --model {out}/m", {}, "`advebm robustness` makes it"),
     ("report at --results {bad}/results --model {out}/m", {}, "robustness.json: is damaged"),
-    ("compare --results {out} --models {out}", {}, "no results of a method there; `dvc repro -P` makes them"),
+    ("compare --results {out} --models {out}", {}, "no method has results; run `dvc repro -P`"),
     ("train robust_gem --data {work}/data", {}, "no method 'robust_gem' in tiny (did you mean robust_jem?)"),
 ]
 

@@ -16,7 +16,7 @@ from test_training import tiny, weights
 
 
 def test_bench_runs_both_ways_and_checks_one_by_the_other(tmp_path, capsys):
-    """Gradient, chains, attacks, steps, sampling and evaluation: the same results by the plain way."""
+    """Gradient, chains, attacks, steps, sampling and evaluation: the same results by the plain implementation."""
     methods = ["robust_jem", "at_ebm", "glow"]
     cli.bench(out=tmp_path / "bench.json", study="tiny", method=methods, batch=4, steps=2, repeats=1, quiet=True)
     result = json.loads((tmp_path / "bench.json").read_text())
@@ -26,14 +26,14 @@ def test_bench_runs_both_ways_and_checks_one_by_the_other(tmp_path, capsys):
         small_steps = name.startswith(("SGLD", "m x n", "samples"))  # the error is of these, in images of float32
         assert row["error"] < (1e-3 if small_steps else 1e-5), name
         assert row["fast"]["memory_mb"] > 0 and row["fast"]["of_matrix_rate"] > 0, name
-        assert "default" not in row and row["ratio_default"] is None, "on a CPU the plain way is torch's default"
+        assert "default" not in row and row["ratio_default"] is None, "on a CPU the plain implementation is torch's default"
     text = capsys.readouterr().out
     assert text == (tmp_path / "bench.md").read_text() + "\n" and "| training step of robust_jem" in text
 
 
 def test_bench_tells_when_the_two_ways_differ(tmp_path, monkeypatch):
     monkeypatch.setitem(timing.ERROR, "fp32", 0.0)
-    with pytest.raises(RuntimeError, match=r"the two ways differ by more than is right: one input gradient"):
+    with pytest.raises(RuntimeError, match=r"the two implementations differ too much: one input gradient"):
         cli.bench(out=tmp_path / "b.json", study="tiny", method=["at"], what=["gradient"], batch=4, repeats=1, quiet=True)
     assert (tmp_path / "b.json").is_file()
 

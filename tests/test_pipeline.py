@@ -191,7 +191,7 @@ def test_a_sweep_is_drawn_of_the_queue(copy):
     lock = zc.lockfile.LockFile(copy / ".dvc/tmp/lock")
     log = shell(copy, BIN / "advebm", "sweep", "pair", fails=True)
     lock.close()
-    assert log.endswith("advebm: another process of DVC is at work in this folder; wait for it, or stop it\n")
+    assert log.endswith("advebm: another DVC process is running in this folder; wait for it, or stop it\n")
 
 
 def test_the_summary_gathers_the_tracked_runs(copy):

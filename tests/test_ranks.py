@@ -143,7 +143,7 @@ def test_a_killed_process_ends_the_job_which_goes_on_with_another_number(project
     victims[0].send_signal(signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in err
-    assert "advebm: process 1 of 2 was killed by SIGKILL; the same command goes on from the last state" in err
+    assert "advebm: process 1 of 2 was killed by SIGKILL; run the same command to resume" in err
     assert kept() and not (project / "by2" / "model.safetensors").exists()
     alone = train(1, project)
     assert alone.returncode == 0, alone.stderr

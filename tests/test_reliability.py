@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from advebm.runtime import state
+from advebm.runtime.signals import Stopped
 from advebm.runtime.state import Cache, Good, State
 
 PYTHONPATH = f"{Path('pkg').resolve()}:{Path('tests').resolve()}"
@@ -121,7 +122,7 @@ def test_a_stopped_training_says_so_and_goes_on(project):
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 128 + number, err
-        assert err == f"advebm: stopped by {number.name}; the same command goes on from there\n"
+        assert err == f"advebm: stopped by {number.name}; run the same command to resume\n"
     call(project, *training("jem", "stopped"))
     assert files(project / "stopped") == files(project / "whole_jem")
 
@@ -131,7 +132,7 @@ def test_damaged_states_are_named_and_what_was_before_is_used(project, whole):
     older, newer = states(project)
     newer.write_bytes(newer.read_bytes()[:-7] + bytes(7))
     log = call(project, *training("robust_jem", "damaged"), code=-9, AT="4")
-    assert f"{newer.name}: is damaged; going on from what was kept before it" in log
+    assert f"{newer.name}: is damaged and was removed; resuming from the previous state" in log
     older, newer = states(project)
     older.write_bytes(b"")
     newer.write_bytes(newer.read_bytes()[:-7])
@@ -170,7 +171,7 @@ def test_divergence_is_rolled_back_and_then_an_error(project):
     log = call(project, *training("robust_jem", "hot", *once))
     events = json.loads((project / "hot/recoveries.json").read_text())["recoveries"]
     assert len(events) == 1 and "training diverged at step" in events[0]["event"] and events[0]["event"] in log
-    assert f"going on from step {events[0]['back_to']}" in log
+    assert f"resuming from step {events[0]['back_to']}" in log
 
     call(project, *training("robust_jem", "hot_killed", *once), code=-9, AT="8")
     call(project, *training("robust_jem", "hot_killed", *once))
@@ -192,7 +193,7 @@ def test_a_signal_counts_wherever_it_comes(tmp_path, monkeypatch, capfd):
             time.sleep(0.01)
 
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    with pytest.raises(state.Stopped, match="SIGTERM"), state.opened("train", tmp_path / "out", "a key"):
+    with pytest.raises(Stopped, match="SIGTERM"), state.opened("train", tmp_path / "out", "a key"):
         Collected()
         time.sleep(10)
     assert "Exception ignored" not in capfd.readouterr().err
@@ -303,13 +304,13 @@ def test_without_mlflow_nothing_stops_and_sync_sends_what_waited(project, tmp_pa
     locked.execute("BEGIN EXCLUSIVE")
     for count, uri in enumerate(("http://127.0.0.1:9", store, read_only), 1):
         log = call(project, *training("standard", "untracked"), MLFLOW_TRACKING_URI=uri)
-        assert log.count("advebm: MLflow: ") == 1 and "`advebm sync` sends it" in log and "Traceback" not in log
+        assert log.count("advebm: MLflow: ") == 1 and "`advebm sync` sends what is left" in log and "Traceback" not in log
         assert len(list((project / "state/outbox").iterdir())) == count
     locked.close()
     assert "Traceback" not in call(project, "sync", code=1, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert "sent what waited of 3 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
+    assert "sent the outbox of 3 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
     assert [run[:4] for run in tracked(project, store)] == 3 * [["FINISHED", "standard", "done", [4, 8, 12, 16, 20]]]
-    assert "sent what waited of 0 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
+    assert "sent the outbox of 0 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
     assert not list((project / "state/outbox").iterdir())
 
 

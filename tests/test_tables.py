@@ -305,7 +305,7 @@ def test_a_comparison_leaves_out_what_is_not_whole(study, tmp_path):
     assert told in out.with_suffix(".md").read_text()
     for method in RECIPES:
         (results / method / "ood.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no results of a method there but standard, which lacks ood\.json; jem, "):
+    with pytest.raises(FileNotFoundError, match=r"no method has results but standard, which lacks ood\.json; jem, "):
         compare(results, study / "models", out, study="tiny", params=Path("params.yaml"))
 
 

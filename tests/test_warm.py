@@ -147,7 +147,7 @@ def test_a_training_starts_from_any_checkpoint_of_its_network(work, tmp_path):
 @pytest.mark.parametrize(
     "method, options, message",
     [
-        ("jeat", {}, "tiny.models.jeat starts from the study's warm start: name its folder by --warm"),
+        ("jeat", {}, "tiny.models.jeat starts from the study's warm start: give its folder as --warm"),
         ("jeat", {"warm": "data"}, "model.safetensors: no such model file"),
         ("jem", {"init": "none"}, "none: no such model file"),
         ("jem", {"init": "g.safetensors"}, "not a readable advebm model"),

@@ -27,6 +27,7 @@ from advebm.commands.sync import sync
 from advebm.commands.toy2d import toy2d
 from advebm.commands.train import train
 from advebm.evaluation import MEASUREMENTS
+from advebm.runtime.signals import Stopped
 
 COMMANDS: dict[str, Callable] = {
     **{f.__name__: f for f in (check, prepare, gaussians, train, sample, baselines)},
@@ -35,7 +36,8 @@ COMMANDS: dict[str, Callable] = {
     **{f.__name__: f for f in (stability, bench, sync, away, receive, toy2d, info)},
 }
 
-SHARED = ("train", "sample", *(name for name, m in MEASUREMENTS.items() if m.shared))  # by several processes
+# commands that several processes can share
+SHARED = ("train", "sample", *(name for name, m in MEASUREMENTS.items() if m.shared))
 
 app = typer.Typer(
     help="Energy-based models trained with adversarial training.",
@@ -46,38 +48,34 @@ for name, command in COMMANDS.items():
     app.command(name)(command)
 
 
-def run(app: Callable[..., object], name: str) -> None:
-    """Call the application, which is a command of that name, with threads that wait asleep after a short while, or two
-    experiments on the same cores would hold each other up; a mistake is one line and exit code 2, what the machine or the
-    training does is 1, and a signal is 128 and its number."""
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # read when torch is imported, which the commands do
+def run(app: Callable[..., int | None], name: str) -> None:
+    """Run the application, which is the command of that name. A user's mistake prints one line and exits with 2, an
+    error of the machine or of training exits with 1, and a signal exits with 128 plus its number."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # threads soon sleep while idle, or experiments would slow each other
     try:
         with _together(name):
             code = app(standalone_mode=False)
     except TyperException as error:
-        _fail(f"{error.format_message()} (--help says what there is)", 2)
+        _fail(f"{error.format_message()} (see --help)", 2)
     except (ValueError, FileNotFoundError) as error:
         _fail(error, 2)
     except OSError as error:
         _fail(error, 1)
     except Exception as error:
         ours = type(error).__name__ == "Diverged" or type(error).__module__.startswith("mlflow.")
-        if not ours:  # a defect of this program: its traceback is wanted
+        if not ours:  # a bug: show its traceback
             raise
         _fail(error, 1)
-    except BaseException as error:
-        if type(error).__name__ != "Stopped":
-            raise
+    except Stopped as error:
         _fail(error, error.code)
-    if code:  # Ctrl-C before a command's own handler
+    if code:  # also of Ctrl-C before the command handles signals
         sys.exit(code)
 
 
 @contextmanager
 def _together(name: str) -> Iterator[None]:
-    """In this block the process shares the work with the others that torchrun started, if it was started so: the leader
-    writes and tracks, what the others write goes to a folder that is thrown away. A command that cannot be shared is the
-    leader's alone."""
+    """Within this block the process is one of the ranks that torchrun started, if it did. The leader writes and tracks;
+    the outputs of other ranks are discarded. Only the leader runs a command that cannot be shared."""
     if "RANK" not in os.environ or (name not in SHARED and os.environ["RANK"] == "0"):
         yield
         return
@@ -85,17 +83,17 @@ def _together(name: str) -> Iterator[None]:
         sys.exit(0)
     from advebm.runtime import ranks
 
-    with ranks.joined(), TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+    with ranks.joined(), TemporaryDirectory() as folder, open(os.devnull, "w") as null:
         if ranks.rank() == 0:
             yield
             return
         os.environ |= {"ADVEBM_TRACKING": "off", options.THROWN_AWAY: folder}
-        with redirect_stdout(nowhere):
+        with redirect_stdout(null):
             yield
 
 
 def _fail(error: object, code: int) -> None:
-    if os.environ.get("RANK", "0") != "0" and code != 1:  # the leader tells of what all met, a mistake or a signal
+    if os.environ.get("RANK", "0") != "0" and code != 1:  # the leader reports mistakes and signals, which all ranks meet
         sys.exit(code)
     print(f"advebm: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(code)

@@ -1,6 +1,6 @@
-"""What each DVC stage depends on beside the files that it reads: what params.yaml says of it, and the code that makes its
-results. `advebm check --out` writes a file for each stage and method, on which the stage depends, in place of a list of
-source files kept by hand. Editing one method or measurement so reruns what depends on it and nothing else.
+"""What each DVC stage depends on besides the files that it reads: its part of params.yaml and the code that makes its
+results. `advebm check --out` writes a file for each stage and method that holds both; the stage depends on that file. So a
+change of one method or measurement reruns only the stages that depend on it.
 """
 
 from typing import Any
@@ -9,9 +9,9 @@ from advebm import config
 from advebm.evaluation import MEASUREMENTS
 from advebm.runtime.code import reached
 
-DRAWN = ("figures",)  # curves are drawn anew with the next training, and are no reason for one
-COMPARED = ("reports.comparison", "reports.page", "figures")  # of which the report of one method makes no use
-TABLES = ("reports.base", "reports.tables")  # which do not change what a measurement writes
+COMPARED = ("reports.comparison", "reports.page", "figures")  # the report of one method does not use these
+DRAWN = ("figures",)  # a changed figure is no reason to train again
+TABLES = ("reports.base", "reports.tables")  # these do not change what a measurement writes
 
 
 def parts(study: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -46,7 +46,7 @@ def training(*methods: str) -> dict[str, str]:
 
 
 def reporting(without: tuple[str, ...] = ()) -> dict[str, str]:
-    """The code that shows results."""
+    """The code that reports results."""
     shown = [f"reports.{name}" for name in MEASUREMENTS]
     return reached(["commands.report", *shown], alone=[f"evaluation.{name}" for name in MEASUREMENTS], without=without)
 

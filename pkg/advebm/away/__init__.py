@@ -1,1 +1,1 @@
-"""A study on a machine without DVC, MLflow and git, and its results taken home."""
+"""Run a study on a machine without DVC, MLflow and git, and receive its results at home."""

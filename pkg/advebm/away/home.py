@@ -1,4 +1,4 @@
-"""What `advebm away` packed on another machine, taken for the stages' own."""
+"""Receive what `advebm away` packed on another machine."""
 
 import math
 import os
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OUTBOX = re.compile(r"state/outbox/([0-9a-f]+-[0-9a-f]+)/(.+)")
 PARAMS = Path("params.yaml")
-CLOSE = 1e-3  # by how much numbers of the class Gaussians may differ, relatively: machines round differently
+CLOSE = 1e-3  # relative difference of class Gaussians that is allowed: machines round differently
 
 
 def receive(parts: list[Path]) -> None:
@@ -34,27 +34,27 @@ def receive(parts: list[Path]) -> None:
     with TemporaryDirectory(dir=state) as folder:
         pack = packs.read(parts, Path(folder))
         stages = accepted(pack)
-        told = made(pack)
+        has_dvc = made(pack)
         contents = pack.came()
         for path, some in pack.cut.items():
-            print(f"{path}: has not come whole, only {some}")
+            print(f"{path}: is incomplete: only {some}")
         with pipeline.alone(*(out for stage in stages.values() for out in stage.outs)):
             found = unpack(contents, stages, pack)
         if not tracking.off():
             tell(contents, pack)
     print(f"received {len(contents)} of {len(pack.manifest['files'])} files of {pack.manifest['study']}")
-    commit(stages, found, told)
+    commit(stages, found, has_dvc)
     if tracking.off():
         return
     try:
-        print(f"sent what waited of {tracking.sync()} stages to {tracking.uri()}")
+        print(f"sent the outbox of {tracking.sync()} stages to {tracking.uri()}")
     except ConnectionError as error:
-        print(f"advebm: {error}; `advebm sync` sends it", file=sys.stderr)
+        print(f"advebm: {error}; `advebm sync` sends them", file=sys.stderr)
 
 
 def accepted(pack: "Pack") -> dict[str, "Stage"]:
-    """The stages that the pack has files of, as they are here, in their order. Raises ValueError where params.yaml selects
-    another study than the pack's, or the pack holds a file that none of them writes."""
+    """The stages whose files the pack holds, as they are defined here, in order. Raises ValueError if params.yaml
+    selects another study than the pack's, or if the pack holds a file that none of them writes."""
     from advebm.away import pipeline
 
     content, study = config.read_yaml(PARAMS), pack.manifest["study"]
@@ -66,41 +66,41 @@ def accepted(pack: "Pack") -> dict[str, "Stage"]:
     outs = [out for stage in stages.values() for out in stage.outs]
     for path in (entry["path"] for entry in pack.manifest["files"]):
         if not OUTBOX.fullmatch(path) and not any(pipeline.within(path, out) for out in outs):
-            raise ValueError(f"{path}: is no file that a stage of {study} writes here; nothing is unpacked")
+            raise ValueError(f"{path}: no stage of {study} writes this file here; nothing is unpacked")
     return stages
 
 
 def made(pack: "Pack") -> bool:
-    """Whether DVC is here; data and class Gaussians are then too. Raises OSError where DVC is here and cannot make these,
-    ValueError where they are others than the pack's."""
-    study, there = pack.manifest["study"], pack.manifest["home"]
+    """Whether DVC is installed and set up here; if so, make data and class Gaussians. Raises OSError if DVC fails,
+    ValueError if they differ from the pack's."""
+    study, theirs = pack.manifest["study"], pack.manifest["home"]
     can = find_spec("dvc") is not None and Path(".dvc").is_dir()
     if can and not dvc("repro", "gaussians"):
-        raise OSError("`dvc repro gaussians` has failed, see above; nothing is unpacked")
+        raise OSError("`dvc repro gaussians` failed, see above; nothing is unpacked")
     here = facts(study)
     if can and not here:
-        raise FileNotFoundError(f"data/{study} or its class Gaussians are not here; nothing is unpacked")
-    for name, kind in (("images", f"data/{study} holds other images"), ("gaussians", "the class Gaussians are others")):
-        if here and there and not close(here[name], there.get(name)):
-            raise ValueError(f"{kind} than where these files were made, see data/README.md; nothing is unpacked")
+        raise FileNotFoundError(f"data/{study} or its class Gaussians are missing; nothing is unpacked")
+    for name, kind in (("images", f"the images of data/{study} differ"), ("gaussians", "the class Gaussians differ")):
+        if here and theirs and not close(here[name], theirs.get(name)):
+            raise ValueError(f"{kind} from those that these files were made with, see data/README.md; nothing is unpacked")
     return can
 
 
 def dvc(*arguments: str) -> bool:
-    """Run DVC with this Python before others; whether it succeeds."""
+    """Run DVC, with this Python first on the path; returns whether it succeeded."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return subprocess.run([sys.executable, "-m", "dvc", *arguments], env=os.environ | {"PATH": path}).returncode == 0
 
 
 def close(here: Any, there: Any) -> bool:
-    """Whether these are the same, numbers but for rounding."""
+    """Whether two values are equal, floats up to rounding."""
     if isinstance(here, list) and isinstance(there, list):
         return len(here) == len(there) and all(map(close, here, there))
     return math.isclose(here, there, rel_tol=CLOSE) if isinstance(here, float) else here == there
 
 
 def records(pack: "Pack") -> dict[str, dict[str, str]]:
-    """Paths of what MLflow is to be told, by their names in the folder of each stage."""
+    """Paths of the records for MLflow, by stage and by their names in its folder."""
     found: dict[str, dict[str, str]] = {}
     for path in (entry["path"] for entry in pack.manifest["files"]):
         if match := OUTBOX.fullmatch(path):
@@ -109,8 +109,8 @@ def records(pack: "Pack") -> dict[str, dict[str, str]]:
 
 
 def tell(contents: dict[str, Path], pack: "Pack") -> None:
-    """Put what MLflow is to be told into the outbox, but what belongs to a training of the pack that has not come whole:
-    another run would be opened for it."""
+    """Put the records for MLflow into the outbox, except those of an incomplete training and of its measurements, which
+    would open another run."""
     from advebm.runtime import tracking
 
     found, missing, journals = records(pack), set(), {}
@@ -121,28 +121,28 @@ def tell(contents: dict[str, Path], pack: "Pack") -> None:
         if not journal or (not set(names.values()) <= set(contents) and not tracking.received(uid, journals[uid])):
             missing.add(uid)
     waiting = {tracking.checkpoints(journals[uid])[1] for uid in missing & set(journals)} - {None}
-    unknown = bool(missing - set(journals))  # these may be trainings
+    unknown = bool(missing - set(journals))  # they may be trainings
     for uid, names in found.items():
         measured = tracking.checkpoints(journals[uid])[0] if uid in journals else None
         if uid in missing or measured in waiting or (measured and unknown):
-            print(f"not told to MLflow before more parts have come: state/outbox/{uid}")
+            print(f"not sent to MLflow until more parts are received: state/outbox/{uid}")
         elif not tracking.received(uid, journals[uid]):
             tracking.receive(uid, {name: contents[path] for name, path in names.items()})
 
 
 def unpack(contents: dict[str, Path], stages: dict[str, "Stage"], pack: "Pack") -> dict[str, list[str]]:
-    """Put files in their places: first all beside these, then each by its name, stage after stage. Returns what each stage
-    differs by here. Where that is nothing, it is done, and only what it wrote is left in its folders; else what was here
-    before stays."""
+    """Move files to their places: write all next to these, then rename them, stage after stage. Returns what differs
+    here for each stage. If nothing does, the stage is done, and other files in its folders are removed; if not, files
+    that are here are kept."""
     from advebm.away import pipeline
     from advebm.runtime import disk
 
     listed = {entry["path"]: entry["sha256"] for entry in pack.manifest["files"] if not OUTBOX.fullmatch(entry["path"])}
     same = [out for name in HOME[1:] for out in pack.manifest["stages"].get(name, {}).get("outs", {})]
-    beside = {path: Path(f"{path}.part") for path in listed if path in contents}
+    temporary = {path: Path(f"{path}.part") for path in listed if path in contents}
     found = {}
     try:
-        for path, part in beside.items():
+        for path, part in temporary.items():
             part.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(contents[path].read_bytes())
             disk.force(part)
@@ -153,53 +153,50 @@ def unpack(contents: dict[str, Path], stages: dict[str, "Stage"], pack: "Pack") 
                 files = {path: sha256 for path, sha256 in listed.items() if pipeline.within(path, out)}
                 others = [file for file in pipeline.files(Path(out)) if file.as_posix() not in files]
                 if found[name] and (others or any(pipeline.digest(Path(p)) not in (None, s) for p, s in files.items())):
-                    found[name].append(f"{out} stays as it was here")
+                    found[name].append(f"{out} is kept as it was")
                     continue
-                for path in files.keys() & beside.keys():
-                    beside[path].replace(path)
+                for path in files.keys() & temporary.keys():
+                    temporary[path].replace(path)
                 for file in others:
                     file.unlink()
-                disk.force(*{Path(path).parent for path in files.keys() & beside.keys()})
-            if not found[name]:  # what it wrote is then as the pack says
+                disk.force(*{Path(path).parent for path in files.keys() & temporary.keys()})
+            if not found[name]:  # its outputs are then those of the pack
                 found[name] += [
-                    f"{out} has not come whole" for out, s in there["outs"].items() if s != stage.now()["outs"].get(out)
+                    f"{out} is incomplete" for out, s in there["outs"].items() if s != stage.now()["outs"].get(out)
                 ]
     finally:
-        for part in beside.values():
+        for part in temporary.values():
             part.unlink(missing_ok=True)
     return found
 
 
-def commit(stages: dict[str, "Stage"], found: dict[str, list[str]], told: bool) -> None:
-    """Let DVC take the stages for done, and say of which it cannot. Raises OSError where DVC does not."""
+def commit(stages: dict[str, "Stage"], found: dict[str, list[str]], has_dvc: bool) -> None:
+    """Commit stages to DVC, and print which ones cannot be. Raises OSError if DVC fails."""
     for name, differing in found.items():
         if differing:
-            print(f"{name}: will run here, for {', '.join(differing)}")
+            print(f"{name}: will run here: {', '.join(differing)}")
     taken = [stage for name, stage in stages.items() if not found[name]]
-    if not told:
-        print(
-            "DVC was not told: it is not here. Receive the files again when it is, and before `dvc repro`, which would run"
-        )
-        print("all of this anew")
+    if not has_dvc:
+        print("DVC is not installed, so nothing was committed: install it and receive the files again before `dvc repro`")
         return
     if taken and not dvc("commit", "--quiet", "--force", *(stage.target for stage in taken)):
-        raise OSError("`dvc commit` has failed, see above; the files are unpacked: receive them again when it can")
-    print(f"done for DVC: {', '.join(stage.name for stage in taken) or 'nothing'}")
+        raise OSError("`dvc commit` failed, see above; the files are unpacked: fix that and receive them again")
+    print(f"committed to DVC: {', '.join(stage.name for stage in taken) or 'nothing'}")
 
 
 def differences(
     here: dict[str, Any], there: dict[str, Any], same: list[str], listed: Iterable[str], came: Container[str]
 ) -> Iterator[str]:
-    """What a stage is other by here than there; same: paths that were found to be the same; listed: files of the pack, of
-    which some came."""
+    """How a stage differs here from there; same: paths that were found equal; listed: files of the pack; came: those
+    that were received."""
     from advebm.away import pipeline
 
     if here["command"] != there["command"]:
-        yield "its command is another"
+        yield "its command differs"
     for path in sorted({*here["deps"], *there["deps"]} - {*same}):
         if here["deps"].get(path) != there["deps"].get(path):
-            yield f"{path} is another" if here["deps"].get(path) else f"{path} is not here"
+            yield f"{path} differs" if here["deps"].get(path) else f"{path} is missing"
     for out in there["outs"]:
         files = [path for path in listed if pipeline.within(path, out)]
         if not files or not all(path in came for path in files):
-            yield f"{out} has not come whole"
+            yield f"{out} is incomplete"

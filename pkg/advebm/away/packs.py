@@ -1,7 +1,7 @@
-"""Files to carry, in parts of at most 15 MiB: tar files that hold a manifest and the files that it lists.
+"""Files to transfer, in parts of at most 15 MiB: tar files that hold a manifest and files that it lists.
 
-The manifest is whole in every part, so that each can be unpacked without the others. It says of each file its path, size
-and sha256. Equal files are kept once. A file that is too large for a part is cut in chunks, each in a part of its own.
+The whole manifest is in every part, so that each can be unpacked without the others. It lists the path, size and sha256 of
+each file. Equal files are stored once. A file that is too large for a part is cut into chunks, each in its own part.
 """
 
 import hashlib
@@ -16,10 +16,11 @@ from typing import Any
 
 from advebm.runtime import disk
 
-PART = 15 * 2**20  # bytes of a part at most; a multiple of tarfile.RECORDSIZE, by which a part grows
-MANIFEST = "manifest"  # the member's name begins so; its sha256 follows
+PART = 15 * 2**20  # bytes of a part at most; a multiple of tarfile.RECORDSIZE, to which parts are padded
+MANIFEST = "manifest"  # start of the member's name; its sha256 follows
+CHUNK = re.compile(r"\.chunk-(\d+)-of-(\d+)\Z")  # what follows the path in the name of a chunk
 SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-SCHEMA = {  # of what is read of a manifest
+SCHEMA = {  # of the keys of a manifest that are read
     "type": "object",
     "required": ["study", "stages", "home", "files"],
     "properties": {
@@ -40,7 +41,7 @@ SCHEMA = {  # of what is read of a manifest
 
 @dataclass
 class Part:
-    """What one tar file is to hold: (name, path, first byte, bytes)."""
+    """The content of one tar file: (name, path, first byte, bytes)."""
 
     left: int
     members: list[tuple[str, Path, int, int]] = field(default_factory=list)
@@ -56,13 +57,13 @@ def _cost(size: int) -> int:
 
 
 def described(path: Path, **more: Any) -> dict[str, Any]:
-    """A line of the manifest."""
+    """A file's entry in the manifest."""
     data = path.read_bytes()
     return {"path": path.as_posix(), "size": len(data), "sha256": hashlib.sha256(data).hexdigest(), **more}
 
 
 def write(folder: Path, manifest: dict[str, Any]) -> list[Path]:
-    """Write what manifest["files"] lists, the first in the first part, as part-001.tar, ...; parts of before go."""
+    """Write the files of manifest["files"], in order, as part-001.tar, ...; previous parts are removed."""
     text = (json.dumps(manifest, indent=1) + "\n").encode()
     parts = binned(manifest["files"], PART - _cost(len(text)) - 2 * tarfile.BLOCKSIZE)
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def binned(listed: list[dict[str, Any]], room: int) -> list[Part]:
-    """Each file in the first part that has room for it; what is too large in chunks, each alone."""
+    """Put each file in the first part that has room for it, and those that are too large in chunks, each alone."""
     parts, kept = [], set()
     for entry in listed:
         if entry["sha256"] in kept:
@@ -111,42 +112,46 @@ def binned(listed: list[dict[str, Any]], room: int) -> list[Part]:
 
 
 class Pack:
-    """What some parts of one packing hold: the manifest, and the contents that came, in a folder."""
+    """The manifest and the received contents of some parts of one packing, in a folder."""
 
     def __init__(self, manifest: dict[str, Any], folder: Path):
         self.manifest, self.folder = manifest, folder
-        self.cut: dict[str, str] = {}  # files of which only some chunks came, and which these are
+        self.cut: dict[str, str] = {}  # files of which only some chunks were received, and how many
 
     def came(self) -> dict[str, Path]:
-        """Where the content of each file lies, by its path; those in parts that are not here are left out,
-        also those of which a chunk is."""
+        """The content of each file that was received, by path; not of those of which only some chunks were."""
         contents = {entry["path"]: self.folder / entry["sha256"] for entry in self.manifest["files"]}
         return {path: content for path, content in contents.items() if content.is_file()}
 
 
 def read(parts: Iterable[Path], folder: Path) -> Pack:
-    """Unpack the parts to a folder, each content under its sha256, and verify them. Raises FileNotFoundError, or ValueError
-    where a part is damaged or is none that `write` wrote, or they are of different packings."""
-    known = None
+    """Unpack the parts into a folder, each content under its sha256, and verify them. Raises FileNotFoundError, or
+    ValueError if a part is damaged, was not written by `write`, or is of another packing."""
+    pack: Pack | None = None
     for part in parts:
         if not part.is_file():
             raise FileNotFoundError(f"{part}: no such file")
         members = _members(part)
         name, text = next(members, ("", b""))
         if name != f"{MANIFEST}-{hashlib.sha256(text).hexdigest()}.json":
-            raise ValueError(f"{part}: is damaged, or no part that `advebm away` wrote: its manifest is not of its sha256")
-        if known not in (None, text):
-            raise ValueError(f"{part}: is of another packing than the first part; give parts of the same")
-        known = text
-        listed = {entry["path"]: entry["sha256"] for entry in _manifest(text, part)["files"]}
+            raise ValueError(
+                f"{part}: is damaged, or was not written by `advebm away`: its manifest does not match its sha256"
+            )
+        if pack is None:
+            pack, first = Pack(_manifest(text, part), folder), text
+            listed = {entry["path"]: entry["sha256"] for entry in pack.manifest["files"]}
+        elif text != first:
+            raise ValueError(f"{part}: is of another packing than the first part; give parts of one packing")
         for name, data in members:
-            path, chunk, count = re.fullmatch(r"(.*?)(?:\.chunk-(\d+)-of-(\d+))?", name, re.DOTALL).groups()
+            chunk = CHUNK.search(name)
+            path = name[: chunk.start()] if chunk else name
             if path not in listed:
                 raise ValueError(f"{part}: holds {name}, which its manifest does not list")
             if not chunk and hashlib.sha256(data).hexdigest() != listed[path]:
-                raise ValueError(f"{part}: {name} is damaged: its sha256 is not the manifest's; carry the part again")
-            (folder / (f"{listed[path]}.{chunk}.{count}" if chunk else listed[path])).write_bytes(data)
-    pack = Pack(_manifest(known, part), folder)
+                raise ValueError(f"{part}: {name} is damaged: its sha256 is not the manifest's; transfer the part again")
+            (folder / ".".join([listed[path], *(chunk.groups() if chunk else ())])).write_bytes(data)
+    if pack is None:
+        raise ValueError("no parts to unpack")
     for entry in pack.manifest["files"]:
         if some := _join(entry, folder):
             pack.cut[entry["path"]] = some
@@ -154,34 +159,35 @@ def read(parts: Iterable[Path], folder: Path) -> Pack:
 
 
 def _members(part: Path) -> Iterator[tuple[str, bytes]]:
-    """Names and contents. Raises ValueError where there is anything but plain files, or the rest is not that of a tar file:
-    tarfile stops at a damaged header as it does at the end."""
+    """Names and contents of a part's members. Raises ValueError if one is no plain file, or if more data follow the last
+    one: tarfile stops at a damaged header as it does at the end."""
     try:
         data, end = part.read_bytes(), 0
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for member in tar:
                 plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
-                if not plain or member.size > PART:
+                content = tar.extractfile(member) if plain and member.size <= PART else None
+                if content is None:
                     raise ValueError(
-                        f"{part}: {member.name} is not a plain file of at most {PART} bytes; `advebm away` writes none such"
+                        f"{part}: {member.name} is not a plain file of at most {PART} bytes, as `advebm away` writes"
                     )
-                yield member.name, tar.extractfile(member).read()
+                yield member.name, content.read()
                 end = member.offset + _cost(member.size)
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{part}: is damaged ({error}); carry it again") from error
+        raise ValueError(f"{part}: is damaged ({error}); transfer it again") from error
     if len(data) < end + 2 * tarfile.BLOCKSIZE or any(data[end:]):
-        raise ValueError(f"{part}: is damaged (after {end} bytes); carry it again")
+        raise ValueError(f"{part}: is damaged (after {end} bytes); transfer it again")
 
 
 def _manifest(text: bytes, part: Path) -> dict[str, Any]:
-    """The manifest, whose paths lead nowhere but into the project's folder."""
+    """The manifest, whose paths must stay in the project's folder."""
     from jsonschema import ValidationError, validate
 
     try:
         manifest = json.loads(text)
         validate(manifest, SCHEMA)
     except (ValueError, ValidationError) as error:
-        raise ValueError(f"{part}: its manifest is none that `advebm away` wrote ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{part}: its manifest was not written by `advebm away` ({str(error).splitlines()[0]})") from None
     for name in (entry["path"] for entry in manifest["files"]):
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or str(path) != name or "\\" in name:
@@ -190,20 +196,20 @@ def _manifest(text: bytes, part: Path) -> dict[str, Any]:
 
 
 def _join(entry: dict[str, Any], folder: Path) -> str:
-    """Put the chunks of a file together; where some are missing, say how many came and remove these. Raises ValueError
-    where they are damaged."""
+    """Join the chunks of a file; if some are missing, remove the others and return how many were received. Raises
+    ValueError if they are damaged."""
     chunks = {int(file.name.split(".")[1]): file for file in folder.glob(f"{entry['sha256']}.*")}
     if not chunks:
         return ""
     count = next(iter(chunks.values())).name.split(".")[2]
-    whole = len(chunks) >= int(count)
-    data = b"".join(chunks[i].read_bytes() for i in sorted(chunks)) if whole else b""
+    complete = len(chunks) >= int(count)
+    data = b"".join(chunks[i].read_bytes() for i in sorted(chunks)) if complete else b""
     for file in chunks.values():
         file.unlink()
-    if not whole:
+    if not complete:
         return f"{len(chunks)} of {count} chunks"
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         path = entry["path"]
-        raise ValueError(f"{path}: is damaged: its chunks do not make the sha256 of the manifest; carry its parts again")
+        raise ValueError(f"{path}: is damaged: its chunks do not match the manifest's sha256; transfer its parts again")
     (folder / entry["sha256"]).write_bytes(data)
     return ""

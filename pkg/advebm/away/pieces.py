@@ -1,4 +1,4 @@
-"""The stages of a study, run in pieces and packed; `receive` (home.py) takes home what this packs."""
+"""Run the stages of a study in pieces and pack them; home.py receives the packs."""
 
 import signal
 import sys
@@ -12,21 +12,21 @@ from advebm.runtime import project
 if TYPE_CHECKING:
     from advebm.away.pipeline import Stage
 
-SOON = ("train", "sample", "quality", "robustness")  # of every method, before the first of
+SOON = ("train", "sample", "quality", "robustness")  # for every method, before any of
 LATE = ("ood", "look", "fisher", "autoattack")
-HOME = ("check", "prepare", "gaussians")  # cost little and write much: made at home again, by the same commands
+HOME = ("check", "prepare", "gaussians")  # cheap but large: made again at home, by the same commands
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TEXTS = (".json", ".jsonl", ".csv", ".md", ".html")
 
 
 class Piece:
-    """So many seconds, or until SIGINT, SIGTERM or SIGHUP comes; code: what to exit with when it is over."""
+    """A time limit in seconds, ended early by SIGINT, SIGTERM or SIGHUP; code: the exit code once it is over."""
 
     def __init__(self, seconds: float):
         self.end, self.code = time.monotonic() + seconds, AGAIN
         for number in ENDING:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has SIGHUP
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup ignores SIGHUP
                 signal.signal(number, self.stop)
 
     def stop(self, number: int, _: Any) -> None:
@@ -40,20 +40,20 @@ class Piece:
 
 
 def order(methods: list[str]) -> list[str]:
-    """The names of stages, the most telling first; what they depend on comes before them. The report is the first method's,
-    as in dvc.yaml the selected one's."""
+    """Names of stages, the most informative first; the stages that they depend on are run before them. The report is of
+    the first method."""
     late = [[f"{stage}@{method}" for stage in LATE] for method in methods]
     soon = [f"{stage}@{method}" for method in methods for stage in SOON]
     return [*soon, *late[0], "report", *(name for names in late[1:] for name in names), "compare"]
 
 
 def run(study: str, stages: list["Stage"], piece: Piece) -> int:
-    """Run the stages that are not done, for a piece; the exit code."""
+    """Run the stages that are not done until the piece is over; returns the exit code."""
     from advebm.away import pipeline
     from advebm.runtime import tracking
 
     failed: dict[str, int] = {}  # exit codes
-    lost: dict[str, str] = {}  # stages that failed, or depend on one, and the one that failed
+    lost: dict[str, str] = {}  # stages that failed or depend on one that did, and the latter
     for stage in stages:
         if pipeline.record(study, stage):
             continue
@@ -64,9 +64,9 @@ def run(study: str, stages: list["Stage"], piece: Piece) -> int:
         if piece.over():
             return over(f"before {stage.name}", piece.code)
         print(f"== {stage.name}, {piece.left():.0f} s left", flush=True)
-        told = "off" if tracking.off() else "outbox"
+        mode = "off" if tracking.off() else "outbox"
         try:
-            code = pipeline.run(study, stage, stopped=piece.over, tracking=told)
+            code = pipeline.run(study, stage, stopped=piece.over, tracking=mode)
         except OSError as error:
             print(f"advebm: {error}", file=sys.stderr)
             code = 1
@@ -75,27 +75,27 @@ def run(study: str, stages: list["Stage"], piece: Piece) -> int:
         if code in [128 + number for number in ENDING]:
             return over(f"in {stage.name}", code)
         if code:
-            print(f"advebm: {stage.name} has failed with exit code {code}: {stage.command}", file=sys.stderr, flush=True)
+            print(f"advebm: {stage.name} failed with exit code {code}: {stage.command}", file=sys.stderr, flush=True)
             failed[stage.name], lost[stage.name] = code, stage.name
     if not failed:
-        print(f"all is done of {study}")
+        print(f"{study} is complete")
         return 0
     for name, code in failed.items():
         others = [other for other, cause in lost.items() if cause == name and other != name]
-        without = f"; not run, as they depend on it: {', '.join(others)}" if others else ""
-        print(f"advebm: {name} has failed with exit code {code}{without}", file=sys.stderr)
+        without = f"; not run because they depend on it: {', '.join(others)}" if others else ""
+        print(f"advebm: {name} failed with exit code {code}{without}", file=sys.stderr)
     return next(iter(failed.values()))
 
 
 def over(where: str, code: int) -> int:
-    """Say why and where a piece ends; the code."""
+    """Print why and where a piece ends; returns the code."""
     why = "the piece is over" if code == AGAIN else f"stopped by {signal.Signals(code - 128).name}"
     print(f"{why} {where}; run it again")
     return code
 
 
 def pack(study: str, stages: list["Stage"]) -> list[Path]:
-    """Write away/STUDY/part-001.tar, ... of all that the stages that are done wrote, and of what MLflow is to be told."""
+    """Write away/STUDY/part-001.tar, ... with the outputs of all stages that are done and the records for MLflow."""
     from advebm.away import packs, pipeline
     from advebm.runtime import tracking
 
@@ -107,15 +107,15 @@ def pack(study: str, stages: list["Stage"]) -> list[Path]:
         for out in outs
         for file in pipeline.files(Path(out))
     ]
-    told = [] if tracking.off() else tracking.waiting(study)
-    listed += [packs.described(file.relative_to(project.root()), stage="mlflow") for file in told]
+    unsent = [] if tracking.off() else tracking.waiting(study)
+    listed += [packs.described(file.relative_to(project.root()), stage="mlflow") for file in unsent]
     listed.sort(key=lambda entry: rank(Path(entry["path"])))
     manifest = {"study": study, "stages": records, "home": facts(study), "files": listed}
     return packs.write(Path("away", study), manifest)
 
 
 def rank(path: Path) -> int:
-    """Where a file goes: numbers, pictures, models, samples, and then the rest, such as replay buffers."""
+    """The place of a file: numbers, pictures, models, samples, and then the rest, such as replay buffers."""
     if path.suffix in TEXTS:
         return 0
     if path.suffix == ".png":
@@ -124,8 +124,8 @@ def rank(path: Path) -> int:
 
 
 def facts(study: str) -> dict[str, Any]:
-    """What tells data and class Gaussians, which are not carried, from others: sha256 of the images; of each class the norm
-    of the mean, and trace and log determinant of the covariance, which another machine has but for rounding."""
+    """What identifies data and class Gaussians, which are not transferred: sha256 of the images; for each class the norm
+    of the mean, and trace and log determinant of the covariance, which other machines reproduce up to rounding."""
     data, fitted = Path("data", study), Path("models", study, "gaussians.safetensors")
     if not (data / "about.json").is_file() or not fitted.is_file():
         return {}

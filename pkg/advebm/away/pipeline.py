@@ -1,7 +1,7 @@
 """The stages of dvc.yaml and stages/**/dvc.yaml, read and run without DVC.
 
-The commands are stated in those files and nowhere else. As with DVC a stage is done while its command, what it depends on
-and what it wrote are as they were when it ended: their sha256 are kept in state/away/.
+The commands are defined only in those files. As in DVC, a stage is done while its command, inputs and outputs are as they
+were when it ended: their sha256 are kept in state/away/.
 """
 
 import ctypes
@@ -26,28 +26,28 @@ from filelock import FileLock, Timeout
 
 from advebm.runtime import disk, project
 
-GRACE = 60  # seconds that a stopped stage has to write its state
-POLL = 0.1  # seconds between two looks at a running stage
+GRACE = 60  # seconds that a stopped stage has to save its state
+POLL = 0.1  # seconds between two checks of a running stage
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent ends
 
 
 @dataclass(frozen=True)
 class Stage:
     name: str  # train@at
-    target: str  # as DVC is told: stages/train/dvc.yaml:train@at
+    target: str  # its name in DVC: stages/train/dvc.yaml:train@at
     command: str
-    deps: tuple[str, ...]  # paths from the project's folder, as all here
+    deps: tuple[str, ...]  # all paths start at the project's folder
     outs: tuple[str, ...]
 
     def now(self) -> dict[str, Any]:
-        """The command, and sha256 of the files that it reads and writes; None of what is not there."""
+        """The command, and sha256 of the files that it reads and writes; None for those that do not exist."""
         paths = {"deps": self.deps, "outs": self.outs}
         return {"command": self.command} | {key: {path: digest(Path(path)) for path in paths[key]} for key in paths}
 
 
 def read(study: str, selected: str, methods: Iterable[str], seed: int) -> dict[str, Stage]:
-    """Every stage of the study by its name; selected: the method of report, methods: those that have stages of their own.
-    Reads the files of the current folder, which is the project's."""
+    """All stages of the study by name; selected: the method of report; methods: those that have their own stages. Reads
+    the files of the current folder, which must be the project's."""
     import yaml
 
     general = {"study": study, "method": selected, "seed": str(seed)}
@@ -74,13 +74,13 @@ def _stage(name: str, target: str, entry: dict[str, Any], values: dict[str, str]
 
 
 def ordered(stages: dict[str, Stage], wanted: Iterable[str]) -> Iterator[Stage]:
-    """The wanted stages in their order, each after the stages that it depends on."""
-    given = set()
+    """The wanted stages in order, each after the stages that it depends on."""
+    yielded = set()
 
     def ahead(stage: Stage) -> Iterator[Stage]:
-        if stage.name in given:
+        if stage.name in yielded:
             return
-        given.add(stage.name)
+        yielded.add(stage.name)
         for path in stage.deps:
             for other in stages.values():
                 if other is not stage and overlap(path, other):
@@ -92,7 +92,7 @@ def ordered(stages: dict[str, Stage], wanted: Iterable[str]) -> Iterator[Stage]:
 
 
 def overlap(path: str, stage: Stage) -> bool:
-    """Whether the stage writes the path, in it, or what it lies in."""
+    """Whether the stage writes the path, something in it, or a folder that holds it."""
     return any(within(path, out) or within(out, path) for out in stage.outs)
 
 
@@ -102,12 +102,12 @@ def needs(stage: Stage, other: Stage) -> bool:
 
 
 def within(path: str, folder: str) -> bool:
-    """Whether the path is the folder or lies in it."""
+    """Whether the path is the folder or in it."""
     return path == folder or path.startswith(f"{folder}/")
 
 
 def files(path: Path) -> list[Path]:
-    """The file, or those in the folder and below, in order, but not what is still being written beside its place."""
+    """The file, or all files in the folder, sorted, except temporary ones."""
     if path.is_file():
         return [path]
     return sorted(file for file in path.rglob("*") if file.is_file() and _counts(file))
@@ -118,7 +118,7 @@ def _counts(file: Path) -> bool:
 
 
 def digest(path: Path) -> str | None:
-    """sha256 of a file, or of the names and contents of what a folder holds; None where there is nothing."""
+    """sha256 of a file, or of the names and contents of the files in a folder; None if there is nothing."""
     if path.is_file():
         about = path.stat()
         return _digest(path.absolute(), about.st_size, about.st_mtime_ns)
@@ -135,7 +135,7 @@ def _digest(path: Path, size: int, changed: int) -> str:
 
 
 def record(study: str, stage: Stage) -> dict[str, Any] | None:
-    """What was kept of the stage when it ended, if it is done: if all is still so."""
+    """What was recorded when the stage ended, if it is done: if nothing has changed since."""
     file = _file(study, stage)
     kept = json.loads(file.read_text()) if file.is_file() else None
     return kept if kept == stage.now() else None
@@ -147,8 +147,8 @@ def _file(study: str, stage: Stage) -> Path:
 
 @contextmanager
 def alone(*outs: str) -> Iterator[None]:
-    """In this block no other process that locks what it writes, as training and measurements do, writes these. Raises
-    BlockingIOError where one is at it."""
+    """Within this block no other process that locks its outputs, as training and measurements do, writes these. Raises
+    BlockingIOError if one is writing them."""
     with ExitStack() as stack:
         for out in outs:
             lock = project.lock(Path(out))
@@ -161,20 +161,20 @@ def alone(*outs: str) -> Iterator[None]:
 
 
 def run(study: str, stage: Stage, *, stopped: Callable[[], bool], tracking: str) -> int:
-    """Run the stage as DVC does, without what it wrote before, and keep what it depended on and wrote; returns its exit
-    code, for a signal 128 and its number. Where `stopped` says so it is told to end, and after GRACE is killed; it is also
-    told so where this process ends. tracking: its ADVEBM_TRACKING. Raises BlockingIOError where another process writes what
-    it is to write, FileNotFoundError where it has not written that."""
+    """Run the stage as DVC does, without its previous outputs, and record its inputs and outputs. Returns its exit code,
+    for a signal 128 plus its number. The stage gets SIGTERM once `stopped` returns True or this process ends, and is
+    killed after GRACE. tracking: its ADVEBM_TRACKING. Raises BlockingIOError if another process is writing its outputs,
+    FileNotFoundError if it has not written them."""
     depended = stage.now()["deps"]
     python, *arguments = shlex.split(stage.command)
     if python != "python":
-        raise ValueError(f"{stage.target}: its command begins with {python}; only python can be run here")
+        raise ValueError(f"{stage.target}: its command starts with {python}, but only python can be run here")
     with alone(*stage.outs):
         for out in map(Path, stage.outs):
             shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
     environment = os.environ | {"DVC_ROOT": str(project.root()), "ADVEBM_TRACKING": tracking}
-    own = {"start_new_session": True, "preexec_fn": _bound()}
-    running = subprocess.Popen([sys.executable, *arguments], env=environment, **own)
+    command = [sys.executable, *arguments]
+    running = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_bound())
     try:
         while running.poll() is None and not stopped():
             time.sleep(POLL)
@@ -191,7 +191,7 @@ def run(study: str, stage: Stage, *, stopped: Callable[[], bool], tracking: str)
         found = stage.now() | {"deps": depended}
         for path, sha256 in found["outs"].items():
             if sha256 is None:
-                raise FileNotFoundError(f"{stage.name}: has ended, but did not write {path}")
+                raise FileNotFoundError(f"{stage.name}: ended without writing {path}")
         file = _file(study, stage)
         file.parent.mkdir(parents=True, exist_ok=True)
         disk.write(file, (json.dumps(found, indent=1) + "\n").encode())
@@ -199,14 +199,14 @@ def run(study: str, stage: Stage, *, stopped: Callable[[], bool], tracking: str)
 
 
 def _bound() -> Callable[[], None] | None:
-    """What a child calls before it begins, to be told to end when this process does; None where the system is not Linux."""
+    """What a child calls first, to get SIGTERM when this process ends; None if the system is not Linux."""
     if sys.platform != "linux":
         return None
     libc, parent = ctypes.CDLL(None), os.getpid()
 
     def bind() -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # that has ended before
+        if os.getppid() != parent:  # the parent has already ended
             os._exit(128 + signal.SIGTERM)
 
     return bind

@@ -1,1 +1,1 @@
-"""The package beside the plain way, timed in one run."""
+"""The package and the plain implementation, timed in one process."""

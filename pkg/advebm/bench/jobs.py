@@ -1,4 +1,4 @@
-"""What `advebm bench` measures: the same work by the package and by the plain way."""
+"""The jobs of `advebm bench`: the same work by the package and by the plain implementation."""
 
 import copy
 import tempfile
@@ -34,17 +34,17 @@ from advebm.training import Losses, built
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}  # of data.source
 CLASSES = 10
-PLAIN: dict[str, Precision] = {"plain": "fp32", "default": "tf32"}  # the plain ways; the second is as torch is by default
+PLAIN: dict[str, Precision] = {"plain": "fp32", "default": "tf32"}  # plain implementations; the second has torch's defaults
 PACKAGE = ("fast", "eager")  # the second is without graphs
 
 
 def jobs(
     entry: dict[str, Any], methods: list[str], wanted: list[str], batch: int, steps: int, device: torch.device, root: Path
 ) -> list[Callable[[], Job]]:
-    """What makes the jobs, one at a time: of a study's first method's network, and a training step of each method; root:
-    where Inception's weights lie, without which features by it are left out."""
+    """Functions that make the jobs, one at a time: for the network of the study's first method, and a training step of
+    each method. Features by Inception are left out if its weights are not in `root`."""
     if entry["data"]["source"] not in SHAPES:
-        raise ValueError(f"bench knows the images of {', '.join(SHAPES)}, not of {entry['data']['source']}")
+        raise ValueError(f"bench supports the images of {', '.join(SHAPES)}, not of {entry['data']['source']}")
     shape = SHAPES[entry["data"]["source"]]
     bytes_ = np.random.default_rng(0).integers(0, 256, (4 * CLASSES, *shape[1:], shape[0]), dtype=np.uint8)
     gaussians = Gaussians.fit(images.Images(bytes_, np.arange(4 * CLASSES) % CLASSES), ridge=0.01)
@@ -56,7 +56,7 @@ def jobs(
     model = config.model(entry, methods[0])
     net = model.network.build(shape, model.method.outputs(CLASSES)).to(device)
     with torch.no_grad():
-        net.eval()(x)  # a flow normalises by the first images that it sees
+        net.eval()(x)  # a flow sets its normalisation by its first images
     nets = dict.fromkeys(PLAIN, plain.network(net)) | dict.fromkeys(PACKAGE, net)
     trained, measured = (passes(precision, device) for precision in (model.training.precision, "fp32"))
     langevin = Langevin(steps=steps, step_size=0.1, noise=0.005, clamp_grad=1.0, clip=True)
@@ -110,7 +110,7 @@ def jobs(
 
 
 def passes(precision: Precision, device: torch.device | str) -> dict[str, Passes]:
-    """Of each way, the package's in that precision."""
+    """The passes of each implementation; the package's have this precision."""
     fast = Passes.on(device, precision)
     plainly = {kind: Passes(own) for kind, own in PLAIN.items()}
     return plainly | {"fast": fast, "eager": replace(fast, graphs=False)}
@@ -122,12 +122,12 @@ def distance(fast: Tensor, slow: Tensor) -> float:
 
 
 def part(kind: str, sampler: Any) -> Any:
-    """A sampler or an attack as that way has it."""
+    """A sampler or an attack in this implementation."""
     return sampler if kind in PACKAGE else plain.part(sampler)
 
 
 def quiet(sampler: Any) -> Any:
-    """A sampler or an attack without noise and random start; anything else itself."""
+    """A sampler or an attack without noise and random start; other objects unchanged."""
     calm = {"noise": 0.0, "random_start": False}
     numbers = {key: value for key, value in calm.items() if hasattr(sampler, key)}
     return replace(sampler, **numbers) if numbers else sampler
@@ -157,7 +157,7 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
         return Losses(method, fresh, PLAIN.get(kind, training.loss_precision)).train(), optimizer
 
     def gradient(kind: str) -> Tensor:
-        """Of the weights, without noise and random starts, from equal replay buffers."""
+        """The gradient of the weights, without noise and random starts, from equal replay buffers."""
         calm = replace(own, **{field.name: quiet(getattr(own, field.name)) for field in fields(own)})
         losses, _ = started(kind, calm)
         torch.manual_seed(0)
@@ -182,15 +182,16 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
             loss.value.backward()
         optimizer.step()
         if kind in PLAIN:
-            loss.value.item()  # shown at each step, so waited for
+            loss.value.item()  # printed at each step, which waits for it
         return None
 
     return Job(f"training step of {name}", len(data.x), way)
 
 
 def ways(job: Job, device: torch.device, package: str = "fast") -> dict[str, Callable[[bool], Any]]:
-    """A job's ways by name: `plain` in float32; on a GPU `default`, the same with convolutions of TF32; `fast`, the package
-    as training has it, or in float32 as what is generated and measured; package: `fast`, or without graphs `eager`."""
+    """A job's implementations by name: `plain` in float32; on a GPU `default`, the same with TF32 convolutions; `fast`,
+    the package with training's precision, or in float32 if it generates or measures; package: `fast`, or `eager` without
+    graphs."""
     precisions = PLAIN | ({"fast": "fp32"} if job.float32 else {})
     kinds = {"plain": "plain", "default": "default", "fast": package}
     found = {name: partial(job.run, kind) for name, kind in kinds.items() if name != "default" or has_tf32(device)}
@@ -198,12 +199,12 @@ def ways(job: Job, device: torch.device, package: str = "fast") -> dict[str, Cal
 
 
 def has_tf32(device: torch.device) -> bool:
-    """Whether convolutions of float32 are TF32 unless torch is told."""
+    """Whether float32 convolutions are TF32 by default."""
     return device.type == "cuda"
 
 
 def pngs(x: Tensor, folder: str) -> None:
-    """A file of each image, as published samples are kept and scored."""
+    """Write a file for each image, as published samples are stored and scored."""
     from PIL import Image
 
     for i, image in enumerate(images.to_bytes(x)):
@@ -218,7 +219,7 @@ def sample(
     streams: Callable,
     batch: int,
 ) -> Job:
-    """Images from class Gaussians by a chain, to the disk: one file; the plain way, a PNG for each."""
+    """Images from class Gaussians by a chain, saved in one file; by the plain implementation, as a PNG each."""
     y = torch.arange(batch, device=gaussians.mean.device) % len(gaussians.mean)
 
     def way(kind: str, calm: bool) -> Tensor | None:
@@ -240,7 +241,7 @@ def sample(
 def robustness(
     nets: dict[str, networks.Network], passes: dict[str, Passes], data: Batch, attack: Attack, streams: Callable
 ) -> Job:
-    """Right after an attack, and the energy of each image. Compared: the energies."""
+    """Robust accuracy after an attack, and the energy of each image. Compared: the energies."""
 
     def way(kind: str, calm: bool) -> Tensor:
         net, chosen = nets[kind], part(kind, quiet(attack) if calm else attack)
@@ -255,7 +256,7 @@ def robustness(
 
 
 def auto_pgd(nets: dict[str, networks.Network], passes: dict[str, Passes], data: Batch, attack: Attack) -> Job:
-    """The worst case of the cross-entropy; the plain way is its authors' release. Compared: the losses found."""
+    """The worst case of the cross-entropy; the plain implementation is its authors' release. Compared: the losses found."""
     from pyautoattack.autopgd_base import APGDAttack
 
     x = data.x
@@ -278,7 +279,7 @@ def auto_pgd(nets: dict[str, networks.Network], passes: dict[str, Passes], data:
 
 
 def fisher_scores(nets: dict[str, networks.Network], data: Batch, streams: Callable) -> Job:
-    """Of E(x) and E(x, y); the plain way goes image by image."""
+    """Fisher scores of E(x) and E(x, y); the plain implementation takes one image at a time."""
     linear = fisher.piecewise_linear(nets["fast"])
 
     def scores(net: networks.Network, of: slice) -> Tensor:
@@ -298,8 +299,8 @@ def fisher_scores(nets: dict[str, networks.Network], data: Batch, streams: Calla
 
 
 def features(using: Network, x: Tensor) -> Job:
-    """Of the network that FID, KID and Inception Score go by, of images in memory; the plain way, torch-fidelity's own of a
-    folder of PNGs."""
+    """Features of images in memory, by the network of FID, KID and Inception Score; the plain implementation is
+    torch-fidelity, from a folder of PNGs."""
     from advebm.vision import torch_fidelity
 
     using.options["cuda"] = x.is_cuda

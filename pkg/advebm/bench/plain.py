@@ -1,5 +1,5 @@
-"""The plain way: samplers, attacks and replay buffer as the papers' published code writes them, in float32 and NCHW, the
-buffer on the CPU. `advebm bench` measures the package against it."""
+"""The plain implementation: samplers, attacks and replay buffer as the papers' published code writes them, in float32
+and NCHW, with the buffer on the CPU. `advebm bench` times the package against it."""
 
 import copy
 from dataclasses import fields, replace
@@ -18,7 +18,7 @@ from advebm.samplers.streams import Streams
 
 
 def network(net: Network) -> Network:
-    """A copy that keeps its weights and activations as NCHW."""
+    """A copy with weights and activations in NCHW."""
     return copy.deepcopy(net).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
@@ -79,8 +79,8 @@ class PlainAscent(Ascent):
 
 
 class PlainBuffer(Buffer):
-    """On the CPU, and a start is drawn for every chain, whether it starts afresh or not (JEM's sample_p_0): class Gaussians
-    image by image (JEM++'s init_random)."""
+    """On the CPU. Draws a start for every chain, whether or not it restarts (JEM's sample_p_0); class Gaussians image by
+    image (JEM++'s init_random)."""
 
     def __init__(self, replay: Replay, start: Start, seed: int, device: torch.device | str):
         super().__init__(replay, start, seed, device)
@@ -104,18 +104,18 @@ PLAIN = {Langevin: PlainLangevin, Attack: PlainAttack, Proximal: PlainProximal, 
 
 
 def part(sampler: object) -> object:
-    """The plain way of a sampler or an attack, of the same numbers; anything else itself."""
+    """The plain implementation of a sampler or an attack, with the same numbers; other objects unchanged."""
     kind = PLAIN.get(type(sampler))
     return kind(**vars(sampler)) if kind else sampler
 
 
 def method(fast: Method) -> Method:
-    """The same method with the plain way of its samplers and attacks."""
+    """The same method with the plain implementation of its samplers and attacks."""
     return replace(fast, **{own.name: part(getattr(fast, own.name)) for own in fields(fast)})
 
 
 def buffer(method: Method) -> None:
-    """Make the replay buffer of a method that has begun a plain one."""
+    """Replace the replay buffer of a method that has begun by a plain one."""
     if isinstance(method, ReplayMethod):
         own = method.replay
         method.replay = PlainBuffer(method.buffer, own.start, own.seed, own.device)

@@ -1,4 +1,4 @@
-"""How fast the package is beside the plain way: timing of jobs, and the table of them."""
+"""Speed of the package and of the plain implementation: timing of jobs, and their table."""
 
 import json
 import os
@@ -16,22 +16,22 @@ from advebm.reports.tables import Table, document
 if TYPE_CHECKING:
     import torch
 
-ERROR = {"fp32": 0.05, "tf32": 0.3, "bf16": 0.5}  # most that the two ways may differ: signs turn where a gradient is near 0
+ERROR = {"fp32": 0.05, "tf32": 0.3, "bf16": 0.5}  # largest error allowed: signs flip where a gradient is near 0
 
 
 class Job(NamedTuple):
-    """The same work by several ways, on so many images: run(way, calm), the way being plain, default, fast or eager (see
-    `jobs.ways`). `calm` is without randomness, and gives what the ways are compared by: of a chain or an attack, the
-    way that its images went."""
+    """The same work by several implementations, on this number of images. run(way, calm): `way` is plain, default, fast
+    or eager (see `jobs.ways`); with `calm` there is no randomness, and the result is what is compared: for a chain or an
+    attack, the displacement of its images."""
 
     name: str
     images: int
     run: Callable[[str, bool], Any]
-    float32: bool = False  # by the package too, whatever training samples in
+    float32: bool = False  # in the package too, whatever precision training samples in
 
 
 def effective(precision: str, device: "torch.device") -> str:
-    """What passes of that precision are in on this machine."""
+    """The precision that passes really have on this machine."""
     from advebm.bench.jobs import has_tf32
     from advebm.networks.passes import has_bf16
 
@@ -48,11 +48,12 @@ def kind(result: dict[str, Any], row: dict[str, Any]) -> str:
 
 
 def measured(job: Job, repeats: int, rates: dict[str, float], device: "torch.device") -> dict[str, Any]:
-    """Of each way images a second (median, least, most), its peak of memory, and which part of the matrix rate its
-    operations are at that speed; `error` is how far the package's result is from the plain one, relative to its length.
+    """For each implementation, images a second (median, least, most), peak memory, and the rate of its operations as a
+    fraction of the matrix rate. `error` is the distance of the package's result from the plain one, relative to the
+    latter's length.
 
-    `ratio` is how many times faster the package is than the plain way, `ratio_default` than that as torch is (None where it
-    is the same way): by the medians and, least and most, by the pairs of a turn.
+    `ratio` is how many times faster the package is than the plain implementation, `ratio_default` than that with torch's
+    defaults (None if these are the same): from the medians and, least and most, from the pairs of each turn.
     """
     from advebm.bench.jobs import distance, ways
 
@@ -105,12 +106,12 @@ def matrix_rates(device: "torch.device") -> dict[str, float]:
 
 
 def weighed(way: Callable[[], Any], device: "torch.device") -> tuple[float, int]:
-    """Peak memory in MB of the tensors that it makes, and the operations of its matrix products and convolutions."""
+    """Peak memory in MB of the tensors that it allocates, and the operations of its matrix products and convolutions."""
     from torch.utils.flop_counter import FlopCounterMode
     from torch.utils.module_tracker import ModuleTracker
 
     class Whole(ModuleTracker):
-        """Follows no module: what follows one fails where a gradient is of its input."""
+        """Tracks no module: tracking fails if a gradient is taken with respect to the input."""
 
         def __enter__(self) -> "Whole":
             return self
@@ -126,7 +127,7 @@ def weighed(way: Callable[[], Any], device: "torch.device") -> tuple[float, int]
 
 
 def peak_on_gpu(way: Callable[[], Any]) -> int:
-    """Bytes that are allocated at most while it runs, beside those before."""
+    """Peak of the bytes allocated while it runs, without those allocated before."""
     import torch
 
     torch.cuda.reset_peak_memory_stats()
@@ -136,10 +137,10 @@ def peak_on_gpu(way: Callable[[], Any]) -> int:
 
 
 def peak_on_cpu(way: Callable[[], Any]) -> int:
-    """As `peak_on_gpu`, by the trace of torch's profiler."""
+    """Like `peak_on_gpu`, from the trace of torch's profiler."""
     from torch.profiler import ProfilerActivity, profile
 
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler notes its start and stop otherwise
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # otherwise the profiler logs its start and stop
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         way()
     with tempfile.TemporaryDirectory() as folder:
@@ -197,13 +198,15 @@ def markdown(study: str, result: dict[str, Any]) -> str:
         f"{result['device']}, {result['threads']} threads; network: {network}; batches of {result['batch']}; chains and "
         f"attacks of {result['steps']} steps; the package's gradients, chains and training steps sample in "
         f"{result['precision']} and train in {result['loss_precision']}; what is generated and measured is in fp32.",
-        "plain: the plain way in float32 proper. plain, TF32: the same as torch is by default, with convolutions of TF32 "
-        "on a GPU; a dash on a CPU, which has none. times: how many times faster the package is.",
+        "plain: the plain implementation in full float32. plain, TF32: the same with torch's defaults, which use TF32 in "
+        "convolutions on a GPU; a dash on a CPU, which has none. times: how many times faster the package is.",
         "A training step is loss, gradients and optimiser, without reading or augmenting the batch.",
-        f"Medians of {result['repeats']} turns [least, most of a turn]; the JSON file has all. Operations of matrix "
-        f"products and convolutions, counted. Matrix multiplication: {rates}; the part is of the faster.",
-        "Error: distance of the package's result from the plain one, without noise, over the length of the plain one; of a "
-        "chain or an attack, the way that its images went. A fault is more than "
+        f"Medians of {result['repeats']} turns [least, most of a turn]; the JSON file has all numbers. Operations of "
+        f"matrix products and convolutions are counted. Matrix multiplication: {rates}; the fraction is of the faster.",
+        "Error: distance of the package's result from the plain one, without noise, relative to the length of the plain "
+        "one; for a chain or an attack, of the displacement of its images. A fault is more than "
         f"{', '.join(f'{most} at {name}' for name, most in ERROR.items())}.",
     )
-    return document(f"{study}: speed beside the plain way", [Table("Both in one run", header, rows, notes)])
+    return document(
+        f"{study}: speed relative to the plain implementation", [Table("Both in one process", header, rows, notes)]
+    )

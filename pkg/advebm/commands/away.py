@@ -1,4 +1,4 @@
-"""A study on a machine without DVC, MLflow and git, and its results taken home."""
+"""Run a study on a machine without DVC, MLflow and git, and receive its results at home."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 def away(
     study: Annotated[str, Argument(help="study: an entry of params.yaml")],
-    seconds: Annotated[float, Argument(min=1, help="how long a piece is")],
-    methods: Annotated[list[str], Argument(help="methods of the study, the most wanted first")],
+    seconds: Annotated[float, Argument(min=1, help="seconds that this piece may take")],
+    methods: Annotated[list[str], Argument(help="methods of the study, in order of priority")],
 ) -> int:
-    """Run all stages of some methods without DVC, from data to report and comparison, in pieces: exit code 75 says that it
-    is to be run again, 128 and its number that a signal came. Where a stage fails, those that do not depend on it are run
-    before its exit code is returned. What is done by then is packed in away/STUDY/, for `advebm receive` at home.
+    """Run all stages of some methods without DVC, from data to report and comparison, in pieces of limited time.
+
+    The exit code is 75 if the time is over: run the same command again. It is 128 plus a signal's number if a signal
+    stopped it, and that of the stage if one failed; stages that do not depend on a failed one are run all the same. What is
+    complete is packed in away/STUDY/, for `advebm receive` at home.
 
     Reads dvc.yaml and params.yaml of the current folder and writes where DVC's stages write.
     """
@@ -32,7 +34,7 @@ def away(
 
 
 def begin(study: str, piece: "Piece", methods: list[str]) -> int:
-    """`away`, where no other process does the same here."""
+    """`away`, when no other process runs it in this folder."""
     from advebm.away import pieces, pipeline
 
     config.check_top(o.PARAMS)
@@ -42,8 +44,8 @@ def begin(study: str, piece: "Piece", methods: list[str]) -> int:
             raise ValueError(f"{o.PARAMS}: no method {method!r} in methods; there are {', '.join(content['methods'])}")
         check(method, study)
     weights(config.read(o.PARAMS, study)["quality"])
-    known = pipeline.read(study, methods[0], methods, content["seed"])
-    stages = list(pipeline.ordered(known, pieces.order(methods)))
+    by_name = pipeline.read(study, methods[0], methods, content["seed"])
+    stages = list(pipeline.ordered(by_name, pieces.order(methods)))
     try:
         return pieces.run(study, stages, piece)
     finally:
@@ -52,7 +54,7 @@ def begin(study: str, piece: "Piece", methods: list[str]) -> int:
 
 
 def weights(quality: dict[str, Any]) -> None:
-    """Raises FileNotFoundError where images are to be scored by Inception, and its weights are not here."""
+    """Raise FileNotFoundError if samples are scored by Inception and its weights are missing."""
     if quality["features"] != "inception":
         return
     import torch
@@ -60,18 +62,17 @@ def weights(quality: dict[str, Any]) -> None:
     from advebm.evaluation.quality import Quality
 
     name = config.build(Quality, quality).inception
-    kept = Path(torch.hub.get_dir(), "checkpoints", name)  # where torch-fidelity leaves what it has downloaded
-    if not (project.data_root() / name).is_file() and not kept.is_file():
-        raise FileNotFoundError(f"{project.data_root() / name}: Inception's weights are not there; see data/README.md")
+    downloaded = Path(torch.hub.get_dir(), "checkpoints", name)  # where torch-fidelity saves its download
+    if not (project.data_root() / name).is_file() and not downloaded.is_file():
+        raise FileNotFoundError(f"{project.data_root() / name}: Inception's weights are missing; see data/README.md")
 
 
-def receive(parts: Annotated[list[Path], Argument(help="files that `advebm away` wrote, all or some")]) -> None:
-    """Unpack what stages wrote on another machine, let DVC take them for done, and tell MLflow.
+def receive(parts: Annotated[list[Path], Argument(help="all or some of the files that `advebm away` wrote")]) -> None:
+    """Unpack what stages wrote on another machine, commit it to DVC and send it to MLflow.
 
-    Data and class Gaussians are made here first, by `dvc repro gaussians`, and must be those that were used there. A stage
-    is taken for done where its command and all that it depends on are here as they were there, and all that it wrote has
-    come; where it will run here, files that are here already stay as they are. Nothing is written unless all parts are
-    whole, and no stage is writing here what they hold.
+    Data and class Gaussians are first made here, by `dvc repro gaussians`, and must match those used there. A stage is
+    committed if its command and inputs are the same here as there and all its outputs were received; otherwise its files
+    that exist here are kept. Nothing is written if a part is damaged or another process is writing the same outputs.
     """
     from advebm.away import home
 

@@ -17,7 +17,7 @@ def baselines(
     root: o.Root = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score the class Gaussians and held-out real images as samples are scored."""
+    """Score class Gaussians and held-out real images in the same way as samples."""
     entry = config.read(params, study)
     import torch
 
@@ -43,7 +43,7 @@ def baselines(
     parts = [fitted.sample(y[i], Streams(SEED, "baselines", ids=i)) for i in ids.split(BATCH)]
     drawn = images.Images(images.to_bytes(torch.cat(parts)), y.numpy())
     held_out = "validation" if spec.reference == "test" else "test"
-    networks.load(judge)  # a damaged judge is told before anything is computed
+    networks.load(judge)  # report a damaged judge before computing anything
     key = [entry["quality"], n, around.about["sha256"], images.digest(gaussians), images.digest(judge)]
     with state.opened("baselines", out, key) as opened:
         around.part = opened.part

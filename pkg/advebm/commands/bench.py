@@ -1,8 +1,8 @@
-"""The package beside the plain way."""
+"""Speed of the package and of the plain implementation."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -14,30 +14,30 @@ WHAT = ("gradient", "chains", "step", "sample", "evaluate")
 
 
 def bench(
-    out: Annotated[Path, Option(help="the JSON file to write; the Markdown file lies beside it")],
+    out: Annotated[Path, Option(help="JSON file to write; a Markdown file of the same name is written too")],
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
     method: Annotated[
-        list[str] | None, Option(help="a method to train, again for more; the first's network is measured [default: all]")
+        list[str] | None,
+        Option(help="a method to train, may be repeated; the first one's network is measured [default: all]"),
     ] = None,
-    what: Annotated[list[str] | None, Option(help=f"{', '.join(WHAT)}, again for more [default: all]")] = None,
+    what: Annotated[list[str] | None, Option(help=f"{', '.join(WHAT)}; may be repeated [default: all]")] = None,
     change: Annotated[
-        list[str] | None, Option("--set", help="KEY=VALUE of each method's entry, such as network.width=4")
+        list[str] | None, Option("--set", help="KEY=VALUE to set in each method's entry, such as network.width=4")
     ] = None,
-    batch: Annotated[int, Option(min=1, help="images at a time")] = 64,
-    steps: Annotated[int, Option(min=1, help="of a chain or an attack that is measured by itself")] = 5,
-    repeats: Annotated[int, Option(min=1, help="times that each way is run, in turn")] = 5,
-    device: Annotated[str | None, Option(help="cpu or cuda [default: the GPU where there is one]")] = None,
+    batch: Annotated[int, Option(min=1, help="images in a batch")] = 64,
+    steps: Annotated[int, Option(min=1, help="steps of a chain or an attack measured by itself")] = 5,
+    repeats: Annotated[int, Option(min=1, help="times that each implementation is run, alternating")] = 5,
+    device: Annotated[str | None, Option(help="cpu or cuda [default: the GPU if there is one]")] = None,
     root: o.Root = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Images a second of the package and of the plain way (plain.py), by turns in one run: medians and spread, memory,
-    and the part of the machine's own rate of matrix multiplication. On a GPU also of the plain way as torch is by default,
-    with convolutions of TF32.
+    """Measure images a second of the package and of the plain implementation (plain.py), alternating in one process:
+    medians and spread, memory, and the fraction of the machine's rate of matrix multiplication. On a GPU, also measure the
+    plain implementation with torch's defaults, which use TF32 in convolutions.
 
-    Images are noise; nothing is tracked or kept but the two files. Features by Inception are measured where its weights lie
-    under the root. Raises RuntimeError, when the files are written, where the package and the plain way differ by more than
-    ERROR.
+    Images are noise; only the two files are written. Features by Inception are measured if its weights are in the root.
+    Raises RuntimeError, after writing the files, if the package and the plain implementation differ by more than ERROR.
     """
     entry = config.read(params, study)
     methods = method or list(entry["models"])
@@ -61,7 +61,7 @@ def bench(
     place = networks.device() if device is None else torch.device(device)
     torch.manual_seed(0)
     rates = timing.matrix_rates(place)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for make in progress.bar(f"bench {study}", quiet)(
         jobs(entry, methods, wanted, batch, steps, place, project.data_root(root))
     ):
@@ -90,4 +90,6 @@ def bench(
         f"{row['name']} {row['error']:.3g}" for row in rows if not row["error"] <= timing.ERROR[timing.kind(result, row)]
     ]
     if wrong:
-        raise RuntimeError(f"{out}: the two ways differ by more than is right: {', '.join(wrong)}; see {timing.ERROR}")
+        raise RuntimeError(
+            f"{out}: the two implementations differ too much: {', '.join(wrong)}; the limits are {timing.ERROR}"
+        )

@@ -14,12 +14,12 @@ def headline(
     results: Annotated[Path, Option(help="folder with a sub-folder for each method")],
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    method: Annotated[list[str] | None, Option(help="a row's method, again for more [default: all]")] = None,
+    method: Annotated[list[str] | None, Option(help="a method to list, may be repeated [default: all]")] = None,
 ) -> None:
-    """Write a study's table between two lines of a page: a row for each recipe of each method, "not run" where nothing was
-    measured of the method.
+    """Fill in a study's table between two lines of a page: a row for each recipe of each method, "not run" where the method
+    has no results.
 
-    Raises FileNotFoundError where there is no page, ValueError where it lacks the lines.
+    Raises FileNotFoundError if the page does not exist, ValueError if it lacks the lines.
     """
     entry = config.read(params, study)
     for name in method or []:
@@ -32,6 +32,6 @@ def headline(
     text = filled(page.read_text(encoding="utf-8"), study, rows)
     if text is None:
         marks = f"<!-- headline {study} --> and <!-- end headline -->"
-        raise ValueError(f"{page}: lacks the lines {marks}, between which the table of {study} goes")
+        raise ValueError(f"{page}: lacks the lines {marks}, which enclose the table of {study}")
     page.write_text(text, encoding="utf-8")
     print("\n".join(rows))

@@ -1,4 +1,4 @@
-"""What is here."""
+"""Describe the installation, a model file or a study; validate the params file."""
 
 import json
 from typing import Annotated, Any
@@ -13,10 +13,10 @@ from advebm.runtime import project
 
 def info(
     model: Annotated[o.Path | None, Argument(help="a model.safetensors to describe")] = None,
-    study: Annotated[str | None, Option(help="a study to print, with all that it inherits, as a params file")] = None,
+    study: Annotated[str | None, Option(help="a study to print as a params file, with all that it inherits")] = None,
     params: o.Params = o.PARAMS,
 ) -> None:
-    """Versions, device, studies and methods; or what a model file holds; or the effective params of a study."""
+    """Print versions, device, studies and methods; or describe a model file; or print the effective params of a study."""
     if study is not None:
         print(written(study, config.read(params, study)), end="")
         return
@@ -24,25 +24,23 @@ def info(
         from advebm import networks
 
         net, header = networks.load(model)
-        rows = [[key, str(value)] for key, value in config.flat(header).items()]
-        print("\n".join(table(["", str(model)], [*rows, ["parameters", str(sum(p.numel() for p in net.parameters()))]])))
+        numbers = config.flat(header) | {"parameters": sum(p.numel() for p in net.parameters())}
+        print("\n".join(table(["", str(model)], [[key, str(value)] for key, value in numbers.items()])))
         return
     import torch
 
     content = config.read_yaml(params) if params.is_file() else {}
-    rows = [[name, _version(name)] for name in ("advebm", "torch", "torchvision", "torch-fidelity", "dvc", "mlflow")]
-    rows += [
-        [
-            "device",
-            f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'}, {torch.get_num_threads()} threads",
-        ]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    rows: list[list[Any]] = [
+        *([name, _version(name)] for name in ("advebm", "torch", "torchvision", "torch-fidelity", "dvc", "mlflow")),
+        ["device", f"{device}, {torch.get_num_threads()} threads"],
+        ["data root", str(project.data_root())],
+        *(
+            [f"study {name}", f"like {content[name]['like']}" if "like" in content[name] else None]
+            for name in config.studies(content)
+        ),
+        ["methods", content.get("methods")],
     ]
-    rows += [["data root", str(project.data_root())]]
-    rows += [
-        [f"study {name}", f"like {content[name]['like']}" if "like" in content[name] else None]
-        for name in config.studies(content)
-    ]
-    rows += [["methods", content.get("methods")]]
     print("\n".join(table(["", "advebm"], rows)))
 
 
@@ -54,7 +52,7 @@ def written(study: str, entry: dict[str, Any]) -> str:
 
 
 def _version(package: str) -> str:
-    """Of an installed package; a dash where it is not there."""
+    """The version of an installed package, or "-"."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -67,9 +65,9 @@ def check(
     method: o.Method,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    out: Annotated[o.Path | None, o.Option(help="folder for what it says of the study, whole and in parts")] = None,
+    out: Annotated[o.Path | None, o.Option(help="folder to write the study's effective params and its parts to")] = None,
 ) -> None:
-    """Say whether the params file is right, before anything long begins."""
+    """Validate the params file before any long stage."""
     config.check_top(params)
     entry = config.read(params, study, method)
     model = entry["models"][method]
@@ -89,4 +87,4 @@ def check(
         for name, text in texts.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_text(text)
-    print(f"{params}: {study} is right")
+    print(f"{params}: {study} is valid")

@@ -1,11 +1,11 @@
-"""Measurements: a command for each of MEASUREMENTS, and `look`, which is those of one stage together."""
+"""Measurements: a command for each of MEASUREMENTS, and `look`, which makes all measurements of its stage."""
 
 import inspect
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -14,10 +14,7 @@ from advebm.commands import options as o
 from advebm.evaluation import MEASUREMENTS, Measurement
 from advebm.runtime import project
 
-if TYPE_CHECKING:
-    pass
-
-INPUTS = {  # options of a command, by the inputs of its measurements
+INPUTS = {  # a command's option for each input of its measurements
     "samples": Annotated[Path, Option(help="folder that `sample` wrote")],
     "gaussians": o.GaussiansFile,
     "judge": o.Judge,
@@ -27,14 +24,19 @@ INPUTS = {  # options of a command, by the inputs of its measurements
 
 
 def command(name: str, about: str, measurements: list[Measurement]) -> Callable[..., None]:
-    """The function behind a command that makes these measurements: its options are those that they need."""
+    """Create the function behind a command that makes these measurements; its options are their inputs."""
     inputs = [key for key in INPUTS if any(key in measurement.inputs for measurement in measurements)]
     folder = any(measurement.picture for measurement in measurements)
 
-    def run(method: str, model: Path, data: Path, out: Path, **given: Any) -> None:
-        measure(measurements, method, model, data, out, **given)
+    def run(method: str, model: Path, data: Path, out: Path, **more: Any) -> None:
+        measure(measurements, method, model, data, out, **more)
 
-    options = {"method": o.Method, "model": o.ModelFile, "data": o.Prepared, "out": o.OutFolder if folder else o.OutFile}
+    options: dict[str, Any] = {
+        "method": o.Method,
+        "model": o.ModelFile,
+        "data": o.Prepared,
+        "out": o.OutFolder if folder else o.OutFile,
+    }
     options |= {key: INPUTS[key] for key in inputs} | {"study": o.Study, "params": o.Params, "quiet": o.Quiet}
     defaults = {"study": "digits", "params": o.PARAMS, "quiet": False, "root": None}
     kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
@@ -58,10 +60,13 @@ def measure(
     params: Path = o.PARAMS,
     quiet: bool = False,
     root: Path | None = None,
-    **inputs: Path,
+    samples: Path = Path(),
+    gaussians: Path = Path(),
+    judge: Path = Path(),
+    baselines: Path = Path(),
 ) -> None:
-    """Make the measurements of a model: write what each finds, draw it, log it in the model's run. A measurement that the
-    study leaves out writes {}."""
+    """Make the measurements of a model: write, draw and log each result in the model's run. Writes {} for a measurement
+    that the study leaves out."""
     entry = config.read(params, study, method)
     recipes = config.recipes(entry, method)
     specs = {m.name: config.build(m.spec, entry[m.name]) for m in measurements if entry.get(m.name) is not None}
@@ -82,7 +87,10 @@ def measure(
         root=project.data_root(root),
         cache=lambda features: state.features(features).part,
         bar=lambda name: progress.bar(f"{name} {study}/{method}", quiet),
-        **inputs,
+        samples=samples,
+        gaussians=gaussians,
+        judge=judge,
+        baselines=baselines,
     )
     checkpoint = images.digest(model)
     for measurement in measurements:
@@ -99,8 +107,8 @@ def measure(
             result, drawn = specs[name].measure(subject)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(result.json(), indent=1) + "\n")
-            about_run = {"stage": name, "study": study, "method": method, "checkpoint": checkpoint, "spec": spec}
-            run = stack.enter_context(tracking.run(**about_run))
+            tracked = tracking.run(stage=name, study=study, method=method, checkpoint=checkpoint, spec=spec)
+            run = stack.enter_context(tracked)
             run.metrics(measurement.report.metrics(result))
             if measurement.picture:
                 path = file.with_suffix(".png")
@@ -109,7 +117,7 @@ def measure(
 
 
 def leave_out(measurement: Measurement, file: Path, title: str) -> None:
-    """Write what DVC expects of a measurement that the study leaves out."""
+    """Write the outputs that DVC expects of a measurement that the study leaves out."""
     from advebm.figures.canvas import words
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -123,5 +131,5 @@ def commands() -> dict[str, Callable[..., None]]:
     """The commands by name."""
     found = {name: command(name, m.about, [m]) for name, m in MEASUREMENTS.items()}
     look = [m for m in MEASUREMENTS.values() if m.stage == "look"]
-    about = f"{', '.join(m.name for m in look)}: the commands of these names, one by one."
+    about = f"Run these commands in turn: {', '.join(m.name for m in look)}."
     return found | {"look": command("look", about, look)}

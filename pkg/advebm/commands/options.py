@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-THROWN_AWAY = "ADVEBM_OUT"  # set in processes that share the work of another, which writes
+THROWN_AWAY = "ADVEBM_OUT"  # set in ranks that do not lead: the folder of their outputs, which are discarded
 
 
 def _own(out: Path) -> Path:
@@ -22,9 +22,9 @@ ModelFile = Annotated[Path, Option("--model", help="model that `train` wrote (.s
 Judge = Annotated[Path, Option(help="model of the judge (.safetensors)")]
 OutFolder = Annotated[Path, Option(help="folder to write", callback=_own)]
 OutFile = Annotated[Path, Option(help="file to write", callback=_own)]
-Seed = Annotated[int, Option(min=0, help="seed of everything random")]
+Seed = Annotated[int, Option(min=0, help="seed of all random numbers")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="no progress bar")]
 Root = Annotated[
-    Path | None, Option(help="where data sets and Inception's weights lie [default: ADVEBM_DATA, or data/raw]")
+    Path | None, Option(help="folder of data sets and Inception's weights [default: ADVEBM_DATA, or data/raw]")
 ]
 PARAMS = Path("params.yaml")

@@ -17,7 +17,7 @@ def prepare(
     out: o.OutFolder,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    root: Annotated[Path | None, Option(help="where data sets lie [default: ADVEBM_DATA, or data/raw]")] = None,
+    root: Annotated[Path | None, Option(help="folder of data sets [default: ADVEBM_DATA, or data/raw]")] = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Write train, validation and test images, and the out-distribution sets, as .npz files."""
@@ -68,7 +68,7 @@ def prepare(
     about = {
         "source": spec.source,
         "shape": [train.x.shape[3], *train.x.shape[1:3]],
-        "classes": int(train.y.max()) + 1,
+        "classes": int(train.labels().max()) + 1,
         "images": {name: len(content.x) for name, content in sets.items()},
         "out": {"outliers": spec.outliers, **spec.out},
         "sha256": images.digest_arrays(sets),

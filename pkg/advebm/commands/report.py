@@ -1,4 +1,4 @@
-"""A method's numbers beside the published ones, and all methods side by side."""
+"""A method's numbers next to the published ones, and the comparison of all methods."""
 
 import json
 from pathlib import Path
@@ -12,13 +12,13 @@ from advebm.commands import options as o
 
 def report(
     method: o.Method,
-    results: Annotated[Path, Option(help="folder with quality.json, ood.json, robustness.json and more")],
+    results: Annotated[Path, Option(help="folder with the method's quality.json, ood.json, robustness.json, ...")],
     model: o.ModelFile,
-    out: Annotated[Path, Option(help="the JSON file to write; the Markdown file lies beside it")],
+    out: Annotated[Path, Option(help="JSON file to write; a Markdown file of the same name is written too")],
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
 ) -> None:
-    """Write a method's numbers beside the published ones, as JSON and Markdown, and print them."""
+    """Write a method's numbers next to the published ones, as JSON and Markdown, and print them."""
     entry = config.read(params, study, method)
     from advebm.reports.method import markdown, numbers
     from advebm.reports.results import measured
@@ -34,12 +34,14 @@ def report(
 def compare(
     results: Annotated[Path, Option(help="folder with a sub-folder for each method")],
     models: Annotated[Path, Option(help="folder with a sub-folder for each method")],
-    out: Annotated[Path, Option(help="the JSON file to write; Markdown, picture and web page lie beside it")],
+    out: Annotated[
+        Path, Option(help="JSON file to write; Markdown, picture and web page of the same name are written too")
+    ],
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
 ) -> None:
-    """Write all methods of a study side by side, the papers' tables beside what was measured, and one web page of all
-    tables and pictures."""
+    """Compare all methods of a study, and the papers' tables with what was measured; write one web page of all tables
+    and pictures."""
     entry = config.read(params, study)
     from advebm import figures
     from advebm.data import images
@@ -63,7 +65,7 @@ def compare(
                 left_out.append(f"{method}, which lacks {', '.join(lacking)}")
     if not found:
         what = f" but {'; '.join(left_out)}" if left_out else ""
-        raise FileNotFoundError(f"{results}: no results of a method there{what}; `dvc repro -P` makes them")
+        raise FileNotFoundError(f"{results}: no method has results{what}; run `dvc repro -P`")
     note = f"Left out: {'; '.join(left_out)}." if left_out else ""
     general = [*comparison.overview(found, note), *papers(study, entry["data"], found)]
     text = document(f"{study}: every method", general)

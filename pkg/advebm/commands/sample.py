@@ -18,11 +18,11 @@ def sample(
     params: o.Params = o.PARAMS,
     quiet: o.Quiet = False,
 ) -> None:
-    """Generate the study's number of images by each recipe of the method: RECIPE.npz, and in pictures/ a grid of them and
+    """Generate the study's number of images by each recipe of the method: RECIPE.npz, and in pictures/ a grid of images and
     a strip of the recipe's stages.
 
-    Image i is of class i mod K and has a random stream of its own, so it is the same in any order and company, unless the
-    network was trained on batch statistics and so samples on those of the images that are made together.
+    Image i is of class i mod K and draws from its own random stream, so it does not depend on the other images, unless the
+    network was trained with batch statistics: sampling then normalises by those of each batch.
     """
     entry = config.read(params, study, method)
     from torch import Tensor
@@ -40,7 +40,7 @@ def sample(
     pictures.mkdir(parents=True, exist_ok=True)
 
     def drawn(name: str, ids: Tensor) -> dict[str, Tensor]:
-        """Images `ids`, and of the first ones each stage."""
+        """Images `ids`, and each stage of the first ones."""
         stages = make(recipes[name], name, ids)
         x = stages[recipes[name].stages[-1]]
         if not x.isfinite().all():
@@ -48,16 +48,20 @@ def sample(
         return {"x": x} | ({stage: x[:STRIP] for stage, x in stages.items()} if ids[0] == 0 else {})
 
     key = [method, spec, checkpoint, about(data)["sha256"], images.digest(gaussians)]
-    where = {"stage": "sample", "study": study, "method": method, "checkpoint": checkpoint, "spec": spec}
-    with opened("sample", out, key) as state, tracking.run(**where) as run:
+    tracked = tracking.run(stage="sample", study=study, method=method, checkpoint=checkpoint, spec=spec)
+    with opened("sample", out, key) as state, tracked as run:
         for name, recipe in recipes.items():
             bar = progress.bar(f"sample {study}/{method} {name}", quiet)
             found = batched(partial(drawn, name), name, count, part=state.part, progress=bar)
             made = images.Images(found["x"], asked(recipe, count, make.classes))
             images.save(out / f"{name}.npz", made)
             title = f"{study} {method}: {name}"
-            draw = figures.class_grid if recipe.asks else figures.grid
-            run.artifact(draw(made if recipe.asks else made.x[:120], pictures / f"{name}.png", title), "samples")
+            grid = pictures / f"{name}.png"
+            if recipe.asks:
+                figures.class_grid(made, grid, title)
+            else:
+                figures.grid(made.x[:120], grid, title)
+            run.artifact(grid, "samples")
             strip = {stage: found[stage] for stage in recipe.stages}
             run.artifact(figures.strip(strip, pictures / f"{name}_strip.png", title), "samples")
     print(f"wrote {out}: {count} images by each of {', '.join(recipes) or 'no recipes'}")

@@ -1,4 +1,4 @@
-"""How often training diverges, and what recovery does about it."""
+"""How often training diverges, and how often it recovers."""
 
 import json
 from pathlib import Path
@@ -14,23 +14,24 @@ from advebm.reports.tables import Table, document
 def stability(
     data: o.Prepared,
     gaussians: o.GaussiansFile,
-    out: Annotated[Path, Option(help="the JSON file to write; the Markdown file lies beside it")],
+    out: Annotated[Path, Option(help="JSON file to write; a Markdown file of the same name is written too")],
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    method: Annotated[list[str] | None, Option(help="a method to train, again for more [default: all]")] = None,
-    seeds: Annotated[int, Option(min=1, help="trainings of each method, seeds 0, 1, ...")] = 5,
-    warm: Annotated[Path | None, Option(help="folder that `train warm` wrote, where models may start")] = None,
+    method: Annotated[list[str] | None, Option(help="a method to train, may be repeated [default: all]")] = None,
+    seeds: Annotated[int, Option(min=1, help="trainings of each method, with seeds 0, 1, ...")] = 5,
+    warm: Annotated[Path | None, Option(help="folder that `train warm` wrote, for models that start from it")] = None,
     change: Annotated[
-        list[str] | None, Option("--set", help="KEY=VALUE of each method's entry, such as training.optimizer.lr=0.1")
+        list[str] | None, Option("--set", help="KEY=VALUE to set in each method's entry, such as training.optimizer.lr=0.1")
     ] = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train each method by several seeds and tell how many diverge, when, and how many of those recovery brings to the end.
+    """Train each method with several seeds; count how many trainings diverge, at which step, and how many recover.
 
-    Interrupted, it goes on after the last training that was finished.
+    If interrupted, the command resumes after the last finished training.
     """
     entry = config.read(params, study)
     import tempfile
+    from functools import partial
 
     import torch
 
@@ -51,7 +52,7 @@ def stability(
         entries = {name: config.read(file, study, name)["models"][name] for name in methods}
 
         def steps(name: str, seed: int) -> torch.Tensor:
-            """The steps at which a training diverged; the last is -1 where it came to its end."""
+            """The steps at which a training diverged, then -1 if it completed."""
             place = Path(folder, f"{name}-{seed}")
             try:
                 train(name, data, place, gaussians, study=study, params=file, seed=seed, warm=warm, quiet=quiet)
@@ -64,7 +65,7 @@ def stability(
         start = None if warm is None else images.digest(warm / "model.safetensors")
         with opened("stability", out, [study, entries, about(data)["sha256"], start]) as state:
             found = {
-                name: [state.part(f"{name} {seed}", lambda n=name, s=seed: steps(n, s)).tolist() for seed in range(seeds)]
+                name: [state.part(f"{name} {seed}", partial(steps, name, seed)).tolist() for seed in range(seeds)]
                 for name in methods
             }
             numbers = {name: summary(runs) for name, runs in found.items()}
@@ -76,7 +77,7 @@ def stability(
 
 
 def summary(runs: list[list[int]]) -> dict[str, Any]:
-    """Of runs, each the steps at which it diverged, ended by -1 where it came to its end."""
+    """Summarise runs, each the steps at which it diverged, then -1 if it completed."""
     diverged = [run for run in runs if run != [-1]]
     return {
         "runs": len(runs),

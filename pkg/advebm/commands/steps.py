@@ -1,4 +1,4 @@
-"""Quality against the number of steps."""
+"""Sample quality against the number of steps."""
 
 import copy
 import json
@@ -26,24 +26,25 @@ def steps(
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
     root: o.Root = None,
-    images: Annotated[int, Option(min=20, help="images by each recipe, and of the validation split")] = 1000,
-    lengths: Annotated[str, Option(help="numbers of steps")] = "10,20,40,80,160,320,640",
-    recipe: Annotated[list[str] | None, Option(help="a recipe, again for more [default: all that have a chain]")] = None,
+    images: Annotated[int, Option(min=20, help="images of each recipe, and of the validation split")] = 1000,
+    lengths: Annotated[str, Option(help="numbers of steps, increasing")] = "10,20,40,80,160,320,640",
+    recipe: Annotated[list[str] | None, Option(help="a recipe, may be repeated [default: all that have a chain]")] = None,
     vary: Annotated[
-        list[str] | None, Option(help="KEY=VALUE,VALUE,... of a recipe, such as combined.attack.eps=0.1,0.2: a curve each")
+        list[str] | None,
+        Option(help="KEY=VALUE,VALUE,... of a recipe, such as combined.attack.eps=0.1,0.2: a curve for each value"),
     ] = None,
     change: Annotated[
         list[str] | None,
-        Option("--set", help="KEY=VALUE of a recipe, such as sgld.chain.step_size=0.2, for all its curves"),
+        Option("--set", help="KEY=VALUE to set in a recipe, such as sgld.chain.step_size=0.2, for all its curves"),
     ] = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """FID and label consistency, on validation images, against the number of steps of each recipe's last chain: steps.json,
-    steps.png, and in pictures/ the same images after each number of steps.
+    """Measure FID and label consistency, on validation images, against the number of steps of each recipe's last chain.
+    Writes steps.json, steps.png, and in pictures/ the same images after each number of steps.
 
-    One chain of each recipe is run, to the longest. By this a recipe's steps, and by --vary its other numbers, are chosen,
-    without a test image and without the images that a reported FID is against (but where those are all of train and
-    validation). The numbers of params.yaml have a curve beside those of --vary.
+    Each recipe runs one chain, of the largest number of steps. The results serve to choose a recipe's number of steps and,
+    with --vary, its other numbers, without test images and without the reference images of a reported FID (unless these are
+    all of train and validation). With --vary the numbers of params.yaml have a curve too.
     """
     entry = config.read(params, study, method)
     counts = increasing(lengths)
@@ -66,17 +67,21 @@ def steps(
         bar=lambda name: progress.bar(f"steps {name}", quiet),
     )
     described = around.about
-    there = min(described["images"][split] for split in ("validation", "train"))
-    if images > there:
-        raise ValueError(f"--images {images}: but there are {there} validation or training images")
-    networks.load(judge, shape=described["shape"])  # what is wrong with it is reported before anything is drawn
+    available = min(described["images"][split] for split in ("validation", "train"))
+    if images > available:
+        raise ValueError(f"--images {images}: there are only {available} validation or training images")
+    networks.load(judge, shape=described["shape"])  # report a wrong judge before drawing anything
     recipes = {name: made for name, (_, made) in curves.items()}
     make = Generator.load(model, data, gaussians, recipes, entry["precision"], f"{study}.sampling.{method}")
-    numbers = {"images": images, "lengths": counts, "recipes": {name: asdict(made) for name, made in recipes.items()}}
+    numbers: dict[str, Any] = {
+        "images": images,
+        "lengths": counts,
+        "recipes": {name: asdict(made) for name, made in recipes.items()},
+    }
     spec = {**numbers, "quality": entry["quality"], "precision": entry["precision"]}
     key = [method, spec, described["sha256"], *(digest(file) for file in (model, gaussians, judge))]
-    about_run = {"stage": "steps", "study": study, "method": method, "checkpoint": digest(model), "spec": spec}
-    with state.opened("steps", out, key) as opened, tracking.run(**about_run) as run:
+    tracked = tracking.run(stage="steps", study=study, method=method, checkpoint=digest(model), spec=spec)
+    with state.opened("steps", out, key) as opened, tracked as run:
         sets = s.drawn(curves, counts, images, make, part=opened.part, bar=around.bar)
         numbers |= s.measured(sets, counts, images, make, config.build(Quality, entry["quality"]), around)
         out.mkdir(parents=True, exist_ok=True)
@@ -94,7 +99,7 @@ def steps(
 
 
 def flat(curves: dict[str, dict[str, Any]]) -> dict[str, list]:
-    """{"CURVE/NUMBER": a value for each length}, by names that MLflow takes."""
+    """{"CURVE/NUMBER": a value for each length}, with names that MLflow accepts."""
     return {
         f"{name.replace('=', ' ')}/{key}": values
         for name, curve in curves.items()
@@ -104,7 +109,7 @@ def flat(curves: dict[str, dict[str, Any]]) -> dict[str, list]:
 
 
 def increasing(lengths: str) -> list[int]:
-    """Numbers of steps. Raises ValueError where they are not whole numbers that increase."""
+    """Parse numbers of steps. Raises ValueError unless they are whole numbers that increase."""
     parts = lengths.split(",")
     counts = [int(part) for part in parts if part.strip().isdecimal()]
     if len(counts) < len(parts) or counts[0] < 1 or counts != sorted(set(counts)):
@@ -115,15 +120,15 @@ def increasing(lengths: str) -> list[int]:
 def variants(
     entry: dict[str, Any], method: str, where: str, names: list[str], vary: list[str], changes: list[str]
 ) -> dict[str, tuple[str, "Recipe"]]:
-    """{curve: (name of its recipe, recipe)}: of the named recipes of the method, or of all that have a chain, by the
-    study's numbers after the changes, and by each value of a number that varies. Raises ValueError."""
+    """{curve: (name of its recipe, recipe)}: for each named recipe of the method, or each that has a chain, a curve with
+    the study's numbers after the changes, and one for each value of a number that varies. Raises ValueError."""
     sampling = entry["sampling"][method]
     varied = [(text, *text.partition("=")[::2]) for text in vary]
     for text, key, values in varied:
         if "." not in key or not values:
             raise ValueError(f"--vary {text}: must be KEY=VALUE,VALUE,..., such as combined.attack.eps=0.1,0.2")
         if key.split(".")[1:] in (["chain", "steps"], ["ascent", "steps"]):
-            raise ValueError(f"--vary {text}: the number of steps is what all curves are against; give --lengths")
+            raise ValueError(f"--vary {text}: the number of steps is the axis of all curves; give --lengths")
     for name in (*names, *(text.split(".")[0] for text in (*changes, *vary))):
         if name not in sampling:
             raise ValueError(f"{where}.sampling.{method}: no recipe {name!r}; there are {', '.join(sampling) or 'none'}")
@@ -135,12 +140,15 @@ def variants(
         config.check(copied, where)
         return config.recipes(copied, method)
 
-    recipes, curves = built(changes), {}
+    recipes = built(changes)
+    curves: dict[str, tuple[str, Recipe]] = {}
     asked = names or [name for name in recipes if last_chain(recipes[name])]
     asked = list(dict.fromkeys([*asked, *(key.split(".")[0] for _, key, _ in varied)]))
     for name in asked:
-        values = [(key, value) for _, key, listed in varied if key.split(".")[0] == name for value in listed.split(",")]
-        found = {f"{key.replace('.', ' ', 1)}={value}": built([*changes, f"{key}={value}"])[name] for key, value in values}
+        settings = [(key, value) for _, key, listed in varied if key.split(".")[0] == name for value in listed.split(",")]
+        found = {
+            f"{key.replace('.', ' ', 1)}={value}": built([*changes, f"{key}={value}"])[name] for key, value in settings
+        }
         own = {} if recipes[name] in found.values() else {name: recipes[name]}
         curves |= {curve: (name, recipe) for curve, recipe in (own | found).items()}
     without = [name for name in asked if not last_chain(recipes[name])]

@@ -1,6 +1,6 @@
-"""Mean and deviation over the seeds that were run."""
+"""Mean and standard deviation over seeds."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -13,11 +13,11 @@ from advebm.runtime import project
 def summary(
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    metric: Annotated[list[str] | None, Option(help="part of a metric's name; may be given several times")] = None,
+    metric: Annotated[list[str] | None, Option(help="part of a metric's name, may be repeated")] = None,
 ) -> None:
-    """Gather the tracked runs of a study: mean and standard deviation of each metric over seeds, for each method.
+    """Summarise the tracked runs of a study: mean and standard deviation of each metric over seeds, for each method.
 
-    Only runs whose parameters are those of the params file count; of runs of the same method and seed the newest.
+    Only runs with the parameters of the params file count; of several with the same method and seed, only the newest.
     """
     entry = config.read(params, study)
     import statistics
@@ -29,9 +29,9 @@ def summary(
     trained = {run["tags"].get("checkpoint.sha256"): run["params"] for run in runs if run["params"]}
     for run in runs:
         tags = run["tags"]
-        params = dict(trained.get(tags.get("checkpoint.sha256"), {}))  # a run may hold measurements alone
-        method, seed = tags.get("method"), params.pop("seed", None)
-        if method not in entry["models"] or params != trained_with(entry, study, method):
+        logged = dict(trained.get(tags.get("checkpoint.sha256"), {}))  # a run may hold only measurements
+        method, seed = tags.get("method"), logged.pop("seed", None)
+        if method not in entry["models"] or logged != trained_with(entry, study, method):
             continue
         for stage, spec in config.stage_specs(entry, method).items():
             if tags.get(f"spec.{stage}") == project.digest(spec):
@@ -49,7 +49,7 @@ def summary(
     print("\n".join(table(["method", "metric", "mean", "deviation", "runs", "seeds"], rows)))
 
 
-def trained_with(entry: dict, study: str, method: str) -> dict[str, str]:
-    """The parameters that a run of the method has, but for the seed."""
+def trained_with(entry: dict[str, Any], study: str, method: str) -> dict[str, str]:
+    """The parameters of a run of the method, except the seed."""
     flat = config.flat({"study": study, "method": method, **config.trained_by(entry, method)})
     return {key: str(value) for key, value in flat.items()}

@@ -1,35 +1,42 @@
-"""One figure of experiments that differ in a few numbers. The only file here that knows DVC's experiments."""
+"""One figure of DVC experiments that differ in a few numbers. The only module that reads DVC's experiments."""
 
 import io
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from typer import Argument, Option
 
 from advebm import config
 from advebm.reports.tables import about, table
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from advebm.data.images import Images
+
 
 class Experiment(NamedTuple):
-    """A finished experiment: its params, and what was measured and generated of its method."""
+    """A finished experiment: its params, and the quality and samples of its method."""
 
     params: dict[str, Any]
-    quality: dict[str, dict[str, Any]]  # quality.json: of each recipe, of the replay buffer, "baselines"
-    samples: dict[str, Any]  # {recipe: Images}
+    quality: dict[str, dict[str, Any]]  # quality.json: by recipe, replay buffer or "baselines"
+    samples: dict[str, "Images"]  # by recipe
 
 
 def sweep(
-    name: Annotated[str, Argument(help="the --name that the experiments were queued under")],
-    metric: Annotated[list[str] | None, Option(help="of quality.json, a panel each [default: fid]")] = None,
+    name: Annotated[str, Argument(help="the --name of the queued experiments")],
+    metric: Annotated[
+        list[str] | None, Option(help="a number of quality.json, may be repeated; one panel each [default: fid]")
+    ] = None,
     out: Annotated[Path, Option(help="folder to write")] = Path("results", "sweeps"),
 ) -> None:
-    """Draw the quality of samples against what differs between the experiments NAME-1, NAME-2, ...
+    """Plot sample quality against the numbers in which the experiments NAME-1, NAME-2, ... differ.
 
-    Writes NAME.md, NAME.png (a line for each recipe, mean and deviation over seeds) and NAME_samples.png (a row of samples
-    for each experiment and recipe, of its first seed).
+    Writes NAME.md, NAME.png (a line for each recipe: mean and standard deviation over seeds) and NAME_samples.png (a row of
+    samples for each experiment and recipe, from its first seed).
     """
     metrics = metric or ["fid"]
     from dvc.lock import LockError
@@ -39,22 +46,22 @@ def sweep(
     try:
         found = list(experiments(name))
     except LockError:
-        raise BlockingIOError("another process of DVC is at work in this folder; wait for it, or stop it") from None
+        raise BlockingIOError("another DVC process is running in this folder; wait for it, or stop it") from None
     lines: dict[str, dict[str, dict[Any, list[float]]]] = {key: {} for key in metrics}  # {metric: {line: {x: values}}}
-    sheets = {}
+    sheets: dict[str, np.ndarray] = {}
     differing = varied([experiment.params for experiment in found])
     axis, others = split(differing)
     for (_, quality, samples), values in zip(found, differing, strict=True):
-        told = [f"{short(key)} {written(values[key])}" for key in others]
+        settings = [f"{short(key)} {written(values[key])}" for key in others]
         for recipe, numbers in quality.items():
             if recipe not in samples:
                 continue
-            line = ", ".join([*told, recipe])
+            line = ", ".join([*settings, recipe])
             place = recipe if axis is None else values[axis]
             for key in metrics:
-                known = [other for other, value in numbers.items() if isinstance(value, int | float | None)]
-                if key not in known:
-                    raise ValueError(f"no number {key!r} in quality.json; there are {', '.join(known)}")
+                numeric = [other for other, value in numbers.items() if isinstance(value, int | float | None)]
+                if key not in numeric:
+                    raise ValueError(f"no number {key!r} in quality.json; there are {', '.join(numeric)}")
                 if numbers[key] is not None:
                     lines[key].setdefault(line, {}).setdefault(place, []).append(numbers[key])
             label = line if axis is None else f"{short(axis)} {values[axis]}, {line}"
@@ -72,7 +79,7 @@ def sweep(
 
 
 def experiments(name: str) -> Iterator[Experiment]:
-    """What the experiments NAME-1, NAME-2, ... left. Raises ValueError where there are none, or of several commits."""
+    """The experiments NAME-1, NAME-2, ... Raises ValueError if there are none, or if they are from several commits."""
     import numpy as np
     import yaml
     from dvc.exceptions import DvcException
@@ -91,7 +98,9 @@ def experiments(name: str) -> Iterator[Experiment]:
         if not of:
             raise ValueError(f"no experiments {name}-1, ...; `dvc exp run --queue --name {name} -S ...` queues them")
         if len({base for _, base in of.values()}) > 1:
-            raise ValueError(f"experiments {name}-1, ... are of several commits; `dvc exp remove` takes the old ones away")
+            raise ValueError(
+                f"experiments {name}-1, ... are from several commits; remove the old ones with `dvc exp remove`"
+            )
         for exp in sorted(of, key=lambda exp: int(exp.rsplit("-", 1)[1])):
             with repo.switch(of[exp][0]):
                 files = repo.dvcfs
@@ -106,7 +115,7 @@ def experiments(name: str) -> Iterator[Experiment]:
 
 
 def varied(params: list[Any], name: str = "") -> list[dict[str, Any]]:
-    """Of each experiment the params that are not the same in all, by their names, but for the seed."""
+    """For each experiment, the params that differ between experiments, by name, except the seed."""
     if all(isinstance(entry, dict) for entry in params):
         keys = dict.fromkeys(key for entry in params for key in entry if name or key != "seed")
         parts = [varied([entry.get(key) for entry in params], f"{name}.{key}".strip(".")) for key in keys]
@@ -115,7 +124,7 @@ def varied(params: list[Any], name: str = "") -> list[dict[str, Any]]:
 
 
 def split(differing: list[dict[str, Any]]) -> tuple[str | None, list[str]]:
-    """The param that has most values and those are numbers, for the axis; and the others."""
+    """The numeric param with the most values, for the axis, and the names of the others."""
     keys = list(differing[0])
     numeric = [key for key in keys if all(type(values[key]) in (int, float) for values in differing)]
     axis = max(numeric, key=lambda key: len({values[key] for values in differing}), default=None)
@@ -128,12 +137,12 @@ def short(key: str) -> str:
 
 
 def written(value: Any) -> str:
-    """A value as params.yaml has it."""
+    """A value as written in params.yaml."""
     return json.dumps(value).replace('"', "")
 
 
 def rows(lines: dict[str, dict[str, dict[Any, list[float]]]], axis: str | None) -> list[list[Any]]:
-    """A row for each place of each line: means and deviations over seeds."""
+    """A row for each place of each line: means and standard deviations over seeds."""
     import statistics
 
     made = []

@@ -1,8 +1,8 @@
-"""Delivery of what MLflow did not take."""
+"""Sending of what MLflow has not received."""
 
 
 def sync() -> None:
-    """Send to MLflow what waits in state/outbox of stages that ran while it could not be reached."""
+    """Send to MLflow the outbox of stages that ran while it could not be reached."""
     from advebm.runtime import tracking
 
-    print(f"sent what waited of {tracking.sync()} stages to {tracking.uri()}")
+    print(f"sent the outbox of {tracking.sync()} stages to {tracking.uri()}")

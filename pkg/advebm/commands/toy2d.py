@@ -12,7 +12,7 @@ def toy2d(
     seed: o.Seed = 0,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train D on points for each of the out-distributions (AE, Fig. 1); write toy2d.json and toy2d.png."""
+    """Train D on points against each out-distribution (Yin, Li and Rohde 2022, Fig. 1); write toy2d.json and toy2d.png."""
     entry = config.read_toy2d(params)
     import torch
 
@@ -20,7 +20,7 @@ def toy2d(
     from advebm.runtime import progress
     from advebm.toy2d import Toy2d, toy2d
 
-    torch.set_num_threads(1)  # two numbers a point: more threads only wait for each other
+    torch.set_num_threads(1)  # a point has two numbers: more threads would only wait
     spec = config.build(Toy2d, entry)
     found = {name: toy2d(spec, spec.out[name], seed=seed) for name in progress.bar("toy2d", quiet)(list(spec.out))}
     numbers = {name: {"near": entry["near"], "far": entry["far"]} for name, entry in found.items()}

@@ -6,7 +6,7 @@ import math
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from advebm.methods import Method
-    from advebm.runtime.state import State
+    from advebm.networks import Network
+    from advebm.runtime.state import Good, State
+    from advebm.runtime.tracking import Run
     from advebm.training import Diverged
 
 
 class Course:
-    """A training as it goes: its records, pictures and last good state, told to MLflow and kept on the disk."""
+    """The progress of a training: its records, pictures and last good state, logged and saved."""
 
-    def __init__(self, state: "State", title: str):
-        from advebm.runtime.state import Good
-
-        self.state, self.title, self.grids = state, title, state.folder / "grids"
-        self.good = state.load() or Good({}, {"step": 0, "rows": [], "recoveries": [], "run": None})
-        self.rows, self.recoveries = list(self.good.about["rows"]), list(self.good.about["recoveries"])
+    def __init__(self, state: "State", good: "Good", run: "Run", title: str):
+        self.state, self.good, self.run, self.title, self.grids = state, good, run, title, state.folder / "grids"
+        self.rows: list[dict[str, float]] = list(good.about["rows"])
+        self.recoveries: list[dict[str, Any]] = list(good.about["recoveries"])
 
     def log(self, step: int, values: dict[str, float]) -> None:
         self.rows.append({"step": step, **values})
@@ -57,7 +57,8 @@ class Course:
         self.state.save(self.good)
 
     def go_back(self, error: "Diverged", attempts: int) -> None:
-        """To the last good state; the error, with what was tried, where that was done as often as it may be."""
+        """Return to the last good state. Raises the error, with the recoveries tried, once there were `attempts` of
+        them."""
         if len(self.recoveries) == attempts:
             tried = f"; {attempts} recoveries did not help" if attempts else ""
             last = type(error)(f"{error}{tried}", error.step)
@@ -65,35 +66,35 @@ class Course:
             raise last from None
         from advebm.runtime import ranks
 
-        back = self.good.about["step"]
+        step = self.good.about["step"]
         self.rows = list(self.good.about["rows"])
-        self.recoveries.append({"event": str(error), "step": error.step, "back_to": back})
-        self.run.metrics({"recoveries": len(self.recoveries)}, back)
+        self.recoveries.append({"event": str(error), "step": error.step, "back_to": step})
+        self.run.metrics({"recoveries": len(self.recoveries)}, step)
         if ranks.rank() == 0:
-            print(f"advebm: {error}; going on from step {back}", file=sys.stderr)
+            print(f"advebm: {error}; resuming from step {step}", file=sys.stderr)
 
 
 def train(
-    method: Annotated[str, o.Argument(help="an entry of the study's models, judge, or warm, the study's warm start")],
+    method: Annotated[str, o.Argument(help="an entry of the study's models; or judge; or warm, the study's warm start")],
     data: o.Prepared,
     out: o.OutFolder,
-    gaussians: Annotated[Path | None, Option(help="file that `gaussians` wrote, for methods that start there")] = None,
+    gaussians: Annotated[Path | None, Option(help="file that `gaussians` wrote, for methods that start from it")] = None,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
     seed: o.Seed = 0,
     init: Annotated[Path | None, Option(help="model of the same network to start from (.safetensors)")] = None,
     warm: Annotated[
-        Path | None, Option(help="folder that `train warm` wrote, where models whose entry says `warm: true` start")
+        Path | None, Option(help="folder that `train warm` wrote, for models with `warm: true`, which start from it")
     ] = None,
     change: Annotated[
-        list[str] | None, Option("--set", help="KEY=VALUE of the method's entry, such as training.optimizer.lr=0.1")
+        list[str] | None, Option("--set", help="KEY=VALUE to set in the method's entry, such as training.optimizer.lr=0.1")
     ] = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train a network; write model.safetensors, curves.csv and curves.png, and pictures of the state over time and
-    replay_buffer.npz where a method has one; recoveries.json where training diverged and was brought back.
+    """Train a network. Writes model.safetensors, curves.csv and curves.png; pictures and replay_buffer.npz if the method
+    has them; recoveries.json if training diverged and recovered.
 
-    A training that starts from another has its curves before its own, at negative steps.
+    If training starts from another model, that model's curves come first, at negative steps.
     """
     entry = config.read(params, study, None if method in config.OTHERS else method)
     if method == "warm" and entry["warm"] is None:
@@ -112,62 +113,75 @@ def train(
     from advebm.data.gaussians import Gaussians
     from advebm.methods.base import Context
     from advebm.runtime import progress, ranks, tracking
-    from advebm.runtime.state import Stopped, opened
+    from advebm.runtime.signals import Stopped
+    from advebm.runtime.state import Good, opened
     from advebm.training import Diverged, fit, recovered
 
     model = config.model(entry, method)
     if model.warm and init is None:
         if warm is None:
-            raise ValueError(f"{study}.models.{method} starts from the study's warm start: name its folder by --warm")
+            raise ValueError(f"{study}.models.{method} starts from the study's warm start: give its folder as --warm")
         init = warm / "model.safetensors"
     if not model.method.shared:
         ranks.part()
     device = networks.device()
     start = None if gaussians is None else Gaussians.load(gaussians, device)
     context = Context(seed, tuple(described["shape"]), described["classes"], start, device)
-    sets = [images.load(data / f"{name}.npz") for name in ("train", "validation")]
+    sets = {name: images.load(data / f"{name}.npz") for name in ("train", "validation")}
     outliers = images.load(data / "outliers.npz") if model.method.outliers else None
     spec = {"seed": seed, "study": study, "method": method, **config.trained_by(entry, method)}
-    if init is not None:  # what does not fit is told before anything is written
+    if init is not None:  # report a model that does not fit before writing anything
         networks.initialise(model.network.build(described["shape"], model.method.outputs(described["classes"])), init)
     origin = {} if init is None else {"init": images.digest(init)}
     key = [spec, described["sha256"], gaussians and images.digest(gaussians), origin, str(device)]
 
-    def trained(course: Course) -> tuple[torch.nn.Module, "Method"]:
-        """From the last good state on, by what the recoveries so far lead to."""
+    def trained(course: Course) -> tuple["Network", "Method"]:
+        """Train from the last good state, with the changes that the recoveries so far make."""
         own, training, changed = recovered(model.method, model.training, context, len(course.recoveries))
         torch.manual_seed(seed)
         net = model.network.build(described["shape"], own.outputs(described["classes"]))
         if init is not None:
             networks.initialise(net, init)
-        net = net.to(device)
-        watching = {"log": course.log, "watch": course.watch, "keep": course.keep}
-        going_on = {"start": course.good.about["step"], "state": course.good.tensors}
-        bar = progress.bar(f"train {study}/{method}", quiet)
-        return fit(own, net, *sets, training, changed, **watching, **going_on, outliers=outliers, progress=bar), own
+        net = fit(
+            own,
+            net.to(device),
+            sets["train"],
+            sets["validation"],
+            training,
+            changed,
+            log=course.log,
+            watch=course.watch,
+            keep=course.keep,
+            start=course.good.about["step"],
+            state=course.good.tensors,
+            outliers=outliers,
+            progress=progress.bar(f"train {study}/{method}", quiet),
+        )
+        return net, own
 
     with opened("train", out, key) as state:
-        course = Course(state, f"{study} {method}")
-        told = {"stage": "train", "study": study, "method": method, "params": config.flat(spec)}
-        with tracking.run(**told, uid=course.good.about["run"]) as course.run:
-            course.run.tags(data__sha256=described["sha256"], **{f"{name}__sha256": sha for name, sha in origin.items()})
+        good = state.load() or Good({}, {"step": 0, "rows": [], "recoveries": [], "run": None})
+        resumed = good.about["run"]
+        with tracking.run(stage="train", study=study, method=method, params=config.flat(spec), uid=resumed) as run:
+            course = Course(state, good, run, f"{study} {method}")
+            run.tags(data__sha256=described["sha256"], **{f"{name}__sha256": sha for name, sha in origin.items()})
             earlier = [] if init is None else _before(init.with_name("curves.csv"))
-            for row in earlier if course.good.about["run"] is None else ():  # a resumed run has them
-                course.run.metrics({name: value for name, value in row.items() if name != "step"}, row["step"])
-            net = None
+            for row in earlier if resumed is None else ():  # a resumed run has them
+                run.metrics({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
+            net: Network | None = None
             while net is None:
                 try:
                     net, own = trained(course)
                 except Diverged as error:
                     course.go_back(error, model.training.recovery.attempts)
-                except (Stopped, RuntimeError):  # a signal; or another process of this work has ended
+                except (Stopped, RuntimeError):  # a signal, or another rank has ended
                     if course.good.tensors:
                         state.save(course.good, always=True)
                     raise
 
             checkpoint, rows = out / "model.safetensors", [*earlier, *course.rows]
             if own.chains and getattr(model.network, "norm", None) == "batch":
-                origin["statistics"] = "batch"  # by which its chains were normalised, see networks/norms.py
+                origin["statistics"] = "batch"  # that normalised its chains, see networks/norms.py
             networks.save(checkpoint, net, study=study, method=method, seed=seed, data=described["sha256"], **origin)
             if course.grids.exists():
                 shutil.copytree(course.grids, out / "grids", dirs_exist_ok=True)
@@ -181,15 +195,15 @@ def train(
             for name, x in own.images():
                 images.save(out / f"{name}.npz", images.Images(images.to_bytes(x)))
             table = {name: [row.get(name, math.nan) for row in rows] for name in names}
-            course.run.artifact(figures.curves(table, out / "curves.png", f"{study} {method}"))
-            course.run.tags(checkpoint__sha256=images.digest(checkpoint))
-            course.run.artifact(checkpoint)
+            run.artifact(figures.curves(table, out / "curves.png", f"{study} {method}"))
+            run.tags(checkpoint__sha256=images.digest(checkpoint))
+            run.artifact(checkpoint)
     scores = (f"{name} {value:.4g}" for name, value in rows[-1].items() if name.startswith("validation/"))
     print(f"wrote {checkpoint}: {', '.join(scores)}")
 
 
 def _before(curves: Path) -> list[dict[str, float]]:
-    """The records of the training that another one starts from, its last at step 0; none where they are not there."""
+    """The records of the training that a model comes from, its last at step 0; empty if the file does not exist."""
     if not curves.is_file():
         return []
     with curves.open(newline="") as file:

@@ -1,1 +1,1 @@
-"""What every command relies on: progress, resuming, files on the disk, several processes, MLflow."""
+"""What all commands use: progress bars, resuming, files, several processes, MLflow."""

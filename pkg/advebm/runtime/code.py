@@ -1,4 +1,4 @@
-"""The code that results come from: the modules that a module's import statements lead to, with their digests."""
+"""The code that makes results: the modules that a module imports, directly or not, with their digests."""
 
 import ast
 import hashlib
@@ -8,17 +8,19 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-IDLE = (  # that cannot change a result: how it is configured, tracked, kept, shown on its way, and tables of names
+IDLE = (  # modules that cannot change a result: configuration, storage, progress, tracking, and tables of names
     *("config", "ranges", "commands.options", "methods", "evaluation"),
-    *("runtime.code", "runtime.disk", "runtime.progress", "runtime.project", "runtime.state", "runtime.tracking"),
+    *("runtime.code", "runtime.disk", "runtime.progress", "runtime.project", "runtime.signals"),
+    *("runtime.state", "runtime.tracking"),
 )
 
 
 def reached(roots: Iterable[str], *, alone: Iterable[str] = (), without: Iterable[str] = ()) -> dict[str, str]:
-    """{file: sha256} of the package's modules that these import, directly or not, and of other files that they name.
+    """{file: sha256} of these modules, of the package's modules that they import, directly or not, and of data files that
+    these name.
 
-    Modules are named without the package, as in "evaluation.ood". alone: modules that count, but not what they import.
-    without: packages or modules that do not count, beside IDLE.
+    Modules are named without the package, as in "evaluation.ood". alone: modules that count without their imports. without:
+    packages or modules to leave out, in addition to IDLE.
     """
     alone, without = set(alone), {*without, *IDLE}
     found: dict[str, str] = {}
@@ -39,7 +41,7 @@ def reached(roots: Iterable[str], *, alone: Iterable[str] = (), without: Iterabl
 
 @cache
 def imported(file: Path) -> tuple[str, ...]:
-    """The package's modules that a file imports, at its top or in a function, but not for type checkers alone."""
+    """The package's modules that a file imports, at its top or in a function, except for type checkers only."""
     names = []
     for node in _statements(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "advebm":
@@ -63,6 +65,6 @@ def _file(module: str) -> Path:
 
 
 def _named(file: Path) -> list[Path]:
-    """Files beside a module that it reads: those of which it takes `with_name`."""
+    """Files next to a module that it reads: the arguments of its `with_name`."""
     names = re.findall(r"__file__\)\.with_name\(\"([^\"]+)\"\)", file.read_text(encoding="utf-8"))
     return [file.with_name(name) for name in names]

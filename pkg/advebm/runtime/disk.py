@@ -1,4 +1,4 @@
-"""Files that a power cut leaves as they were, or as they are to be."""
+"""Files written atomically, even if the power is cut."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def force(*paths: Path) -> None:
-    """Force files, and what folders list, to the disk."""
+    """Force files, and the entries of folders, to the disk."""
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -17,7 +17,7 @@ def force(*paths: Path) -> None:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file beside its place and rename it: it is there whole or not at all. Raises OSError."""
+    """Write a file atomically, by renaming a temporary file. Raises OSError."""
     temporary = path.with_name(f"{path.name}.part")
     try:
         temporary.write_bytes(data)
@@ -30,7 +30,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def read_json(file: Path, command: str) -> dict[str, Any]:
-    """What a command wrote. Raises FileNotFoundError or ValueError that names the file and the command."""
+    """Read what a command wrote. Raises FileNotFoundError or ValueError with the file and the command."""
     try:
         content = json.loads(file.read_text())
     except FileNotFoundError as error:

@@ -1,7 +1,7 @@
-"""Processes that share one piece of work, started by torchrun: each is a rank, the one of rank 0 leads and writes.
+"""Processes that share a stage, started by torchrun: each is a rank, and rank 0 is the leader, which writes.
 
-What is shared is told by image: the batch of a step, the replay buffer and the parts of a measurement are the same however
-many processes there are, each of which has its share of them. Alone, every function here gives back what it got.
+Work is shared by image: the batch of a step, the replay buffer and the parts of a measurement do not depend on the number
+of ranks, and each rank has its share of them. With a single process, every function here returns its input.
 """
 
 import logging
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 M = TypeVar("M")
-PATIENCE = timedelta(days=7)  # for a rank that has more to do; one that ends is noticed at once
+PATIENCE = timedelta(days=7)  # with a slower rank; one that ends is noticed at once
 _parted = False
 
 
@@ -34,8 +34,8 @@ def rank() -> int:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """In this block the process is one of those that torchrun started, if it was. Raises ConnectionError where another of
-    them has ended before its time, ValueError where there are fewer GPUs than processes."""
+    """Within this block the process is one of the ranks that torchrun started, if it did. Raises ConnectionError if
+    another rank ended early, ValueError if there are fewer GPUs than ranks on this machine."""
     if "RANK" not in os.environ:
         yield
         return
@@ -48,15 +48,15 @@ def joined() -> Iterator[None]:
     try:
         yield
         barrier()
-    except RuntimeError as error:  # the group is left to the end of the process: it cannot be closed without the others
+    except RuntimeError as error:  # leave the group open: it cannot be closed without the others
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise ConnectionError("another process of this work has ended") from None
+            raise ConnectionError("another process that shares this work has ended") from None
         raise
     dist.destroy_process_group()
 
 
 def part() -> None:
-    """From here on the leader works alone, and the others end: for what cannot be shared."""
+    """From here on only the leader works, and the other ranks end: for work that cannot be shared."""
     global _parted
     if rank():
         raise SystemExit(0)
@@ -69,14 +69,14 @@ def barrier() -> None:
 
 
 def launch(processes: int, script: Sequence[str]) -> int:
-    """Run a Python script with its arguments by so many processes on this machine, as torchrun does; the exit code of one
-    that failed. Raises ChildProcessError where one was killed: the others are ended then."""
+    """Run a Python script with its arguments in several processes on this machine, as torchrun does. Returns the exit
+    code, the largest if some failed. Raises ChildProcessError if one was killed; the others are ended then."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # they tell tracebacks
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they print tracebacks
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     settings: dict[str, Any] = {
         "rdzv_backend": "c10d",
@@ -94,7 +94,7 @@ def launch(processes: int, script: Sequence[str]) -> int:
             return max(codes.values())
         name = signal.Signals(-codes[killed[0]]).name
         raise ChildProcessError(
-            f"process {killed[0]} of {processes} was killed by {name}; the same command goes on from the last state"
+            f"process {killed[0]} of {processes} was killed by {name}; run the same command to resume"
         ) from None
     except SignalException as error:
         return 128 + int(error.sigval)
@@ -102,19 +102,19 @@ def launch(processes: int, script: Sequence[str]) -> int:
 
 
 def ids(count: int, device: torch.device | str = "cpu") -> Tensor:
-    """Which of `size() * count` images this process has, (count,)."""
+    """Indices (count,) of this rank's images among `size() * count`."""
     return torch.arange(count, device=device) + rank() * count
 
 
 def share(x: Tensor) -> Tensor:
-    """This process's rows of x (N, ...), which all have. Raises ValueError where they cannot be shared evenly."""
+    """This rank's rows of x (N, ...), which all ranks have. Raises ValueError if they cannot be shared evenly."""
     if len(x) % size():
         raise ValueError(f"{size()} processes cannot share {len(x)} images evenly; take a multiple")
     return x[ids(len(x) // size(), x.device)] if size() > 1 else x
 
 
 def gather(x: Tensor) -> Tensor:
-    """Everybody's rows (size() * N, ...), in the order of the ranks."""
+    """The rows of all ranks (size() * N, ...), in the order of the ranks."""
     if size() == 1:
         return x
     rows = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(size())]
@@ -139,7 +139,7 @@ def mean(numbers: dict[str, float]) -> dict[str, float]:
 
 
 def leaders(value: T) -> T:
-    """What rank 0 has."""
+    """The leader's value."""
     if size() == 1:
         return value
     box = [value]
@@ -148,8 +148,7 @@ def leaders(value: T) -> T:
 
 
 def spread(f: Callable[[T], M], parts: Sequence[T], progress: Callable = iter) -> list[M]:
-    """[f(part) for part in parts], the parts dealt out to the ranks and the results given to all; tensors are to be on the
-    CPU."""
+    """[f(part) for part in parts], distributed over the ranks and returned on all; tensors must be on the CPU."""
     made = [f(part) for part in progress(parts[rank() :: size()])]
     if size() == 1:
         return made
@@ -159,17 +158,17 @@ def spread(f: Callable[[T], M], parts: Sequence[T], progress: Callable = iter) -
 
 
 def parallel(module: nn.Module) -> nn.Module:
-    """The module with gradients averaged over the ranks, and batch norm by the statistics of all their images."""
+    """The module with gradients averaged over the ranks, and batch norm by the statistics of all ranks' images."""
     if size() == 1:
         return module
-    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # of images of one channel
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # for images of one channel
     here = [torch.cuda.current_device()] if next(module.parameters()).is_cuda else None
     return nn.parallel.DistributedDataParallel(synchronised(module), device_ids=here, forward_sync_buffers=False)
 
 
 def synchronised(module: nn.Module) -> nn.Module:
-    """The module with a `BatchNorm` in place of each nn.BatchNorm2d within it, of the same parameters and buffers, as
-    nn.SyncBatchNorm.convert_sync_batchnorm does it."""
+    """The module with a `BatchNorm` in place of each nn.BatchNorm2d, with the same parameters and buffers, as
+    nn.SyncBatchNorm.convert_sync_batchnorm does."""
     for name, child in module.named_children():
         setattr(module, name, synchronised(child))
     if type(module) is not nn.BatchNorm2d:
@@ -181,7 +180,7 @@ def synchronised(module: nn.Module) -> nn.Module:
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """As nn.SyncBatchNorm, but on CPUs too, and with second derivatives."""
+    """Like nn.SyncBatchNorm, but also on CPUs, and with second derivatives."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -191,7 +190,7 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        given, x = x.dtype, x.to(self.weight.dtype)  # statistics of bfloat16 are of float32
+        dtype, x = x.dtype, x.to(self.weight.dtype)  # bfloat16 has statistics in float32
         n = x.numel() / x.shape[1] * size()
         mean = Total.apply(x.sum((0, 2, 3))) / n
         centred = x - mean[:, None, None]
@@ -201,11 +200,11 @@ class BatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * n / (n - 1), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(given)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(dtype)
 
 
 class Total(torch.autograd.Function):
-    """The sum over the ranks, whose gradient is the sum of theirs."""
+    """The sum over the ranks; its gradient is the sum of theirs."""
 
     @staticmethod
     def forward(context: Any, x: Tensor) -> Tensor:

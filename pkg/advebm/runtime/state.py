@@ -1,22 +1,20 @@
-"""What an interrupted stage goes on from: files in state/, outside DVC's outputs, deleted when the stage is done. Features
-of images stay, in state/features, for any command that needs those of the same images.
+"""The state from which an interrupted stage resumes: files in state/, outside DVC's outputs, deleted when the stage
+completes. Features of images stay in state/features, for all commands that need those of the same images.
 
-A file is written beside its place, forced to the disk and renamed, and its name holds the sha256 of its bytes: a cut
-leaves the file before, and damage is noticed.
+Files are written atomically, and their names hold the sha256 of their content: an interruption leaves the previous file,
+and damage is detected.
 """
 
 import hashlib
 import json
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
-from threading import Timer
 from typing import Any, NamedTuple
 
 import torch
@@ -25,45 +23,37 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from advebm.runtime import disk, project, ranks
+from advebm.runtime import disk, project, ranks, signals
 from advebm.runtime.parts import Made
 
-SHARE = 20  # a state is written when so many times have passed what the last one took: 5% of the time at most
-GENERATIONS = 2  # that are kept
+SHARE = 20  # a state is written after this many times the duration of the last writing: at most 5% of the time
+GENERATIONS = 2  # of states that are kept
 RESULTS = ("energy.py", "runtime/ranks.py", "training.py", "data", "evaluation", "methods", "networks", "samplers")
-BOUND = 4 * 10**9  # bytes of features that are kept: those of more than 300,000 images by Inception
-
-
-class Stopped(BaseException):
-    """SIGINT or SIGTERM came."""
-
-    def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on from there")
-        self.code = 128 + number
+BOUND = 4 * 10**9  # bytes of features that are kept: Inception's of more than 300,000 images
 
 
 class Good(NamedTuple):
-    """Tensors by name, and what JSON can hold."""
+    """Tensors by name, and a description that JSON can hold."""
 
     tensors: dict[str, Tensor]
     about: dict[str, Any]
 
 
 class State:
-    """The files of one stage by one specification, in a folder of its own."""
+    """The files of a stage with one specification, in their own folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.cost, self.ended = 0.0, 0.0  # seconds that the last writing took, and when it ended
+        self.cost, self.ended = 0.0, 0.0  # of the last writing: its duration in seconds, and when it ended
 
     def load(self) -> Good | None:
-        """The newest that is whole, or None. Damaged ones are named and removed. Every process gets the leader's."""
+        """The newest intact state, or None. Damaged ones are reported and removed. All ranks get the leader's."""
         files = sorted(self.folder.glob("*.safetensors"), reverse=True) if ranks.rank() == 0 else []
         return ranks.leaders(next((content for content in map(_read, files) if content is not None), None))
 
     def save(self, good: Good, *, always: bool = False) -> None:
-        """Keep what training goes on from, unless the last was kept too short a time ago. Raises OSError; the states
-        before are left then. Of several processes the leader does it."""
+        """Save the state from which training resumes, unless the last one is too recent. Only the leader does. Raises
+        OSError; the previous states are kept then."""
         begun = time.monotonic()
         if ranks.rank() or (not always and begun - self.ended < SHARE * self.cost):
             return
@@ -76,8 +66,8 @@ class State:
         self.cost = self.ended - begun
 
     def part(self, name: str, make: Callable[[], Made]) -> Made:
-        """What `make` makes, a tensor or some by their names, computed once: a part of a measurement or of samples, found
-        again under its name."""
+        """The result of `make`, a tensor or a dict of tensors, computed once: a part of a measurement or of samples,
+        saved and found by its name."""
         folder = self.folder / "parts"
         found = _find(folder, name)
         if found is None:
@@ -89,15 +79,15 @@ class State:
 
 
 class Cache:
-    """Parts that outlive the command that made them, in a folder that several processes may use at the same time. What is
-    found is what would be made again, so results do not depend on it. Past `bound` bytes the files whose last use is
-    longest ago are removed."""
+    """Parts that outlive the command that made them, in a folder that several processes may use at once. They equal what
+    would be computed again, so results do not depend on them. Beyond `bound` bytes the least recently used files are
+    removed."""
 
     def __init__(self, folder: Path, code: str = "", bound: int = BOUND):
         self.folder, self.code, self.bound = folder, code, bound
 
     def part(self, name: str, make: Callable[[], Made]) -> Made:
-        """As State.part. The name is to hold all that the part depends on, but the code and torch's version."""
+        """Like State.part. The name must hold all that the part depends on, except the code and torch's version."""
         name = f"{name}, torch {torch.__version__}, code {self.code}"
         with self._alone():
             found = _find(self.folder, name)
@@ -110,7 +100,7 @@ class Cache:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """In this block no other process reads or changes the folder."""
+        """Within this block no other process reads or changes the folder."""
         locks = self.folder.parent / "locks"
         for folder in (self.folder, locks):
             folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +108,8 @@ class Cache:
             yield
 
     def _trim(self) -> None:
-        """Remove the files whose last use is longest ago, and what a killed process left, until the rest is in bounds."""
+        """Remove temporary files of killed processes, and the least recently used files until the rest is within the
+        bound."""
         for torn in self.folder.glob("*.part"):
             torn.unlink()
         files = {file: file.stat() for file in self.folder.glob("*.safetensors")}
@@ -131,20 +122,20 @@ class Cache:
 
 
 def features(kind: str) -> Cache:
-    """The features of images, by the judge or by Inception, that are kept for all commands of the project."""
+    """The saved features of images, by the judge or by Inception, which all commands of the project share."""
     return Cache(project.root() / "state" / "features", code("evaluation/features.py", *["networks"] * (kind == "judge")))
 
 
 @contextmanager
 def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
-    """The state of a stage that writes `out`, found again by `key`: all that its results depend on, but the code that
-    makes them, which is added here. Deleted at the end, kept where that is not reached.
+    """The state of a stage that writes `out`. It is found again by `key`: all that its results depend on, except the code,
+    which is added here. It is deleted when the block completes, and kept otherwise.
 
-    In this block SIGINT and SIGTERM raise Stopped. Raises BlockingIOError where another process is writing `out`.
-    Several processes that share the work share the state, which the leader opens.
+    Within this block SIGINT and SIGTERM raise Stopped. Raises BlockingIOError if another process is writing `out`. Ranks
+    share the state, which the leader opens.
     """
     if ranks.rank():
-        with _signals():
+        with signals.raised():
             yield State(ranks.leaders(Path()))
             ranks.barrier()
         return
@@ -152,12 +143,12 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
     digest = project.digest({"key": key, "code": code(), "torch": torch.__version__})[:16]
     locks = root / "locks"
     locks.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:  # the system lets go of a lock when the process ends, however it ends
+    with ExitStack() as stack:  # the system releases a lock when the process ends in any way
         try:
             stack.enter_context(FileLock(project.lock(Path(out)), timeout=0))
         except Timeout:
             raise BlockingIOError(f"{out}: another process is writing it; wait for it, or stop it") from None
-        for slot in count():  # the same work for another `out` has a slot of its own
+        for slot in count():  # the same work for another `out` has its own slot
             folder = root / f"{stage}-{digest}-{slot}"
             try:
                 stack.enter_context(FileLock(locks / f"{folder.name}.lock", timeout=0))
@@ -168,15 +159,15 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
         disk.force(root.parent, root)
         for torn in folder.rglob("*.part"):
             torn.unlink()
-        stack.enter_context(_signals())
+        stack.enter_context(signals.raised())
         yield State(ranks.leaders(folder))
         ranks.barrier()
-        disk.force(out.parent, out, *out.rglob("*"))  # before what it can be made from goes
+        disk.force(out.parent, out, *out.rglob("*"))  # before the state is removed
         shutil.rmtree(folder)
 
 
 def code(*names: str) -> str:
-    """sha256 of the files and folders of the package by these names, or of all code that results come from."""
+    """sha256 of these files and folders of the package, or of all code that results depend on."""
     package = Path(__file__).parents[1]
     total = hashlib.sha256()
     for name in names or RESULTS:
@@ -185,29 +176,8 @@ def code(*names: str) -> str:
     return total.hexdigest()
 
 
-@contextmanager
-def _signals() -> Iterator[None]:
-    def stop(number, frame):
-        raise Stopped(number)
-
-    def swallowed(ignored):  # Python drops what is raised while it collects an object: the signal is sent once more
-        if isinstance(ignored.exc_value, Stopped):
-            Timer(0.01, os.kill, (os.getpid(), ignored.exc_value.code - 128)).start()
-        else:
-            hook(ignored)
-
-    hook, sys.unraisablehook = sys.unraisablehook, swallowed
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        sys.unraisablehook = hook
-
-
-def _find(folder: Path, name: str) -> Made | None:
-    """The part of that name in a folder, which counts as used now; None where there is none that is whole."""
+def _find(folder: Path, name: str) -> Any:
+    """The saved part of that name, marked as used now; None if there is no intact one."""
     for file in folder.glob(f"{_prefix(name)}-*.safetensors"):
         content = _read(file)
         if content is not None:
@@ -225,14 +195,14 @@ def _prefix(name: str) -> str:
 
 
 def _write(folder: Path, prefix: str, content: Good) -> None:
-    """PREFIX-SHA256.safetensors, whole or not at all."""
+    """Write PREFIX-SHA256.safetensors atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in content.tensors.items()}
     data = save(tensors, {"advebm": json.dumps(content.about)})
     disk.write(folder / f"{prefix}-{hashlib.sha256(data).hexdigest()}.safetensors", data)
 
 
 def _read(file: Path) -> Good | None:
-    """What a file holds; None, with a line on stderr, where it is not what was written, and it is removed then."""
+    """The content of a file; None if it is damaged: it is then reported and removed."""
     data = file.read_bytes()
     try:
         if hashlib.sha256(data).hexdigest() == file.stem.split("-")[1]:
@@ -240,6 +210,6 @@ def _read(file: Path) -> Good | None:
             return Good(load(data), json.loads(header["__metadata__"]["advebm"]))
     except (SafetensorError, ValueError, KeyError):
         pass
-    print(f"advebm: {file}: is damaged; going on from what was kept before it", file=sys.stderr)
+    print(f"advebm: {file}: is damaged and was removed; resuming from the previous state", file=sys.stderr)
     file.unlink()
     return None

@@ -1,12 +1,12 @@
-"""MLflow: one run a model, across the stages that make and measure it. The only file that knows MLflow.
+"""MLflow: one run for each model, across the stages that make and measure it. The only module that uses MLflow.
 
-What is to be tracked is written to state/outbox first and sent from there: where MLflow cannot be reached, is locked or
-read-only, nothing stops or waits, and `advebm sync` sends it later.
+What is logged is first written to state/outbox and sent from there: if MLflow cannot be reached, is locked or read-only, no
+stage fails or waits, and `advebm sync` sends it later.
 
-On where DVC runs a stage, or where MLFLOW_TRACKING_URI is set; ADVEBM_TRACKING=off turns it off. ADVEBM_TRACKING=outbox
-leaves all in the outbox, which `advebm away` packs and `advebm receive` puts into that of another machine. By default the
-store is mlflow.db beside dvc.yaml and the artifacts are in mlartifacts/, also for experiments that DVC runs in a temporary
-folder. Nothing reads from it but `advebm summary`: with tracking off every file comes out the same.
+Tracking is on if DVC runs the stage or MLFLOW_TRACKING_URI is set; ADVEBM_TRACKING=off turns it off. ADVEBM_TRACKING=outbox
+keeps everything in the outbox, which `advebm away` packs and `advebm receive` unpacks on another machine. By default the
+store is mlflow.db next to dvc.yaml and the artifacts are in mlartifacts/, also for experiments that DVC runs in a temporary
+folder. Only `advebm summary` reads from MLflow: with tracking off every file is the same.
 """
 
 import json
@@ -17,13 +17,16 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advebm.runtime import disk, project
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -32,8 +35,8 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
-EVERY = 15  # seconds after which what waits is sent
-PATIENCE = 10  # seconds to wait for another process that makes the store
+EVERY = 15  # seconds after which the outbox is sent
+PATIENCE = 10  # seconds to wait for another process that creates the store
 
 
 def uri() -> str:
@@ -50,15 +53,15 @@ def enabled() -> bool:
     return "DVC_ROOT" in os.environ or "MLFLOW_TRACKING_URI" in os.environ
 
 
-def client():
-    """A client of the store, which is made first, by one process at a time, where it is a new sqlite file."""
+def client() -> "MlflowClient":
+    """A client of the store. A new sqlite file is created first, by one process at a time."""
     import logging
 
     from filelock import FileLock
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised too
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are raised as well
     if not uri().startswith("sqlite:///"):
         return MlflowClient(uri())
     file = Path(uri().removeprefix("sqlite:///").removeprefix("file:").partition("?")[0])
@@ -68,18 +71,18 @@ def client():
     return result
 
 
-def _experiment(client, study: str) -> str:
+def _experiment(store: "MlflowClient", study: str) -> str:
     from mlflow.exceptions import MlflowException
 
     name = f"advebm/{study}"
-    found = client.get_experiment_by_name(name)
+    found = store.get_experiment_by_name(name)
     if found is None:
         place = (project.root() / "mlartifacts" / study).as_uri() if uri().startswith("sqlite:") else None
         try:
-            return client.create_experiment(name, artifact_location=place)
+            return store.create_experiment(name, artifact_location=place)
         except MlflowException:
-            found = client.get_experiment_by_name(name)
-            if found is None:  # else another process was first
+            found = store.get_experiment_by_name(name)
+            if found is None:  # otherwise another process was first
                 raise
     return found.experiment_id
 
@@ -95,17 +98,19 @@ def _commit() -> str:
 
 
 class Outbox:
-    """What one stage has to tell MLflow, in a folder: events.jsonl, copies of files, and how many events were sent."""
+    """What one stage logs to MLflow, in a folder: events.jsonl, copies of files, and the number of events sent."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.journal, self.mark = folder / "events.jsonl", folder / "sent.json"
         text = self.journal.read_text() if self.journal.exists() else None
-        whole = text[: text.rfind("\n") + 1] if text else ""
-        if whole != text:  # it is new, or its last line is torn
-            disk.write(self.journal, whole.encode())
-        self.events = [json.loads(line) for line in whole.splitlines()]
-        self.sent, self.run_id = json.loads(self.mark.read_text()) if self.mark.exists() else (0, None)
+        complete = text[: text.rfind("\n") + 1] if text else ""
+        if complete != text:  # it is new, or its last line is incomplete
+            disk.write(self.journal, complete.encode())
+        self.events = [json.loads(line) for line in complete.splitlines()]
+        self.sent, self.run_id = 0, ""
+        if self.mark.exists():
+            self.sent, self.run_id = json.loads(self.mark.read_text())
 
     def put(self, kind: str, *content: Any) -> None:
         with self.journal.open("a") as file:
@@ -114,7 +119,7 @@ class Outbox:
         self.events.append([kind, *content])
 
     def send(self) -> None:
-        """Send what was not sent yet; the folder goes where the stage has ended. Raises whatever MLflow does."""
+        """Send the events that were not sent; remove the folder if the stage has ended. Raises whatever MLflow raises."""
         if self.sent < len(self.events):
             store = client()
             while self.sent < len(self.events):
@@ -123,8 +128,8 @@ class Outbox:
         if self.events and self.events[-1][0] == "end":
             shutil.rmtree(self.folder)
 
-    def _send_next(self, store) -> int:
-        """Send the next event, of numbers also those that follow; returns how many."""
+    def _send_next(self, store: "MlflowClient") -> int:
+        """Send the next event, and of metrics also those that follow; returns how many were sent."""
         from mlflow.entities import Metric, Param
 
         kind, *content = self.events[self.sent]
@@ -142,7 +147,7 @@ class Outbox:
                 store.set_tag(self.run_id, name, value)
         elif kind == "artifact":
             copy, folder = self.folder / content[0], content[1]
-            if copy.exists():  # else it was sent, and then something ended before that was noted
+            if copy.exists():  # otherwise it was sent just before an interruption
                 store.log_artifact(self.run_id, str(copy), folder)
                 copy.unlink()
         else:  # status, end
@@ -150,11 +155,11 @@ class Outbox:
         return 1
 
 
-def _open(store, about: dict[str, Any]) -> str:
-    """The id of the run that the stage belongs to, made where there is none."""
+def _open(store: "MlflowClient", about: dict[str, Any]) -> str:
+    """The id of the run that the stage belongs to; the run is created if there is none."""
     experiment = _experiment(store, about["study"])
     stage, method, checkpoint = about["stage"], about["method"], about["checkpoint"]
-    found = store.search_runs([experiment], f"tags.`run.uid` = '{about['uid']}'")
+    found = list(store.search_runs([experiment], f"tags.`run.uid` = '{about['uid']}'"))
     if not found and checkpoint:
         same = f"tags.`checkpoint.sha256` = '{checkpoint}' and tags.method = '{method}'"
         found = [
@@ -184,15 +189,16 @@ class Run:
     """An open run."""
 
     def __init__(self, box: Outbox, uid: str):
-        self.box, self.uid, self.last = box, uid, time.monotonic()
+        self.box, self.last = box, time.monotonic()
+        self.uid: str | None = uid
         self.down = os.environ.get("ADVEBM_TRACKING", "").lower() == "outbox"
         self.reached = max((event[2] for event in box.events if event[0] == "metrics"), default=-math.inf)
 
-    def metrics(self, values: dict[str, float | None], step: int = 0) -> None:
-        """Numbers of a step; what was told before an interruption is not told again."""
-        told = {name: float(value) for name, value in values.items() if value is not None}
-        if told and (step == 0 or step > self.reached):
-            self.box.put("metrics", told, step, int(time.time() * 1000))
+    def metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
+        """Log the numbers of a step, unless they were logged before an interruption."""
+        numbers = {name: float(value) for name, value in values.items() if value is not None}
+        if numbers and (step == 0 or step > self.reached):
+            self.box.put("metrics", numbers, step, int(time.time() * 1000))
         if time.monotonic() - self.last > EVERY:
             self.send()
 
@@ -207,25 +213,26 @@ class Run:
         self.box.put("artifact", str(copy.relative_to(self.box.folder)), folder)
 
     def send(self) -> None:
-        """Send what waits, unless it is to stay; where that fails, say so and try no more."""
+        """Send the outbox, unless it is to be kept; if that fails, report it and stop trying."""
         if self.down:
             return
         try:
             self.box.send()
         except Exception as error:  # MLflow raises what its store, its server or the network does
             self.down = True
-            print(f"advebm: MLflow: {_reason(error)}; what waits is in {outbox()}, `advebm sync` sends it", file=sys.stderr)
+            print(f"advebm: MLflow: {_reason(error)}; `advebm sync` sends what is left in {outbox()}", file=sys.stderr)
         self.last = time.monotonic()
 
 
-class _Off:
-    """Tracking that is off."""
+class _Off(Run):
+    """A run while tracking is off."""
 
-    uid = None
+    def __init__(self) -> None:
+        self.uid = None
 
-    def metrics(self, values, step=0): ...
-    def tags(self, **values): ...
-    def artifact(self, path, folder=None): ...
+    def metrics(self, values: Mapping[str, float | None], step: int = 0) -> None: ...
+    def tags(self, **values: Any) -> None: ...
+    def artifact(self, path: Path, folder: str | None = None) -> None: ...
 
 
 def outbox() -> Path:
@@ -242,17 +249,16 @@ def run(
     checkpoint: str | None = None,
     spec: Any = None,
     uid: str | None = None,
-) -> Iterator[Run | _Off]:
-    """The run of a model. Training, which gives `params`, opens a new one, or goes on in the one of `uid`; a later stage
-    gives the sha256 of the model's `checkpoint` and goes on in the run that made it. Where that run already holds this
-    stage by another `spec` (what params.yaml says of the stage), or where the model came from elsewhere, a new one is
-    opened."""
+) -> Iterator[Run]:
+    """The run of a model. Training, which gives `params`, opens a new run or resumes that of `uid`. A later stage gives
+    the sha256 of the model's `checkpoint` and continues the run that made it. It opens a new run if that run already has
+    this stage with another `spec` (what params.yaml says of the stage), or if the model comes from elsewhere."""
     if not enabled():
         yield _Off()
         return
     from filelock import FileLock
 
-    uid = uid or f"{time.time_ns():x}-{uuid.uuid4().hex[:8]}"  # in the order of time
+    uid = uid or f"{time.time_ns():x}-{uuid.uuid4().hex[:8]}"  # sorts by time
     folder = outbox() / uid
     folder.mkdir(parents=True, exist_ok=True)
     disk.force(outbox().parent, outbox())
@@ -278,7 +284,7 @@ def run(
 
 
 def sync() -> int:
-    """Send what waits of stages that are no longer at work; returns of how many stages. Raises ConnectionError."""
+    """Send the outbox of all stages that are not running; returns of how many stages. Raises ConnectionError."""
     from filelock import FileLock, Timeout
 
     count = 0
@@ -291,22 +297,22 @@ def sync() -> int:
         except Timeout:
             continue
         except Exception as error:  # MLflow raises what its store, its server or the network does
-            raise ConnectionError(f"MLflow: {_reason(error)}; what waits stays in {outbox()}") from error
+            raise ConnectionError(f"MLflow: {_reason(error)}; unsent records stay in {outbox()}") from error
     return count
 
 
 def waiting(study: str) -> list[Path]:
-    """Files in which stages of the study have kept what MLflow is to be told, oldest stage first."""
+    """The files of the study's outbox, oldest stage first."""
     folders = [folder for folder in sorted(outbox().glob("*")) if (folder / "events.jsonl").is_file()]
     begun = ((folder, Outbox(folder).events) for folder in folders)
     own = [folder for folder, events in begun if events and events[0][1]["study"] == study]
-    beside = ("lock", "sent.json")
-    return [file for folder in own for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in beside]
+    ignored = ("lock", "sent.json")
+    return [file for folder in own for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in ignored]
 
 
 def receive(uid: str, files: dict[str, Path]) -> None:
-    """Put what a stage has kept on another machine into the outbox: files by their names in the stage's folder. What was
-    received before is not told again, nor put there."""
+    """Put a stage's records from another machine into the outbox; `files` are by their names in the stage's folder.
+    Records received before are not sent again."""
     from filelock import FileLock
 
     journal = files["events.jsonl"].read_bytes()
@@ -315,14 +321,14 @@ def receive(uid: str, files: dict[str, Path]) -> None:
     folder = outbox() / uid
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
-        for name in sorted(files, key="events.jsonl".__eq__):  # that is last: what it names is there then
+        for name in sorted(files, key="events.jsonl".__eq__):  # that one last, after the files that it names
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             disk.write(folder / name, files[name].read_bytes())
     disk.write(_counts(), json.dumps(_received() | {uid: journal.count(b"\n")}, indent=1).encode())
 
 
 def received(uid: str, journal: bytes) -> bool:
-    """Whether all that a stage's events.jsonl holds was received before."""
+    """Whether all records in a stage's events.jsonl were received before."""
     return journal.count(b"\n") <= _received().get(uid, 0)
 
 
@@ -331,12 +337,12 @@ def _counts() -> Path:
 
 
 def _received() -> dict[str, int]:
-    """How many events of each stage were received, by its uid."""
+    """The number of events received from each stage, by its uid."""
     return json.loads(_counts().read_text()) if _counts().is_file() else {}
 
 
 def checkpoints(journal: bytes) -> tuple[str | None, str | None]:
-    """By a stage's events.jsonl, sha256 of the model that it measured, and of the one that it trained; None where it did
+    """From a stage's events.jsonl: sha256 of the model that it measured, and of the one that it trained; None if it did
     not."""
     events = [json.loads(line) for line in journal.splitlines()]
     made = [event[1]["checkpoint.sha256"] for event in events if event[0] == "tags" and "checkpoint.sha256" in event[1]]
