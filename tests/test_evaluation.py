@@ -209,7 +209,7 @@ def test_accuracy_against_the_radius_cannot_rise_and_masked_gradients_are_told(j
 
     right = Images(images.x, np.full(60, int(judge(images.pixels()[:1]).argmax())))
     found = robustness.robustness(Stairs(), right, against(eps=0.1, steps=1), seed=0).json()
-    assert len(found["warnings"]) == 2 and "increase from radius 0 to 0.05, with accuracy 1" in found["warnings"][0]
+    assert len(found["warnings"]) == 2 and "does not rise from radius 0 to 0.05, where 1 are right" in found["warnings"][0]
 
 
 @torch.no_grad()

@@ -99,7 +99,7 @@ def autoattack(
         left = dict(zip(("clean", *ATTACKS), share, strict=True))
         balls[norm] = Ball(eps=eps, left=left, accuracy=share[-1], ci=intervals.proportion(share[-1], n))
         if share[-1] < share[-2]:
-            warnings.append(f"{norm}: Square, which uses no gradients, lowers the accuracy by {share[-2] - share[-1]:.3g}")
+            warnings.append(f"{norm}: Square, by queries alone, fools {share[-2] - share[-1]:.3g} that gradients do not")
     return AutoAttackResult(n=n, balls=balls, warnings=warnings)
 
 

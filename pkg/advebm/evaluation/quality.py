@@ -283,7 +283,7 @@ def protocol(spec: Quality, name: str, numbers: Scores, distinct: int, how: str 
     made = {
         "ours": "from scratch",
         "atebm": "from out-distribution images",
-        "jempp-buffer": "of the replay buffer (the most confident of each class, if it has more)",
+        "jempp-buffer": "of the training's replay buffer, where it has more the surest of each class,",
     }[name]
     against = "train and test" if name == "jempp-buffer" else spec.reference
     repeats = f" ({distinct} distinct)" if distinct < numbers.n else ""

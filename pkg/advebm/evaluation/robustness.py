@@ -197,7 +197,7 @@ def robustness(
 def masked(radii: list[float], accuracy: list[float], loss: list[float]) -> list[str]:
     """Signs that gradients are masked (Athalye et al. 2018): the loss does not increase with the radius."""
     return [
-        f"the loss does not increase from radius {radii[i]:.3g} to {radii[i + 1]:.3g}, with accuracy {accuracy[i + 1]:.3g}"
+        f"the loss does not rise from radius {radii[i]:.3g} to {radii[i + 1]:.3g}, where {accuracy[i + 1]:.3g} are right"
         for i in range(len(radii) - 1)
         if accuracy[i + 1] > 0 and loss[i + 1] <= 1.0001 * loss[i]
     ]

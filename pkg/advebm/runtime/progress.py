@@ -15,15 +15,15 @@ def bar(name: str, quiet: bool = False) -> Callable[[Collection[T]], Iterator[T]
 
     live = sys.stderr.isatty()
 
-    def started(items: Collection[T]) -> dict[str, int]:
-        done = items.start // items.step if isinstance(items, range) else 0
-        return {"initial": done, "total": done + len(items)} if done else {}
+    def done(items: Collection[T]) -> int:
+        return items.start // items.step if isinstance(items, range) else 0
 
     return lambda items: iter(
         tqdm(
             items,
             desc=name,
-            **started(items),
+            initial=done(items),
+            total=done(items) + len(items),
             disable=quiet or os.environ.get("RANK", "0") != "0",  # only the leader shows it
             mininterval=0.1 if live else 15,
             maxinterval=15,
