@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,9 @@ from advebm.networks.graphs import Recorded, Replayed
 from advebm.networks.norms import live, still
 from advebm.networks.wrn import Classifier
 from advebm.ranges import Precision
-from advebm.samplers.proximal import Stem
+
+if TYPE_CHECKING:  # only training depends on the code of this sampler
+    from advebm.samplers.proximal import Stem
 
 
 class View(Protocol):
@@ -22,7 +24,7 @@ class View(Protocol):
     @property
     def outputs(self) -> int: ...
     @property
-    def stem(self) -> Stem: ...
+    def stem(self) -> "Stem": ...
     def body(self, h: Tensor) -> Tensor: ...
     def __call__(self, x: Tensor) -> Tensor: ...
 
