@@ -229,3 +229,12 @@ def test_gaussians_need_every_class(images, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(ValueError, match="not a readable file"):
         Gaussians.load(tmp_path / "bad.safetensors")
+
+
+def test_the_shape_of_a_source_is_known_or_read(tmp_path):
+    im.save(tmp_path / "mine.npz", Images(np.zeros((4, 5, 6, 3), np.uint8), np.arange(4)))
+    for name in ("digits", "npz:mine.npz"):
+        height, width, channels = next(iter(sources.labelled(name, tmp_path).values())).x.shape[1:]
+        assert sources.shape(name, tmp_path) == (channels, height, width)
+    with pytest.raises(FileNotFoundError, match=r"none\.npz"):
+        sources.shape("npz:none.npz", tmp_path)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from advebm import config, networks
 from advebm.bench import plain
-from advebm.bench.timing import Job
-from advebm.data import images
+from advebm.bench.ways import PLAIN, Job
+from advebm.data import images, sources
 from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
 from advebm.energy import conditional, grad, marginal, negative, posterior, unsaturated
@@ -32,9 +32,7 @@ from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 from advebm.training import Losses, built
 
-SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}  # of data.source
 CLASSES = 10
-PLAIN: dict[str, Precision] = {"plain": "fp32", "default": "tf32"}  # plain implementations; the second has torch's defaults
 PACKAGE = ("fast", "eager")  # the second is without graphs
 
 
@@ -43,9 +41,7 @@ def jobs(
 ) -> list[Callable[[], Job]]:
     """Functions that make the jobs, one at a time: for the network of the study's first method, and a training step of
     each method. Features by Inception are left out if its weights are not in `root`."""
-    if entry["data"]["source"] not in SHAPES:
-        raise ValueError(f"bench supports the images of {', '.join(SHAPES)}, not of {entry['data']['source']}")
-    shape = SHAPES[entry["data"]["source"]]
+    shape = sources.shape(entry["data"]["source"], root)
     bytes_ = np.random.default_rng(0).integers(0, 256, (4 * CLASSES, *shape[1:], shape[0]), dtype=np.uint8)
     gaussians = Gaussians.fit(images.Images(bytes_, np.arange(4 * CLASSES) % CLASSES), ridge=0.01)
     gaussians = Gaussians(gaussians.mean.to(device), gaussians.factor.to(device), shape)
@@ -116,11 +112,6 @@ def passes(precision: Precision, device: torch.device | str) -> dict[str, Passes
     return plainly | {"fast": fast, "eager": replace(fast, graphs=False)}
 
 
-def distance(fast: Tensor, slow: Tensor) -> float:
-    """|fast - slow| / |slow|."""
-    return ((fast - slow).norm() / slow.norm()).item()
-
-
 def part(kind: str, sampler: Any) -> Any:
     """A sampler or an attack in this implementation."""
     return sampler if kind in PACKAGE else plain.part(sampler)
@@ -186,21 +177,6 @@ def step(entry: dict[str, Any], name: str, data: Batch, context: Context) -> Job
         return None
 
     return Job(f"training step of {name}", len(data.x), way)
-
-
-def ways(job: Job, device: torch.device, package: str = "fast") -> dict[str, Callable[[bool], Any]]:
-    """A job's implementations by name: `plain` in float32; on a GPU `default`, the same with TF32 convolutions; `fast`,
-    the package with training's precision, or in float32 if it generates or measures; package: `fast`, or `eager` without
-    graphs."""
-    precisions = PLAIN | ({"fast": "fp32"} if job.float32 else {})
-    kinds = {"plain": "plain", "default": "default", "fast": package}
-    found = {name: partial(job.run, kind) for name, kind in kinds.items() if name != "default" or has_tf32(device)}
-    return {name: convolving(precisions[name])(way) if name in precisions else way for name, way in found.items()}
-
-
-def has_tf32(device: torch.device) -> bool:
-    """Whether float32 convolutions are TF32 by default."""
-    return device.type == "cuda"
 
 
 def pngs(x: Tensor, folder: str) -> None:

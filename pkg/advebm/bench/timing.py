@@ -9,35 +9,16 @@ from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from advebm.reports.tables import Table, document
 
 if TYPE_CHECKING:
     import torch
 
+    from advebm.bench.ways import Job
+
 ERROR = {"fp32": 0.05, "tf32": 0.3, "bf16": 0.5}  # largest error allowed: signs flip where a gradient is near 0
-
-
-class Job(NamedTuple):
-    """The same work by several implementations, on this number of images. run(way, calm): `way` is plain, default, fast
-    or eager (see `jobs.ways`); with `calm` there is no randomness, and the result is what is compared: for a chain or an
-    attack, the displacement of its images."""
-
-    name: str
-    images: int
-    run: Callable[[str, bool], Any]
-    float32: bool = False  # in the package too, whatever precision training samples in
-
-
-def effective(precision: str, device: "torch.device") -> str:
-    """The precision that passes really have on this machine."""
-    from advebm.bench.jobs import has_tf32
-    from advebm.networks.passes import has_bf16
-
-    if precision == "bf16" and has_bf16(device):
-        return "bf16"
-    return "tf32" if has_tf32(device) and precision != "fp32" else "fp32"
 
 
 def kind(result: dict[str, Any], row: dict[str, Any]) -> str:
@@ -47,7 +28,7 @@ def kind(result: dict[str, Any], row: dict[str, Any]) -> str:
     )
 
 
-def measured(job: Job, repeats: int, rates: dict[str, float], device: "torch.device") -> dict[str, Any]:
+def measured(job: "Job", repeats: int, rates: dict[str, float], device: "torch.device") -> dict[str, Any]:
     """For each implementation, images a second (median, least, most), peak memory, and the rate of its operations as a
     fraction of the matrix rate. `error` is the distance of the package's result from the plain one, relative to the
     latter's length.
@@ -55,7 +36,7 @@ def measured(job: Job, repeats: int, rates: dict[str, float], device: "torch.dev
     `ratio` is how many times faster the package is than the plain implementation, `ratio_default` than that with torch's
     defaults (None if these are the same): from the medians and, least and most, from the pairs of each turn.
     """
-    from advebm.bench.jobs import distance, ways
+    from advebm.bench.ways import distance, ways
 
     runs = ways(job, device)
     found: dict[str, Any] = {"error": distance(runs["fast"](True), runs["plain"](True))}

@@ -54,6 +54,7 @@ def bench(
     from advebm import networks
     from advebm.bench import timing
     from advebm.bench.jobs import jobs
+    from advebm.bench.ways import effective
     from advebm.runtime import progress
 
     if device not in (None, "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
@@ -76,8 +77,8 @@ def bench(
         "batch": batch,
         "steps": steps,
         "repeats": repeats,
-        "precision": timing.effective(training.precision, place),
-        "loss_precision": timing.effective(training.loss_precision, place),
+        "precision": effective(training.precision, place),
+        "loss_precision": effective(training.loss_precision, place),
         "matrix_flops": rates,
         "rows": rows,
     }

@@ -132,6 +132,7 @@ def folder(root: Path, argument: str) -> Splits:
 
 
 LABELLED = {f.__name__: f for f in (digits, mnist, cifar10, cifar100, svhn, npz, folder)}
+SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "svhn": (3, 32, 32)}
 
 
 def photographs(names: str, shape: tuple[int, int, int], count: int, rng: np.random.Generator) -> np.ndarray:
@@ -194,3 +195,11 @@ def labelled(name: str, root: Path) -> Splits:
     if kind not in LABELLED:
         raise ValueError(f"no data source {kind!r}; there are {', '.join(LABELLED)}, photographs, uniform, inverted")
     return {split: check(images, name) for split, images in LABELLED[kind](root, argument).items()}
+
+
+def shape(name: str, root: Path) -> tuple[int, int, int]:
+    """(C, H, W) of a source's images: known where its files need not be there, else read. Raises as `labelled` does."""
+    if name in SHAPES:
+        return SHAPES[name]
+    height, width, channels = next(iter(labelled(name, root).values())).x.shape[1:]
+    return channels, height, width

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import log
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -16,11 +16,15 @@ from advebm.networks.passes import Passes
 from advebm.ranges import Fraction, NonNegative
 from advebm.runtime import ranks
 from advebm.samplers.buffer import Buffer, Replay, Start
-from advebm.samplers.proximal import Proximal
-from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
 Sample = Callable[[Tensor, Tensor, Streams], Tensor]  # continues chains: x (B, C, H, W), classes (B,), streams -> x
+
+
+class Chain(Protocol):
+    """The parameters of a method's chains. Each method imports its own sampler, and depends on the code of no other."""
+
+    def scaled(self, factor: float) -> Self: ...
 
 
 class Loss(NamedTuple):
@@ -121,7 +125,7 @@ class ReplayMethod(Method):
     """
 
     chains: ClassVar[bool] = True
-    sampler: Langevin | Proximal
+    sampler: Chain
     buffer: Replay = field(default_factory=Replay)
     p_x: NonNegative = 1.0
     energy_l2: NonNegative = 0.0

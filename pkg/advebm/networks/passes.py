@@ -14,7 +14,7 @@ from advebm.networks.norms import live, still
 from advebm.networks.wrn import Classifier
 from advebm.ranges import Precision
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # only training depends on the code of this sampler
     from advebm.samplers.proximal import Stem
 
 
