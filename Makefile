@@ -17,10 +17,10 @@ test: install  ## linters, layers, types, tests
 	mypy
 	pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12
 
-soak: install  ## what takes long: real CIFAR-10, found under ADVEBM_DATA, and trainings killed on and on
+soak: install  ## hours: real CIFAR-10, found under ADVEBM_DATA, and trainings killed again and again
 	pytest -m soak -s
 
-startup: install  ## how long the stages take to begin
+startup: install  ## start-up times of the stages
 	python tests/startup.py
 
 install: $(VENV)/installed

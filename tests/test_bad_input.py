@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 from PIL import Image
 
 from advebm import cli, config, networks
 from advebm.networks.wrn import WideResNet
+from advebm.runtime import project
 
 PARAMS = yaml.safe_load(Path("params.yaml").read_text())
 
@@ -333,3 +335,12 @@ def test_what_the_machine_does_is_exit_code_1(places, tmp_path, monkeypatch, cap
     for line in ("train standard --data {work}/data", "gaussians --data {work}/data", "prepare"):
         line = f"{line} --study tiny --out {file}/x --quiet"
         assert f"{file}" in told(line, monkeypatch, capsys, code=1, out=tmp_path, **places)
+
+
+def test_a_measurement_that_another_process_writes_is_refused(places, tmp_path, monkeypatch, capsys):
+    lock = project.lock(tmp_path / "ood.json")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        line = f"ood standard {MODEL} {DATA} --study tiny --out {{out}} --quiet"
+        shown = told(line, monkeypatch, capsys, code=1, out=tmp_path, **places)
+    assert f"{tmp_path}/ood.json: another process is writing it" in shown

@@ -104,7 +104,7 @@ def test_the_pipeline(copy):
     assert (tags["study"], tags["git.commit"], tags["dvc.experiment"]) == ("tiny", commit, "workspace")
     assert len(tags["data.sha256"]) == len(tags["checkpoint.sha256"]) == 64
     assert {tag for tag in tags if tag.startswith("stage.")} == {f"stage.{stage}" for stage in TRACKED}
-    params = yaml.safe_load((copy / "results/tiny/study/params.yaml").read_text())
+    params = yaml.safe_load((copy / "results/study/tiny/params.yaml").read_text())
     assert run["params"]["attack.eps"] == str(params["tiny"]["models"]["robust_jem"]["attack"]["eps"])
     assert run["params"]["training.optimizer.lr"] == "0.002" and run["params"]["seed"] == "0"
     assert run["history"] == [5, 10]

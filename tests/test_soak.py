@@ -15,9 +15,10 @@ import torch
 
 from advebm import config
 from advebm.commands.gaussians import gaussians
+from advebm.commands.prepare import prepare
 from advebm.data import images
 from advebm.data.gaussians import Gaussians
-from advebm.data.prepared import about, prepare
+from advebm.data.prepared import about
 from advebm.methods import METHODS
 from advebm.methods.base import Context
 from advebm.training import fit

@@ -190,11 +190,30 @@ def test_the_numbers_for_dvc_are_a_tree_without_lists(study):
     assert "[" not in json.dumps(numbers) and "curve" not in json.dumps(numbers)
 
 
-def test_old_measurements_are_asked_for_again(study):
-    file = study / "results/jem/ood.json"
-    file.write_text(json.dumps({"uniform": {"auc": 0.9, "auc_worst": 0.3, "n": 40}}))
-    with pytest.raises(ValueError, match=r"ood.json: uniform.fpr95 is missing or wrong; run `advebm ood` again"):
+@pytest.mark.parametrize(
+    ("name", "content", "missing"),
+    [
+        ("ood", {"uniform": {"auc": 0.9, "auc_worst": 0.3, "n": 40}}, "uniform.fpr95"),
+        ("quality", {"sgld": quality("ours")}, "baselines"),
+        ("autoattack", {"n": 5, "linf": {"eps": 0.1}}, "clean"),
+        ("robustness", {}, "clean"),
+    ],
+)
+def test_old_and_damaged_measurements_are_asked_for_again(study, name, content, missing):
+    (study / "results/jem" / f"{name}.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"{name}.json: {missing} is missing or wrong; run `advebm {name}` again"):
         reported(study, "jem")
+
+
+def test_the_keys_of_a_comparison_are_there_where_nothing_was_measured(study):
+    for name in ("autoattack", "fisher", "calibration"):
+        (study / "results/jem" / f"{name}.json").unlink()
+    out = study / "comparison.json"
+    compare(study / "results", study / "models", out, study="tiny", params=Path("params.yaml"))
+    row = json.loads(out.read_text())["jem/sgld"]
+    assert list(row)[4:9] == ["autoattack linf", "autoattack l2", "ece", "jfs", "mfs"] and set(list(row.values())[4:9]) == {
+        None
+    }
 
 
 def test_the_published_tables_fit_together():

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advebm.data.prepared import about
+from advebm.evaluation import MEASUREMENTS
 from advebm.runtime import project
 
 if TYPE_CHECKING:
     from advebm.away.pipeline import Stage
 
 SOON = ("train", "sample", "quality", "robustness")  # for every method, before any of
-LATE = ("ood", "look", "fisher", "autoattack")
+LATE = ("ood", "look", "fisher", "autoattack")  # then these, and those of further measurements
 HOME = ("check", "prepare", "gaussians")  # cheap but large: made again at home, by the same commands
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -42,7 +43,8 @@ class Piece:
 def order(methods: list[str]) -> list[str]:
     """Names of stages, the most informative first; the stages that they depend on are run before them. The report is of
     the first method."""
-    late = [[f"{stage}@{method}" for stage in LATE] for method in methods]
+    further = (m.stage for m in MEASUREMENTS.values() if m.stage not in SOON)
+    late = [[f"{stage}@{method}" for stage in dict.fromkeys((*LATE, *further))] for method in methods]
     soon = [f"{stage}@{method}" for method in methods for stage in SOON]
     return [*soon, *late[0], "report", *(name for names in late[1:] for name in names), "compare"]
 

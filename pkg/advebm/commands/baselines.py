@@ -24,7 +24,7 @@ def baselines(
     from advebm import networks
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
-    from advebm.evaluation.quality import Quality, score
+    from advebm.evaluation.quality import Baselines, Quality, score
     from advebm.evaluation.subject import Surroundings
     from advebm.runtime import progress, state
     from advebm.runtime.parts import BATCH, SEED
@@ -49,5 +49,5 @@ def baselines(
         around.part = opened.part
         scores = score({"gaussians": drawn, "real": around.images(held_out)[:n]}, spec, around)
         out.mkdir(parents=True, exist_ok=True)
-        (out / "baselines.json").write_text(json.dumps({name: vars(s) for name, s in scores.items()}, indent=1) + "\n")
+        (out / "baselines.json").write_text(json.dumps(Baselines(named=scores).json(), indent=1) + "\n")
     print(f"wrote {out}: FID {scores['gaussians'].fid:.3g} of class Gaussians, {scores['real'].fid:.3g} of real images")

@@ -96,14 +96,13 @@ def measure(
     for measurement in measurements:
         name = measurement.name
         file = out / f"{name}.json" if measurement.picture else out
-        place = out if len(measurements) == 1 else file
         if name not in specs:
             leave_out(measurement, file, f"{study} {method}")
             continue
         spec = config.stage_specs(entry, method)[name]
         key = [method, spec, checkpoint, about(data)["sha256"], *subject.inputs(measurement.inputs)]
         with ExitStack() as stack:
-            subject.part = stack.enter_context(state.opened(name, place, key)).part
+            subject.part = stack.enter_context(state.opened(name, file, key)).part
             result, drawn = specs[name].measure(subject)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(result.json(), indent=1) + "\n")
@@ -130,6 +129,7 @@ def leave_out(measurement: Measurement, file: Path, title: str) -> None:
 def commands() -> dict[str, Callable[..., None]]:
     """The commands by name."""
     found = {name: command(name, m.about, [m]) for name, m in MEASUREMENTS.items()}
-    look = [m for m in MEASUREMENTS.values() if m.stage == "look"]
-    about = f"Run these commands in turn: {', '.join(m.name for m in look)}."
-    return found | {"look": command("look", about, look)}
+    for stage in {m.stage: None for m in MEASUREMENTS.values() if m.stage not in MEASUREMENTS}:
+        shared = [m for m in MEASUREMENTS.values() if m.stage == stage]
+        found[stage] = command(stage, f"Run these commands in turn: {', '.join(m.name for m in shared)}.", shared)
+    return found

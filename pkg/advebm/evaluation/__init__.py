@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-INPUTS = ("samples", "gaussians", "judge", "baselines", "root")  # of a measurement, besides the model and the data
-
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
@@ -19,7 +17,7 @@ class Measurement:
     name: str  # of its file, its command, its entry in params.yaml and its JSON file
     kind: str  # the class of its parameters in evaluation/NAME.py
     about: str
-    inputs: tuple[str, ...] = ()  # of INPUTS
+    inputs: tuple[str, ...] = ()  # samples, gaussians, judge, baselines, root
     stage: str  # of DVC; cheap measurements share one
     detects: bool = False  # whether it depends on the method's detection score
     sampled: bool = False  # whether it depends on how images are sampled
@@ -83,18 +81,18 @@ _TABLE = (
         required=True,
     ),
     Measurement(
+        name="calibration",
+        stage="look",
+        kind="Calibration",
+        about="Expected calibration error on test images, and a reliability diagram.",
+    ),
+    Measurement(
         name="fisher",
         stage="fisher",
         kind="Fisher",
         about="Fisher scores of E(x, y) and E(x) on test images.",
         shared=True,
         picture=False,
-    ),
-    Measurement(
-        name="calibration",
-        stage="look",
-        kind="Calibration",
-        about="Expected calibration error on test images, and a reliability diagram.",
     ),
     Measurement(
         name="neighbours",

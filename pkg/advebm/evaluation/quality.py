@@ -4,7 +4,6 @@ label consistency by the judge."""
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,11 +17,10 @@ from advebm.energy import unconfident
 from advebm.evaluation import features
 from advebm.evaluation.features import Network
 from advebm.evaluation.frechet import Gaussian, distance, fitted, jackknife
-from advebm.evaluation.result import Result
+from advebm.evaluation.result import Named, Result
 from advebm.evaluation.subject import Subject, Surroundings
 from advebm.networks.passes import convolving
 from advebm.ranges import Count
-from advebm.runtime.disk import read_json
 from advebm.runtime.parts import BATCH, Part, anew
 
 LEAST = 10  # images of a class that are needed to fit a Gaussian
@@ -43,7 +41,7 @@ class Quality:
     buffer: bool = True  # also score a method's replay buffer, by the protocol jempp-buffer
 
     def measure(self, subject: Subject) -> "tuple[QualityResult, None]":
-        ends = read_baselines(subject.baselines)
+        ends = Baselines.load(subject.baselines / "baselines.json", "baselines").named
         sets = dict(subject.sampled)
         protocols = {name: "atebm" for name, recipe in subject.recipes.items() if recipe.start == "outliers"}
         buffer = subject.model.with_name("replay_buffer.npz")
@@ -75,8 +73,15 @@ class Scores:
 
 
 @dataclass(kw_only=True)
+class Baselines(Named):
+    """The two ends of the scale: class Gaussians and real images."""
+
+    named: dict[str, Scores]
+
+
+@dataclass(kw_only=True)
 class QualityResult(Result):
-    """By recipe, and for the replay buffer; baselines are the two ends of the scale, class Gaussians and real images."""
+    """By recipe, and for the replay buffer; and the baselines."""
 
     named: dict[str, Scores]  # keys of the JSON object, besides "baselines"
     baselines: dict[str, Scores]
@@ -210,12 +215,6 @@ def score(
         words = protocol(spec, named, numbers, distinct, how)
         found[name] = replace(numbers, label_consistency=consistency, protocol=words)
     return found
-
-
-def read_baselines(folder: Path) -> dict[str, Scores]:
-    """What the command `baselines` wrote. Raises FileNotFoundError or ValueError."""
-    content = read_json(folder / "baselines.json", "baselines")
-    return QualityResult.read({"baselines": content}).baselines
 
 
 def joined(*sets: Images) -> Images:

@@ -1,7 +1,12 @@
 """Results of measurements: dataclasses that are written as JSON and read back."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Self
+
+from pydantic import TypeAdapter, ValidationError
+
+from advebm.runtime.disk import read_json
 
 Interval = list[float]  # 95%: [low, high]
 
@@ -16,10 +21,20 @@ class Result:
 
     @classmethod
     def read(cls, content: dict[str, Any]) -> Self:
-        """The result that was written as this JSON. Raises ValueError where a number is missing or wrong."""
-        from pydantic import TypeAdapter
-
+        """The result that was written as this JSON. Raises KeyError or ValidationError where something is missing."""
         return TypeAdapter(cls).validate_python(content)
+
+    @classmethod
+    def load(cls, file: Path, command: str) -> Self:
+        """The result in a file that the command wrote. Raises FileNotFoundError or ValueError that names both."""
+        content = read_json(file, command)
+        try:
+            return cls.read(content)
+        except KeyError as error:
+            missing = error.args[0]
+        except ValidationError as error:
+            missing = ".".join(str(part) for part in error.errors()[0]["loc"] if part != "named")
+        raise ValueError(f"{file}: {missing} is missing or wrong; run `advebm {command}` again")
 
 
 @dataclass(kw_only=True)

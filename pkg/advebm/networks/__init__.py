@@ -1,7 +1,8 @@
 """Networks: their specs, and how model files are saved and loaded."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,18 +22,14 @@ Spec = Annotated[WideResNet | ResNet | Glow | ResidualFlow, Discriminator("kind"
 Network = Classifier | Flow
 
 
-class frozen:
+@contextmanager
+def frozen(net: nn.Module) -> Iterator[nn.Module]:
     """In this block the network is in evaluation mode; afterwards its mode is restored."""
-
-    def __init__(self, net: nn.Module):
-        self.net = net
-
-    def __enter__(self) -> nn.Module:
-        self.training = self.net.training
-        return self.net.eval()
-
-    def __exit__(self, *error: object) -> None:
-        self.net.train(self.training)
+    training = net.training
+    try:
+        yield net.eval()
+    finally:
+        net.train(training)
 
 
 def save(path: Path, net: Network, **about: Any) -> None:

@@ -9,6 +9,8 @@ from advebm.reports.tables import Table, within
 
 
 class AutoAttack(Report[AutoAttackResult]):
+    columns = ("autoattack linf", "autoattack l2")
+
     def line(self, result: AutoAttackResult) -> str:
         accuracies = {norm: ball.accuracy for norm, ball in result.balls.items()}
         shown = ", ".join(f"{norm} {'-' if a is None else f'{a:.4f}'}" for norm, a in accuracies.items())

@@ -15,6 +15,7 @@ class Report(Generic[R]):
     """How one measurement is shown. Subclasses have no state."""
 
     caption = ""  # of its picture on the page
+    columns: tuple[str, ...] = ()  # of comparison.json, null where it was not measured
 
     def line(self, result: R) -> str:
         """What its command prints."""

@@ -10,6 +10,7 @@ from advebm.reports.tables import Table, within
 
 class Calibration(Report[CalibrationResult]):
     caption = "Accuracy of the classifier against its confidence; on the diagonal it is calibrated."
+    columns = ("ece",)
 
     def line(self, result: CalibrationResult) -> str:
         return "no classes" if result.ece is None else f"ECE {result.ece:.4f}"

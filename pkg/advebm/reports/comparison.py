@@ -39,9 +39,11 @@ def rows(found: dict[str, Found]) -> dict[str, Numbers]:
 def row(found: Found, recipe: str | None) -> Numbers:
     """A row: the numbers of a method, and of the samples of one of its recipes."""
     numbers: Numbers = {}
-    for name, result in found.of.items():
-        numbers |= MEASUREMENTS[name].report.summary(result)
-    return numbers | quality.summary(found.samples.get(recipe) if recipe else None)
+    for name in (name for name in MEASUREMENTS if name not in APART):
+        report = MEASUREMENTS[name].report
+        numbers |= dict.fromkeys(report.columns) | (report.summary(found.of[name]) if name in found.of else {})
+    images = quality.summary(found.samples.get(recipe) if recipe else None)
+    return numbers | images | MEASUREMENTS["ood"].report.summary(found.of["ood"])
 
 
 def overview(found: dict[str, Found], *notes: str) -> list[Table]:

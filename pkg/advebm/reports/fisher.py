@@ -8,6 +8,8 @@ from advebm.reports.tables import Table, about
 
 
 class Fisher(Report[FisherResult]):
+    columns = ("jfs", "mfs")
+
     def line(self, result: FisherResult) -> str:
         return ", ".join(f"{n} {s.score:.4g} +- {s.se:.2g} ({s.ways})" for n, s in both(result).items() if s)
 

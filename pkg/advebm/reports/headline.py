@@ -16,7 +16,7 @@ def lines(entry: dict[str, Any], methods: list[str], results: Path) -> list[str]
     printed = printed_fid() if entry["data"]["source"] == DATA else {}
     rows = []
     for name in methods:
-        found = measured(results / name, results, partial=True)
+        found = measured(results / name, partial=True)
         own = measured_rows(name, found) if found.of else not_run(name, list(entry["sampling"][name]))
         rows += [[*row, printed.get((name, row[1]))] for row in own] if printed else own
     return table([*HEADER, "FID, published"] if printed else HEADER, rows)

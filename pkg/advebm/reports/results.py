@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from advebm.evaluation import MEASUREMENTS, Measurement
+from advebm.evaluation import MEASUREMENTS
 from advebm.evaluation.quality import Scores
 from advebm.runtime.disk import read_json
 
@@ -24,23 +22,13 @@ class Found:
         return self.of["quality"].named if "quality" in self.of else {}
 
 
-def measured(results: Path, model: Path, *, partial: bool = False) -> Found:
-    """The results in a method's folder, and the recoveries in its model's folder. With `partial`, required results may be
-    missing. Raises FileNotFoundError or ValueError that names the file and the command to run."""
+def measured(results: Path, model: Path | None = None, *, partial: bool = False) -> Found:
+    """The results in a method's folder, and the recoveries in its model's folder, if one is given. With `partial`, required
+    results may be missing. Raises FileNotFoundError or ValueError that names the file and the command to run."""
     found = {}
     for name, measurement in MEASUREMENTS.items():
-        file = results / f"{name}.json"
-        if file.is_file() or (measurement.required and not partial):
-            content = read_json(file, name)
-            if content:  # {} where the study leaves it out
-                found[name] = _read(measurement, file, content)
-    diverged = model / "recoveries.json"
-    return Found(found, read_json(diverged, "train")["recoveries"] if diverged.is_file() else [])
-
-
-def _read(measurement: Measurement, file: Path, content: dict[str, Any]) -> Any:
-    try:
-        return measurement.result.read(content)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"] if part != "named")
-        raise ValueError(f"{file}: {where} is missing or wrong; run `advebm {measurement.name}` again") from error
+        file, required = results / f"{name}.json", measurement.required and not partial
+        if required or (file.is_file() and read_json(file, name)):  # {} where the study leaves it out
+            found[name] = measurement.result.load(file, name)
+    diverged = model / "recoveries.json" if model else None
+    return Found(found, read_json(diverged, "train")["recoveries"] if diverged and diverged.is_file() else [])

@@ -28,7 +28,17 @@ from advebm.runtime.parts import Made
 
 SHARE = 20  # a state is written after this many times the duration of the last writing: at most 5% of the time
 GENERATIONS = 2  # of states that are kept
-RESULTS = ("energy.py", "runtime/ranks.py", "training.py", "data", "evaluation", "methods", "networks", "samplers")
+RESULTS = (
+    "energy.py",
+    "runtime/parts.py",
+    "runtime/ranks.py",
+    "training.py",
+    "data",
+    "evaluation",
+    "methods",
+    "networks",
+    "samplers",
+)
 BOUND = 4 * 10**9  # bytes of features that are kept: Inception's of more than 300,000 images
 
 
