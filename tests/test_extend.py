@@ -59,7 +59,7 @@ from advebm.reports.base import Numbers, Report
 from advebm.reports.tables import Table
 
 
-class Brightness(Report[BrightnessResult]):
+class BrightnessReport(Report[BrightnessResult]):
     def line(self, result: BrightnessResult) -> str:
         return f"mean {result.mean:.3f}"
 
@@ -73,7 +73,7 @@ class Brightness(Report[BrightnessResult]):
         return Table("Brightness", ["mean", "n"], [[result.mean, result.n]])
 
 
-REPORT = Brightness()
+REPORT = BrightnessReport()
 '''
 ENTRY = '    Measurement(name="brightness", kind="Brightness", about="Brightness.", stage="brightness", picture=False),\n'
 SHOWN = """

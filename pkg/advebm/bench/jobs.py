@@ -20,7 +20,7 @@ from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
 from advebm.energy import conditional, grad, marginal, negative, posterior, unsaturated
 from advebm.evaluation import fisher, quality
-from advebm.evaluation.features import Network, network
+from advebm.evaluation.features import FeatureNetwork, network
 from advebm.methods.base import Context, Method
 from advebm.networks.passes import Passes, View, convolving
 from advebm.ranges import Precision
@@ -274,7 +274,7 @@ def fisher_scores(nets: dict[str, networks.Network], data: Batch, streams: Calla
     return Job(name, len(data.x), way, float32=True)
 
 
-def features(using: Network, x: Tensor) -> Job:
+def features(using: FeatureNetwork, x: Tensor) -> Job:
     """Features of images in memory, by the network of FID, KID and Inception Score; the plain implementation is
     torch-fidelity, from a folder of PNGs."""
     from advebm.vision import torch_fidelity

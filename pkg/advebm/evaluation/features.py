@@ -89,7 +89,7 @@ def register_inception() -> str:
 
 
 @dataclass(kw_only=True)
-class Network:
+class FeatureNetwork:
     """A feature network of torch-fidelity, by its registered name."""
 
     name: str
@@ -147,13 +147,13 @@ class Network:
         return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
 
 
-def network(spec: "Quality", judge: nn.Module, channels: int, root: Path, **more: Any) -> Network:
-    """The feature network that the spec names; more: fields of Network."""
+def network(spec: "Quality", judge: nn.Module, channels: int, root: Path, **more: Any) -> FeatureNetwork:
+    """The feature network that the spec names; more: fields of FeatureNetwork."""
     if spec.features == "judge":
         assert isinstance(judge, Classifier), "a judge is a classifier"
-        return Network(name=register_judge(judge, channels), layers=("features", "logits"), **more)
+        return FeatureNetwork(name=register_judge(judge, channels), layers=("features", "logits"), **more)
     weights = root / spec.inception
     if not weights.is_file():
-        return Network(name=register_inception(), **more)
+        return FeatureNetwork(name=register_inception(), **more)
     classifier = torch.load(weights, weights_only=True, mmap=True)["fc.weight"]
-    return Network(name=register_inception(), weights=weights, classifies=bool(classifier.any()), **more)
+    return FeatureNetwork(name=register_inception(), weights=weights, classifies=bool(classifier.any()), **more)

@@ -90,7 +90,7 @@ class AucCurve:
 
 
 @dataclass(kw_only=True)
-class Against(Detection):
+class SetDetection(Detection):
     """Detection of a set by the detector's own score; the worst case is at the largest radius of the first norm."""
 
     auc_worst: float
@@ -106,7 +106,7 @@ class Against(Detection):
 class OodResult(Named):
     """By out-distribution set."""
 
-    named: dict[str, Against]
+    named: dict[str, SetDetection]
 
 
 def auc(scores_in: np.ndarray, scores_out: np.ndarray) -> float:
@@ -234,13 +234,13 @@ def ood(
         return entry, n, curves, behind
 
     jobs = [(set_name, score) for score in names for set_name in outside]  # the detector's first, as they take longest
-    found: dict[str, Against] = {}
+    found: dict[str, SetDetection] = {}
     values: dict[str, dict[str, np.ndarray]] = {}
     for (set_name, score), (entry, n, curves, behind) in zip(jobs, ranks.spread(measured, jobs, progress), strict=True):
         if score == detector:
             values[set_name] = behind
             hardest = next(iter(entry.worst.values()))
-            found[set_name] = Against(
+            found[set_name] = SetDetection(
                 auc=entry.auc,
                 auc_ci=entry.auc_ci,
                 fpr95=entry.fpr95,

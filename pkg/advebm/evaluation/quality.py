@@ -15,7 +15,7 @@ from advebm.data import images as files
 from advebm.data.images import Images
 from advebm.energy import unconfident
 from advebm.evaluation import features
-from advebm.evaluation.features import Network
+from advebm.evaluation.features import FeatureNetwork
 from advebm.evaluation.frechet import Gaussian, distance, fitted, jackknife
 from advebm.evaluation.result import Named, Result
 from advebm.evaluation.subject import Subject, Surroundings
@@ -100,7 +100,7 @@ class Reference:
     """Images that samples are compared with: their features z (M, D), on the feature network's device, and the Gaussians
     fitted to all of them and to each class, computed once."""
 
-    def __init__(self, images: Images, using: Network):
+    def __init__(self, images: Images, using: FeatureNetwork):
         self.images = images
         self.z = using.features(images.x, "reference")[using.layers[0]].to(using.device)
 
@@ -123,7 +123,7 @@ def _of(y: np.ndarray, k: int, z: Tensor) -> Tensor:
     return torch.from_numpy(y == k).to(z.device)
 
 
-def reference(images: Images, m: int, using: Network) -> Reference:
+def reference(images: Images, m: int, using: FeatureNetwork) -> Reference:
     """The first m images as a reference. Raises ValueError where there are fewer."""
     if m > len(images.x):
         raise ValueError(f"quality.reference_images: {m} is too many, the reference has {len(images.x)} images")
@@ -131,7 +131,7 @@ def reference(images: Images, m: int, using: Network) -> Reference:
 
 
 def fidelity(
-    images: Images, reference: Reference, spec: Quality, using: Network, *, name: str, part: Part = anew
+    images: Images, reference: Reference, spec: Quality, using: FeatureNetwork, *, name: str, part: Part = anew
 ) -> Scores:
     """The scores of the images against a reference, except label consistency and protocol; `name` labels the progress bar
     and the parts. Precision and recall may use fewer reference images, see `compared`."""

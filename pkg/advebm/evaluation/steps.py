@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from advebm import networks
 from advebm.data.images import Images
 from advebm.energy import Energy, Logits, marginal
-from advebm.evaluation.features import Network, network
+from advebm.evaluation.features import FeatureNetwork, network
 from advebm.evaluation.frechet import distance, fitted, jackknife
 from advebm.evaluation.generation import Generator, asked, batched
 from advebm.evaluation.quality import Quality, Reference, label_consistency
@@ -104,7 +104,7 @@ def drawn(
     return sets
 
 
-def scores(images: Images, reference: Reference, using: Network, name: str) -> dict[str, float]:
+def scores(images: Images, reference: Reference, using: FeatureNetwork, name: str) -> dict[str, float]:
     """{fid, fid_se}: the Frechet distance of the images and its jackknife error; `name` labels the progress bar."""
     z = using.features(images.x, name)[using.layers[0]].to(using.device)
     return {"fid": distance(fitted(z), reference.gaussian), "fid_se": jackknife(z, reference.gaussian)}

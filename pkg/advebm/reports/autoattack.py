@@ -8,7 +8,7 @@ from advebm.reports.robustness import counts, masked
 from advebm.reports.tables import Table, within
 
 
-class AutoAttack(Report[AutoAttackResult]):
+class AutoAttackReport(Report[AutoAttackResult]):
     columns = ("autoattack linf", "autoattack l2")
 
     def line(self, result: AutoAttackResult) -> str:
@@ -36,4 +36,4 @@ class AutoAttack(Report[AutoAttackResult]):
         return Table("AutoAttack", header, rows, (note, *masked(result.warnings)))
 
 
-REPORT = AutoAttack()
+REPORT = AutoAttackReport()

@@ -8,7 +8,7 @@ from advebm.reports.base import Numbers, Report
 from advebm.reports.tables import Table, within
 
 
-class Calibration(Report[CalibrationResult]):
+class CalibrationReport(Report[CalibrationResult]):
     caption = "Accuracy of the classifier against its confidence; on the diagonal it is calibrated."
     columns = ("ece",)
 
@@ -52,4 +52,4 @@ class Calibration(Report[CalibrationResult]):
         return save(figure, path)
 
 
-REPORT = Calibration()
+REPORT = CalibrationReport()

@@ -7,7 +7,7 @@ from advebm.reports.base import Numbers, Report
 from advebm.reports.tables import Table, about
 
 
-class Fisher(Report[FisherResult]):
+class FisherReport(Report[FisherResult]):
     columns = ("jfs", "mfs")
 
     def line(self, result: FisherResult) -> str:
@@ -37,4 +37,4 @@ def both(result: FisherResult) -> dict[str, Score | None]:
     return {"joint": result.joint, "marginal": result.marginal}
 
 
-REPORT = Fisher()
+REPORT = FisherReport()

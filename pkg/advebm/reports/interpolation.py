@@ -9,7 +9,7 @@ from advebm.reports.base import Numbers, Report
 from advebm.reports.tables import Table
 
 
-class Interpolation(Report[InterpolationResult]):
+class InterpolationReport(Report[InterpolationResult]):
     caption = "Rows from one sample to another, generated from interpolated starts."
 
     def line(self, result: InterpolationResult) -> str:
@@ -41,4 +41,4 @@ class Interpolation(Report[InterpolationResult]):
         return save(figure, path)
 
 
-REPORT = Interpolation()
+REPORT = InterpolationReport()

@@ -9,7 +9,7 @@ from advebm.reports.base import Numbers, Report
 from advebm.reports.tables import Table
 
 
-class Landscape(Report[LandscapeResult]):
+class LandscapeReport(Report[LandscapeResult]):
     caption = "The energy on random planes through test images (Zhu et al. 2021, Fig. 2)."
 
     def line(self, result: LandscapeResult) -> str:
@@ -45,4 +45,4 @@ class Landscape(Report[LandscapeResult]):
         return save(figure, path)
 
 
-REPORT = Landscape()
+REPORT = LandscapeReport()

@@ -9,7 +9,7 @@ from advebm.reports.base import Numbers, Report
 from advebm.reports.tables import Table
 
 
-class Neighbours(Report[NeighboursResult]):
+class NeighboursReport(Report[NeighboursResult]):
     caption = "Samples, and the training images nearest to them (Zhu et al. 2021, Fig. 7)."
 
     def line(self, result: NeighboursResult) -> str:
@@ -60,4 +60,4 @@ class Neighbours(Report[NeighboursResult]):
         return save(figure, path)
 
 
-REPORT = Neighbours()
+REPORT = NeighboursReport()

@@ -9,7 +9,7 @@ from advebm.reports.base import Numbers, Report
 from advebm.reports.tables import Table, within
 
 
-class Ood(Report[OodResult]):
+class OodReport(Report[OodResult]):
     caption = "Detection: scores of test images and of out-distribution images before and after the attack; ROC curves."
 
     def line(self, result: OodResult) -> str:
@@ -98,4 +98,4 @@ def detection(found: dict[str, OodResult]) -> Table:
     return Table("Detection", ["method", "score", *keys, "n"], rows, (note,))
 
 
-REPORT = Ood()
+REPORT = OodReport()

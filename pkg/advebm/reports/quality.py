@@ -10,7 +10,7 @@ from advebm.reports.tables import Table, about
 SUMMARY = ("fid", "kid_mean", "is_mean", "precision", "recall", "label_consistency")
 
 
-class Quality(Report[QualityResult]):
+class QualityReport(Report[QualityResult]):
     def line(self, result: QualityResult) -> str:
         return ", ".join(f"{name} FID {scores.fid:.3g}" for name, scores in result.named.items())
 
@@ -66,4 +66,4 @@ def protocols(scores: Iterable[Scores]) -> list[str]:
     return [f"Protocol {protocol}." for protocol in dict.fromkeys(entry.protocol for entry in scores)]
 
 
-REPORT = Quality()
+REPORT = QualityReport()

@@ -10,7 +10,7 @@ from advebm.reports.tables import Table, within
 ASCENDS = {"ce": "on the cross-entropy", "energy": "on E(x, y)", "target": "to another class"}
 
 
-class Robustness(Report[RobustnessResult]):
+class RobustnessReport(Report[RobustnessResult]):
     caption = "Accuracy and loss under attack, against the radius."
 
     def line(self, result: RobustnessResult) -> str:
@@ -66,4 +66,4 @@ def masked(warnings: list[str]) -> tuple[str, ...]:
     return tuple(f"Warning of masked gradients: {warning}." for warning in warnings)
 
 
-REPORT = Robustness()
+REPORT = RobustnessReport()
