@@ -12,7 +12,7 @@ LONGEST = ["test_pipeline", "test_away", "test_cli"]
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first, so that they run beside each other and the short ones fill the rest."""
+    """Start the slowest files first, so that they run in parallel and the short ones fill the gaps."""
     items.sort(key=lambda item: LONGEST.index(item.module.__name__) if item.module.__name__ in LONGEST else len(LONGEST))
 
 

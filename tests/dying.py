@@ -1,4 +1,4 @@
-"""Imported by a process that is to die by kill -9 at the AT-th forcing to the disk, or renaming, of a state."""
+"""Imported by a process that is to be killed (SIGKILL) at the AT-th fsync or rename of a state file."""
 
 import os
 import signal

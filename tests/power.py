@@ -1,6 +1,6 @@
-"""Imported by a process whose power is cut at the CUT-th forcing to the disk, or renaming, or at its end.
+"""Imported by a process that loses power at the CUT-th fsync or rename, or when it exits.
 
-What it did not force to the disk in this folder is lost then: entries of folders, renamings, and what was added to files.
+Whatever it has not forced to the disk in this folder is then lost: directory entries, renames and data appended to files.
 """
 
 import atexit
@@ -12,7 +12,7 @@ from pathlib import Path
 calls, fsync, rename, renamed, forced, listed = 0, os.fsync, Path.rename, [], {}, {}
 before = set(Path.cwd().rglob("*"))
 Path("clock").touch()
-begun = Path("clock").stat().st_mtime_ns
+started = Path("clock").stat().st_mtime_ns
 
 
 def counted(real, *arguments):
@@ -29,7 +29,7 @@ def counted(real, *arguments):
         listed[path] = set(os.listdir(path))
     else:
         about = path.stat()
-        forced[about.st_ino] = about.st_mtime_ns, about.st_size, os.dup(arguments[0])  # open, so that none gets its number
+        forced[about.st_ino] = about.st_mtime_ns, about.st_size, os.dup(arguments[0])  # open, to keep the inode
     return result
 
 
@@ -42,7 +42,7 @@ def cut():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for file in filter(Path.is_file, Path.cwd().rglob("*")):
         about = file.stat()
-        time, size, _ = forced.get(about.st_ino, (begun, 0, None))
+        time, size, _ = forced.get(about.st_ino, (started, 0, None))
         if about.st_mtime_ns > time:
             os.truncate(file, min(size, about.st_size))
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What each process of test_ranks runs: python sharing.py FILE, started by ranks.launch."""
+"""The script that each process of test_ranks runs: python sharing.py FILE, started by ranks.launch."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""How long the stages of `dvc repro` take to their first useful work, which is when they draw a bar (`check` and `report`
-draw none: their whole run), beside `import torch` alone; and how long a `dvc repro` takes that has nothing to do. By turns,
-medians of three, into folders that are thrown away. `make startup`."""
+"""How long each stage of `dvc repro` takes until it starts useful work, that is, until it draws a progress bar (`check` and
+`report` draw none, so their whole run is timed), compared with `import torch` alone; and how long `dvc repro` takes with
+nothing to do. The commands take turns; medians of three, written to temporary folders. `make startup`."""
 
 import os
 import re
@@ -18,7 +18,7 @@ TURNS = 3
 
 
 def commands():
-    """What `dvc repro` runs, by stage, from the lock files."""
+    """The command of each stage that `dvc repro` runs, from the lock files."""
     method = yaml.safe_load(Path("params.yaml").read_text())["method"]
     for file in (Path("dvc.lock"), *sorted(Path("stages").glob("*/dvc.lock"))):
         for name, stage in yaml.safe_load(file.read_text())["stages"].items():
@@ -27,14 +27,14 @@ def commands():
 
 
 def seconds(*command, **more):
-    """From the start of the process to its first bar, or its end."""
-    begun = time.perf_counter()
+    """Time from the start of the process until its first progress bar, or until it exits."""
+    started = time.perf_counter()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True}
     process = subprocess.Popen(command, env={**os.environ, **more}, **pipes)
     shown = b""
     while b"?it" not in shown and (more := os.read(process.stdout.fileno(), 4096)):
         shown += more
-    passed = time.perf_counter() - begun
+    passed = time.perf_counter() - started
     if b"?it" in shown:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -52,8 +52,8 @@ def main():
         found["import torch"].append(seconds("python", "-c", "import torch"))
         for name, command in rows.items():
             with tempfile.TemporaryDirectory() as folder:
-                there = re.sub(r"--out (\S+)", lambda match, at=folder: f"--out {at}/{Path(match[1]).name}", command)
-                found[name].append(seconds(*there.split(), ADVEBM_TRACKING="off", DVC_ROOT=folder, ADVEBM_DATA=root))
+                redirected = re.sub(r"--out (\S+)", lambda match, at=folder: f"--out {at}/{Path(match[1]).name}", command)
+                found[name].append(seconds(*redirected.split(), ADVEBM_TRACKING="off", DVC_ROOT=folder, ADVEBM_DATA=root))
         found["dvc repro, nothing to do"].append(seconds("dvc", "repro", "--quiet"))
     torch = statistics.median(found["import torch"])
     print("| what | seconds | least, most | beyond torch |\n|---|---|---|---|")

@@ -1,4 +1,4 @@
-"""A study where there is neither DVC nor MLflow nor git, and what it leaves taken home."""
+"""Run a study on a machine without DVC, MLflow and git, and receive its results in the project."""
 
 import hashlib
 import io
@@ -38,7 +38,8 @@ sys.meta_path.insert(0, Absent())
 
 
 def rent(folder, *more):
-    """A machine that has this Python, but neither git nor DVC on its PATH, and where DVC and others cannot be imported."""
+    """The environment of a machine with this Python, without git or DVC on its PATH, where DVC, MLflow and normflows cannot
+    be imported."""
     for name in ("bin", "absent"):
         (folder / name).mkdir(parents=True)
     python = folder / "bin/python3"
@@ -56,8 +57,8 @@ def script(folder, machine, *arguments):
 
 @pytest.fixture(scope="module")
 def rented(tmp_path_factory):
-    """A copy of the project that is no repository, after `away` of two methods of tiny; with it what was packed after the
-    first piece and at the end, and what was told."""
+    """A copy of the project outside any repository, after `away` has run two methods of tiny: (its folder, the pack after
+    the second piece, the pack at the end, the log of each piece)."""
     folder = clone(tmp_path_factory.mktemp("rented") / "project", "digits")
     for name in (".git", ".dvc"):
         shutil.rmtree(folder / name)
@@ -74,14 +75,14 @@ def rented(tmp_path_factory):
 
 @pytest.fixture
 def there(rented, monkeypatch):
-    """The names of its stages, each once, and which of them are to be run again."""
+    """The names of its stages in order, and a function that lists those that must run again."""
     monkeypatch.chdir(rented[0])
     stages = list(pipeline.ordered(pipeline.read("tiny", METHODS[0], METHODS, 0), pieces.order(METHODS)))
     return [stage.name for stage in stages], lambda: [s.name for s in stages if not pipeline.record("tiny", s)]
 
 
 def files(folder):
-    """What lies in a project, but for what git and DVC keep for themselves."""
+    """The files of a project with their content, except those internal to git and DVC."""
     left_out = (".git", ".dvc", "__pycache__", "locks")
     return {
         file.relative_to(folder): file.read_bytes()
@@ -93,9 +94,9 @@ def files(folder):
 def test_a_piece_ends_and_the_next_goes_on_from_there(rented, there):
     logs, (names, again) = rented[3], there
     assert "the piece is over " in logs[0] and "run it again" in logs[0] and "tiny is complete" in logs[-1]
-    begun = [line.split()[1].rstrip(",") for log in logs for line in log.splitlines() if line.startswith("== ")]
-    assert list(dict.fromkeys(begun)) == names and len(begun) <= len(names) + 2, "but what was interrupted, each ran once"
-    assert again() == [] and not list((rented[0] / "state").glob("*-*")), "no state of an interrupted stage is left"
+    started = [line.split()[1].rstrip(",") for log in logs for line in log.splitlines() if line.startswith("== ")]
+    assert list(dict.fromkeys(started)) == names and len(started) <= len(names) + 2, "each runs once unless interrupted"
+    assert again() == [] and not list((rented[0] / "state").glob("*-*")), "no state of a stage may remain"
     assert "Traceback" not in "".join(logs) and "mlflow.db" not in os.listdir(rented[0])
 
 
@@ -112,7 +113,7 @@ def test_the_most_telling_stages_come_first(there):
 def test_what_depends_on_a_change_runs_again(rented, there):
     _, again = there
     for file, stages in (
-        ("pkg/advebm/evaluation/landscape.py", {"check"}),  # which then says what else
+        ("pkg/advebm/evaluation/landscape.py", {"check"}),  # which then determines what else is outdated
         ("results/study/tiny/train/at.json", {"check", "train@at"}),
         ("results/tiny/at/fisher.json", {"fisher@at", "compare"}),
     ):
@@ -127,7 +128,7 @@ def test_what_depends_on_a_change_runs_again(rented, there):
 def test_home_takes_it_for_its_own(rented, tmp_path):
     project, first, last, _ = rented
     home = clone(tmp_path / "home", "tiny")
-    for parts in (first, last):  # the second holds what the first held too
+    for parts in (first, last):  # the second pack includes the first
         html = home / "pkg/advebm/reports/page.html"
         html.write_text(html.read_text() + " ")
         log = shell(home, sys.executable, "-m", "advebm", "receive", *parts, PYTHONPATH=home / "pkg")
@@ -140,7 +141,7 @@ def test_home_takes_it_for_its_own(rented, tmp_path):
     assert stages_run(log) == [] and log.count("didn't change, skipping") == len(done) + 3 and "up to date" in log
     there, here = files(project), files(home)
     outs = [path for path in there if path.parts[0] in ("models", "results", "report.md", "report.json")]
-    outs = [path for path in outs if path.parts[:2] != ("results", "study")]  # which says that the page differs
+    outs = [path for path in outs if path.parts[:2] != ("results", "study")]  # these record that the page differs
     assert len(outs) > 80 and all(there[path] == here[path] for path in outs)
 
     finished = [run for run in mlflow_runs(home) if run["status"] == "FINISHED"]
@@ -188,7 +189,7 @@ def test_what_is_damaged_or_of_another_study_changes_nothing(rented, tmp_path):
 
 @pytest.fixture
 def home(rented, tmp_path, monkeypatch):
-    """A project without DVC, which is the current folder: (its folder, what lies in it but for code)."""
+    """A project without DVC, as the current folder: (the folder, a function that reads its files except code)."""
     folder = tmp_path / "home"
     for name in ("dvc.yaml", "params.yaml", "stages", "pkg", "results/study/tiny"):
         source, target = rented[0] / name, folder / name
@@ -218,19 +219,19 @@ def test_some_of_several_parts_are_of_use(rented, home, tmp_path, monkeypatch, c
         log = capsys.readouterr().out
         present = {uid for uid in uids if Path(uid).is_file()}
         came = {about[uid][1] for uid in present}
-        assert all(about[uid][0] in {None, *came} for uid in present), "no measurement is told before its training"
+        assert all(about[uid][0] in {None, *came} for uid in present), "a measurement needs its training"
         assert ("is incomplete" in log) == ("not sent to MLflow" in log or i < len(parts)) == (i < len(parts))
     assert present == uids and not list(Path().rglob("*.part"))
     for entry in manifest["files"]:
         assert (home[0] / entry["path"]).read_bytes() == (rented[0] / entry["path"]).read_bytes()
     receive.receive([parts[-1]])
-    assert "chunks" in capsys.readouterr().out, "the last part holds a chunk"
+    assert "chunks" in capsys.readouterr().out, "the last part must hold a chunk"
 
 
 def test_what_is_here_stays_where_it_is_not_done(rented, home, capsys):
     receive.receive(rented[2])
     [line] = [line for line in capsys.readouterr().out.splitlines() if "will run here" in line]
-    assert line == "compare: will run here: models/tiny differs", "that holds the class Gaussians, too"
+    assert line == "compare: will run here: models/tiny differs", "models/tiny also holds the class Gaussians"
     mine = {Path("results/tiny/at/fisher.json"): b"{}", Path("results/tiny/at/samples/mine.txt"): b"mine"}
     for path, data in mine.items():
         path.write_bytes(data)
@@ -245,7 +246,7 @@ def test_what_is_here_stays_where_it_is_not_done(rented, home, capsys):
     assert "fisher/at.json differs, results/tiny/at/fisher.json is kept as it was\n" in log
     after = home[1]()
     quality, other = Path("results/tiny/at/quality.json"), Path("results/tiny/at/samples/mine.txt")
-    assert after.pop(quality) == (rented[0] / quality).read_bytes() and other not in after, "sample and quality are done"
+    assert after.pop(quality) == (rented[0] / quality).read_bytes() and other not in after, "both outputs are replaced"
     assert after == {path: data for path, data in before.items() if path != other}
 
 
@@ -273,15 +274,15 @@ def test_other_data_are_refused_and_rounding_is_not(monkeypatch, tmp_path):
     there = {"images": "ab", "gaussians": [[1.0, -2.0]]}
     pack = packs.Pack({"study": "tiny", "home": there}, Path())
     monkeypatch.setattr(receive, "dvc", lambda *arguments: True)
-    for here, told in (
+    for here, message in (
         (there | {"images": "cd"}, "the images of data/tiny differ from those that these files were made with"),
         (there | {"gaussians": [[1.0, -2.01]]}, "the class Gaussians differ"),
     ):
         monkeypatch.setattr(receive, "facts", lambda study, here=here: here)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             receive.made(pack)
     monkeypatch.setattr(receive, "facts", lambda study: there | {"gaussians": [[1.0, -2.0001]]})
-    assert receive.made(pack) is False, "there is no DVC"
+    assert receive.made(pack) is False, "without DVC nothing is run"
     Path(".dvc").mkdir()
     assert receive.made(pack) is True
     monkeypatch.setattr(receive, "facts", lambda study: {})
@@ -320,7 +321,7 @@ def test_info_where_packages_are_missing(monkeypatch):
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """Small parts, and files for them: (write what a list names, unpack parts)."""
+    """Small parts and files to fill them: (a function that packs the named files, a function that unpacks parts)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(packs, "PART", 2 * tarfile.RECORDSIZE)
     for name, size in {"a/large": 45_000, "a/small": 100, "b/equal": 100, "b/middle": 9_000}.items():
@@ -349,27 +350,27 @@ def test_parts_are_small_and_hold_everything(made):
     content = {name: Path(name).read_bytes() for name in names}
     assert read(*parts) == read(*reversed(parts)) == content
     del content["a/large"]
-    assert read(parts[0]) == content, "the first part is of use alone"
+    assert read(parts[0]) == content, "the first part must be usable alone"
     assert read(*parts[:-1]) == content and read(*parts[1:]) == {"a/large": Path("a/large").read_bytes()}
     shutil.rmtree("into")
     Path("into").mkdir()
     assert packs.read(parts[:-1], Path("into")).cut == {"a/large": "2 of 3 chunks"}
     before = [part.read_bytes() for part in parts]
     assert [part.read_bytes() for part in write(*names)] == before
-    assert write("a/small") == sorted(Path("out").iterdir()), "parts of before are gone"
+    assert write("a/small") == sorted(Path("out").iterdir()), "the parts of an earlier pack must be removed"
 
 
 @pytest.mark.parametrize("path", ["../x", "/tmp/x", "a/../../x", "a//x", "./x"])
 def test_no_path_leads_out(made, path):
     write, read = made
-    place = f"{Path.cwd()}/x" if path == "/tmp/x" else path  # where this may write
+    place = f"{Path.cwd()}/x" if path == "/tmp/x" else path  # a place where this test may write
     Path(place).write_bytes(Path("a/small").read_bytes())
     with pytest.raises(ValueError, match="leads out of the project's folder"):
         read(*write("a/small", path=place))
 
 
 def test_every_byte_of_a_part_counts(made):
-    """Flipped bytes and cuts, at any header, content or end."""
+    """Flipped bytes and truncation, in any header, in the content and at the end."""
     write, read = made
     [part] = write("a/small", "b/middle")
     whole = part.read_bytes()
@@ -429,7 +430,8 @@ sys.exit(int(way or 0))
 
 @pytest.fixture
 def small_project(tmp_path, monkeypatch):
-    """A folder whose stages, named like the real ones, do what a file says: (make a stage, tell one what to do)."""
+    """A folder whose stages, named like the real ones, behave as a file says: (a function that makes a stage, a
+    function that sets how one behaves)."""
     monkeypatch.chdir(tmp_path)
     Path("stage.py").write_text(SCRIPT)
     Path("ways").mkdir()
@@ -441,7 +443,7 @@ def small_project(tmp_path, monkeypatch):
 
 
 class Endless:
-    """A piece that is over where a file is there."""
+    """A piece that is over as soon as the file `begun` exists."""
 
     code = pieces.AGAIN
 
@@ -453,26 +455,26 @@ class Endless:
 
 
 def test_what_does_not_depend_on_a_failed_stage_is_run(small_project, capsys, monkeypatch):
-    stage, tell = small_project
+    stage, behave = small_project
     stages = [stage("a"), stage("b", "a"), stage("c", "b"), stage("d"), stage("e"), stage("f", "e", "d")]
-    tell("a", "3")
-    tell("e", "4")
+    behave("a", "3")
+    behave("e", "4")
     assert pieces.run("tiny", stages, Endless()) == 3 and Path("ran").read_text() == "a d e "
-    told = capsys.readouterr().err
-    assert "advebm: a failed with exit code 3; not run because they depend on it: b, c\n" in told
-    assert "advebm: e failed with exit code 4; not run because they depend on it: f\n" in told
+    err = capsys.readouterr().err
+    assert "advebm: a failed with exit code 3; not run because they depend on it: b, c\n" in err
+    assert "advebm: e failed with exit code 4; not run because they depend on it: f\n" in err
     assert Path("d.out").read_text() == "outbox"
-    tell("a", "0")
-    tell("e", "0")
+    behave("a", "0")
+    behave("e", "0")
     monkeypatch.setenv("ADVEBM_TRACKING", "off")
     assert pieces.run("tiny", stages, Endless()) == 0 and Path("ran").read_text() == "a d e a b c e f "
     assert Path("b.out").read_text() == "off"
 
 
 def test_a_stage_that_does_not_end_is_killed(small_project, monkeypatch):
-    stage, tell = small_project
+    stage, behave = small_project
     monkeypatch.setattr(pipeline, "GRACE", 0.5)
-    tell("a", "deaf")
+    behave("a", "deaf")
     assert pipeline.run("tiny", stage("a"), stopped=Endless().over, tracking="off") == 128 + signal.SIGKILL
     assert not running(int(Path("a.pid").read_text()))
     assert pieces.run("tiny", [stage("b"), stage("c")], Endless()) == pieces.AGAIN
@@ -489,23 +491,23 @@ def test_what_another_process_writes_is_not_removed(small_project, capsys):
 
 
 def running(pid):
-    """Whether a process is there, and not only its exit code."""
+    """Whether a process is running, not only waiting for its exit code to be read."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def until(said, seconds=30):
+def until(condition, seconds=30):
     end = time.monotonic() + seconds
-    while not said():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
 
 
 @pytest.fixture
 def begun(small_project):
-    """Start `away` in the small project, whose first stage takes long: (process, the stage's process id)."""
+    """A function that starts `away` in the small project, whose first stage is slow: (process, its stage's pid)."""
     shutil.copy(PROJECT / "params.yaml", ".")
     names = [*pieces.SOON, *pieces.LATE]
     each = "\n".join(
@@ -538,14 +540,15 @@ def test_a_signal_ends_a_piece(begun, name):
     process, pid = begun()
     if name == "SIGHUP":
         other = begun(wait=False)
-        said = other.communicate()[0]
+        shown = other.communicate()[0]
         assert (
-            other.returncode == 1 and said == "advebm: state/away: another process is writing it; wait for it, or stop it\n"
+            other.returncode == 1
+            and shown == "advebm: state/away: another process is writing it; wait for it, or stop it\n"
         )
     process.send_signal(getattr(signal, name))
-    said = process.communicate()[0]
+    shown = process.communicate()[0]
     assert process.returncode == 128 + getattr(signal, name) and not running(pid)
-    assert f"stopped by {name} in train@at; run it again\npacked 1 files" in said
+    assert f"stopped by {name} in train@at; run it again\npacked 1 files" in shown
 
 
 def test_a_stage_does_not_outlive_what_started_it(begun):

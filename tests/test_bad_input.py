@@ -1,4 +1,4 @@
-"""What is wrong is told in one line: what it is, and what would be right. Nothing is overwritten."""
+"""Every mistake is reported in one line that says what is wrong and what would be right. Nothing is overwritten."""
 
 import copy
 import json
@@ -19,7 +19,7 @@ from advebm.runtime import project
 
 PARAMS = yaml.safe_load(Path("params.yaml").read_text())
 
-# a key of the study tiny, its value, what is told
+# a key of the study tiny, its value, the error message
 VALUES = [
     ("models", dict.fromkeys(PARAMS["methods"]), "must name at least one method"),
     ("network.wdith", 2, "unknown key 'wdith' (did you mean width?)"),
@@ -71,7 +71,7 @@ VALUES = [
 
 MISSING = ["data", "models", "sampling", "judge", "ood", "models.at.attack", "training.optimizer.name"]
 
-# the whole file, what is told
+# the whole file, the error message
 FILES = [
     ("", "holds no studies"),
     ("[1, 2]", "holds no studies"),
@@ -80,7 +80,7 @@ FILES = [
     ("\x00", "is not YAML"),
 ]
 
-# keys of the whole params file, what is told
+# top-level keys of the params file, the error message
 TOP = [
     ({"seed": "abc"}, "seed must be an integer of at least 0, not 'abc'"),
     ({"seed": -1}, "seed must be an integer of at least 0, not -1"),
@@ -98,7 +98,7 @@ TOP = [
 
 DATA, MODEL, GAUSSIANS = "--data {work}/data", "--model {work}/judge/model.safetensors", "--gaussians {work}/g.safetensors"
 
-# a command on the study tiny, changes of its params, what is told
+# a command on the study tiny, changes of its params, the error message
 STAGES = [
     (f"train standard {DATA}", {"training.batch": 100000}, "a batch of 100000 is larger than the set of"),
     (
@@ -169,8 +169,8 @@ STAGES = [
     ),
     (f"baselines {DATA} {GAUSSIANS} --judge {{out}}/j", {}, "no such model file"),
     *(
-        (f"steps {method} {MODEL} {DATA} {GAUSSIANS} --judge {{out}}/j {given}", {}, told)
-        for method, given, told in (
+        (f"steps {method} {MODEL} {DATA} {GAUSSIANS} --judge {{out}}/j {given}", {}, message)
+        for method, given, message in (
             ("robust_jem", "--images 20", "no such model file"),
             (
                 "robust_jem",
@@ -189,7 +189,7 @@ STAGES = [
     ("train robust_gem --data {work}/data", {}, "no method 'robust_gem' in tiny (did you mean robust_jem?)"),
 ]
 
-# a whole command line, what is told
+# a whole command line, the error message
 LINES = [
     ("", "Missing command"),
     ("trian", "No such command 'trian'"),
@@ -218,7 +218,7 @@ LINES = [
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """{work}: prepared data, Gaussians and judge of tiny; {bad}: files that are wrong."""
+    """{work}: the prepared data, class Gaussians and judge of tiny; {bad}: invalid files."""
     work, bad = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("bad")
     for line in (
         "prepare --out {work}/data",
@@ -254,8 +254,8 @@ def places(tmp_path_factory):
     return {"work": work, "bad": bad}
 
 
-def told(line, monkeypatch, capsys, code=2, **places):
-    """What the command prints on stderr: one line. It ends with this code and leaves every file as it was."""
+def error_of(line, monkeypatch, capsys, code=2, **places):
+    """The one line that the command prints on stderr; it must exit with this code and leave every file unchanged."""
 
     def files():
         return {file: file.read_bytes() for place in places.values() for file in place.rglob("*") if file.is_file()}
@@ -272,7 +272,7 @@ def told(line, monkeypatch, capsys, code=2, **places):
 
 
 def place(entry, path):
-    """What holds the key, and the key."""
+    """The dict that holds the last key of the path, and that key."""
     *parents, last = path.split(".")
     for key in parents:
         entry = entry.setdefault(key, {})
@@ -280,7 +280,7 @@ def place(entry, path):
 
 
 def params_file(folder, changes, whole=None):
-    """A params file of the study tiny with other values."""
+    """Write a params file whose study tiny has other values; returns the options that select it."""
     content = copy.deepcopy(PARAMS | (whole or {}))
     for path, value in changes.items():
         target, last = place(content["tiny"], path)
@@ -291,7 +291,7 @@ def params_file(folder, changes, whole=None):
 
 @pytest.mark.parametrize(("path", "value", "message"), VALUES)
 def test_wrong_values(tmp_path, monkeypatch, capsys, path, value, message):
-    shown = told("check at" + params_file(tmp_path, {path: value}), monkeypatch, capsys, out=tmp_path)
+    shown = error_of("check at" + params_file(tmp_path, {path: value}), monkeypatch, capsys, out=tmp_path)
     assert message in shown and f"params.yaml: tiny{''.join('.' + key for key in path.split('.')[:-1])}" in shown
 
 
@@ -301,40 +301,40 @@ def test_missing_values(tmp_path, monkeypatch, capsys, path):
     target, last = place(entry, path)
     del target[last]
     more = params_file(tmp_path, {}, {"tiny": entry})
-    assert re.search(rf"params.yaml: tiny.*lacks {last}", told("check at" + more, monkeypatch, capsys, out=tmp_path))
+    assert re.search(rf"params.yaml: tiny.*lacks {last}", error_of("check at" + more, monkeypatch, capsys, out=tmp_path))
 
 
 @pytest.mark.parametrize(("text", "message"), FILES)
 def test_wrong_params_files(tmp_path, monkeypatch, capsys, text, message):
     (tmp_path / "params.yaml").write_text(text)
     line = f"train at --data x --out x --study tiny --params {tmp_path}/params.yaml"
-    assert f"params.yaml: {message}" in told(line, monkeypatch, capsys, out=tmp_path)
+    assert f"params.yaml: {message}" in error_of(line, monkeypatch, capsys, out=tmp_path)
 
 
 @pytest.mark.parametrize(("whole", "message"), TOP)
 def test_wrong_seeds_and_methods(tmp_path, monkeypatch, capsys, whole, message):
-    assert message in told("check at" + params_file(tmp_path, {}, whole), monkeypatch, capsys, out=tmp_path)
+    assert message in error_of("check at" + params_file(tmp_path, {}, whole), monkeypatch, capsys, out=tmp_path)
 
 
 @pytest.mark.parametrize(("line", "changes", "message"), STAGES)
 def test_wrong_numbers_and_files_of_a_stage(places, tmp_path, monkeypatch, capsys, line, changes, message):
     (out := tmp_path / "out").mkdir()
     more = "" if "--out" in line else " --out {out}/new/file.json"
-    shown = told(line + more + params_file(tmp_path, changes), monkeypatch, capsys, out=out, **places)
+    shown = error_of(line + more + params_file(tmp_path, changes), monkeypatch, capsys, out=out, **places)
     assert message in shown
 
 
 @pytest.mark.parametrize(("line", "message"), LINES)
 def test_wrong_command_lines(tmp_path, monkeypatch, capsys, line, message):
-    assert message in told(line, monkeypatch, capsys, out=tmp_path)
+    assert message in error_of(line, monkeypatch, capsys, out=tmp_path)
 
 
 def test_what_the_machine_does_is_exit_code_1(places, tmp_path, monkeypatch, capsys):
-    """A place where nothing can be written: below a file."""
+    """Nothing can be written to a path below a file."""
     (file := tmp_path / "file").write_text("")
     for line in ("train standard --data {work}/data", "gaussians --data {work}/data", "prepare"):
         line = f"{line} --study tiny --out {file}/x --quiet"
-        assert f"{file}" in told(line, monkeypatch, capsys, code=1, out=tmp_path, **places)
+        assert f"{file}" in error_of(line, monkeypatch, capsys, code=1, out=tmp_path, **places)
 
 
 def test_a_measurement_that_another_process_writes_is_refused(places, tmp_path, monkeypatch, capsys):
@@ -342,5 +342,5 @@ def test_a_measurement_that_another_process_writes_is_refused(places, tmp_path, 
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
         line = f"ood standard {MODEL} {DATA} --study tiny --out {{out}} --quiet"
-        shown = told(line, monkeypatch, capsys, code=1, out=tmp_path, **places)
+        shown = error_of(line, monkeypatch, capsys, code=1, out=tmp_path, **places)
     assert f"{tmp_path}/ood.json: another process is writing it" in shown

@@ -1,4 +1,4 @@
-"""`advebm bench`, and the fast ways that it measures."""
+"""`advebm bench`, and the fast implementations that it times."""
 
 import json
 
@@ -16,17 +16,17 @@ from test_training import tiny, weights
 
 
 def test_bench_runs_both_ways_and_checks_one_by_the_other(tmp_path, capsys):
-    """Gradient, chains, attacks, steps, sampling and evaluation: the same results by the plain implementation."""
+    """Gradient, chains, attacks, steps, sampling and evaluation: the plain implementation gives the same results."""
     methods = ["robust_jem", "at_ebm", "glow"]
     cli.bench(out=tmp_path / "bench.json", study="tiny", method=methods, batch=4, steps=2, repeats=1, quiet=True)
     result = json.loads((tmp_path / "bench.json").read_text())
     rows = {row["name"]: row for row in result["rows"]}
     assert {f"training step of {name}" for name in methods} < rows.keys() and len(rows) == len(methods) + 9
     for name, row in rows.items():
-        small_steps = name.startswith(("SGLD", "m x n", "samples"))  # the error is of these, in images of float32
+        small_steps = name.startswith(("SGLD", "m x n", "samples"))  # error relative to small steps of float32 images
         assert row["error"] < (1e-3 if small_steps else 1e-5), name
         assert row["fast"]["memory_mb"] > 0 and row["fast"]["of_matrix_rate"] > 0, name
-        assert "default" not in row and row["ratio_default"] is None, "on a CPU the plain implementation is torch's default"
+        assert "default" not in row and row["ratio_default"] is None, "on a CPU, plain is torch's default"
     text = capsys.readouterr().out
     assert text == (tmp_path / "bench.md").read_text() + "\n" and "| training step of robust_jem" in text
 
@@ -39,7 +39,7 @@ def test_bench_tells_when_the_two_ways_differ(tmp_path, monkeypatch):
 
 
 def test_the_plain_way_is_float32_and_a_third_one_as_torch_is(tmp_path, monkeypatch, capsys):
-    """As on a GPU: plain in float32, default with TF32; the package with TF32 in training, in float32 where it measures."""
+    """As on a GPU: plain in float32, default with TF32; the package with TF32 in training, float32 for measurements."""
     monkeypatch.setattr(ways, "has_tf32", lambda device: True)
     seen = []
 
@@ -55,7 +55,7 @@ def test_the_plain_way_is_float32_and_a_third_one_as_torch_is(tmp_path, monkeypa
         assert set(seen) == {("plain", False), ("plain", True), ("fast", fast)}
     (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
     assert row["ratio_default"] == row["fast"]["images_per_s"] / row["default"]["images_per_s"]
-    assert row["ratio_default_least"] == row["ratio_default_most"] > 0  # of one turn
+    assert row["ratio_default_least"] == row["ratio_default_most"] > 0  # a single repeat
     assert f"{row['default']['images_per_s']:.4g}" in capsys.readouterr().out
 
 
@@ -77,7 +77,7 @@ def test_samplers_in_bfloat16_are_near_those_in_float32(monkeypatch, norm):
         rounded = grad(marginal(low), x)
     assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
     assert (rounded - exact).norm() / exact.norm() < 0.1
-    assert own.stem(x).dtype == torch.float32, "outside of samplers nothing changes"
+    assert own.stem(x).dtype == torch.float32, "outside samplers the precision must not change"
     assert all(p.dtype == torch.float32 for p in own.parameters())
 
 

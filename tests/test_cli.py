@@ -31,7 +31,7 @@ def advebm(*arguments, **environment):
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """A folder with data, Gaussians, judge and warm start of the study tiny."""
+    """A folder with the data, class Gaussians, judge and warm start of the study tiny."""
     work = tmp_path_factory.mktemp("work")
     gaussians = work / "g.safetensors"
     for arguments in (
@@ -58,7 +58,7 @@ def work(tmp_path_factory):
 
 
 def run(work, method, command, *more, out):
-    """A command of the chain, in this process."""
+    """Run a command of the pipeline in this process."""
     model = () if command == "train" else ("--model", work / method / "model.safetensors")
     arguments = [command, method, "--study", "tiny", *model, "--data", work / "data", "--out", work / out, *more]
     done = CliRunner().invoke(cli.app, list(map(str, arguments)))

@@ -1,4 +1,4 @@
-"""params.yaml: what it makes of each study, and what it may say in short."""
+"""params.yaml: the effective params of each study, and the short forms it allows."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ FILE = Path("params.yaml")
 PARAMS = yaml.safe_load(FILE.read_text())
 STUDIES = config.studies(PARAMS)
 GOLDEN = Path(__file__).with_name("effective.json")
-TABLES = {"data": "out", "robustness": "attacks", "ood": "radii", "autoattack": "eps"}  # whose order is that of tables
+TABLES = {"data": "out", "robustness": "attacks", "ood": "radii", "autoattack": "eps"}  # their order is that of the tables
 
 
 def parts(entry):
@@ -27,7 +27,7 @@ def parts(entry):
 
 
 def digests(study):
-    """{part: sha256} of the effective params; the order of recipes, sets, attacks and norms counts."""
+    """{part: sha256} of the effective params; the order of recipes, sets, attacks and norms matters."""
 
     def listed(name, part):
         if name.startswith("sampling/"):
@@ -42,8 +42,8 @@ def test_schema_is_what_the_dataclasses_say():
 
 
 def test_the_numbers_are_those_that_were_written_down():
-    """Where a number is changed on purpose: `python tests/test_config.py` writes tests/effective.json, whose diff names the
-    studies and parts that have changed."""
+    """After an intended change of a number, run `python tests/test_config.py`: it writes tests/effective.json, whose diff
+    shows the studies and parts that have changed."""
     golden = json.loads(GOLDEN.read_text())
     assert list(golden) == STUDIES
     for study, parts in golden.items():
@@ -113,7 +113,7 @@ def test_what_is_said_is_merged_into_what_is_inherited(general, own, both):
 
 
 def of(changes, **more):
-    """The study `mine`, like tiny, with these changes."""
+    """The effective params of a study `mine` that is like tiny with these changes."""
     return config.effective(PARAMS | more | {"mine": {"like": "tiny"} | changes}, "mine")
 
 
@@ -149,12 +149,12 @@ def test_null_leaves_out_what_is_inherited():
 
 def test_a_study_says_nothing_of_methods_whose_defaults_serve():
     tiny = config.read(FILE, "tiny")
-    said = {name: model for name, model in tiny["models"].items() if name in ("at", "noise")}
-    content = {"methods": PARAMS["methods"], "mine": tiny | {"models": said, "sampling": {}}}
+    stated = {name: model for name, model in tiny["models"].items() if name in ("at", "noise")}
+    content = {"methods": PARAMS["methods"], "mine": tiny | {"models": stated, "sampling": {}}}
     models = config.effective(content, "mine")["models"]
-    assert list(models) == ["standard", "at", "noise", "oe"], "flows have networks of their own, the others lack numbers"
+    assert list(models) == ["standard", "at", "noise", "oe"], "flows need other networks, the rest lack numbers"
     assert models["oe"] == {"network": tiny["network"], "training": tiny["training"]}
-    content["mine"]["models"] = said | {"oe": None}
+    content["mine"]["models"] = stated | {"oe": None}
     assert list(config.effective(content, "mine")["models"]) == ["standard", "at", "noise"]
 
 
@@ -167,7 +167,7 @@ def test_effective_params_are_their_own(study, tmp_path):
     assert "recipes" not in entry and "&" not in written(study, entry)
 
 
-# what a study `mine` that is like tiny says, or more of the file; what is told
+# the entry of a study `mine` that is like tiny, other keys of the file, the error message
 MISTAKES = [
     ({"like": "tinny"}, {}, "mine.like: no study or base 'tinny' (did you mean tiny?); there are all, small, "),
     ({"like": ["tiny"]}, {}, "mine.like: no study or base"),
@@ -204,7 +204,7 @@ def test_a_mistake_is_named_by_where_it_stands(says, more, message):
     assert str(raised.value).startswith(message)
 
 
-# what the docs change by `dvc exp run -S`, and where that is in the effective params
+# the overrides that the docs pass to `dvc exp run -S`, and where each is in the effective params
 OVERRIDES = [
     ("digits.models.robust_jem.attack.eps=0.15", "models.robust_jem.attack.eps", 0.15),
     ("digits.models.at_ebm.start=[gaussians]", "models.at_ebm.start", ["gaussians"]),
@@ -229,7 +229,7 @@ def test_what_dvc_changes_is_read(override, path, value, tmp_path):
     file = tmp_path / "params.yaml"
     file.write_text(FILE.read_text())
     apply_overrides(file, [override, "method=at", "study=digits"])
-    apply_overrides(file, ["seed=3", "launch.processes=2"])  # it can read what it has written
+    apply_overrides(file, ["seed=3", "launch.processes=2"])  # it must be able to read its own output
     before, after = config.read(FILE, "digits"), config.read(file, "digits")
     place = after
     for key in path.split("."):

@@ -48,7 +48,7 @@ def test_outside_sets(images, tmp_path):
     a, b = (outside("photographs:china", 9) for _ in "ab")
     assert a.x.shape == (9, 4, 4, 1) and np.array_equal(a.x, b.x)
     assert not np.array_equal(a.x, outside("photographs:flower", 9).x)
-    for split in own:  # outliers of training are never of the test images
+    for split in own:  # training outliers are never made from test images
         inverted = outside("inverted", 60, split).x
         assert {(255 - x).tobytes() for x in inverted} == {x.tobytes() for x in own[split].x}
     uniform = outside("uniform", 500).x
@@ -68,7 +68,7 @@ def test_pixels_and_bytes_are_inverse(images):
 
 
 def cifar(root, name="CIFAR10", n=6):
-    """A small CIFAR in torchvision's layout, and the md5 sums that torchvision would have for it."""
+    """A small CIFAR in torchvision's layout, and the file lists with md5 sums that torchvision would have for it."""
     kind = getattr(datasets, name)
     folder = root / kind.base_folder
     folder.mkdir(parents=True)
@@ -142,7 +142,7 @@ def test_augmentation_is_crops_flips_and_noise_of_the_image(streams):
                 seen.add((row, column, flip))
                 break
         else:
-            pytest.fail("an augmented image is none of the 18 crops and flips")
+            pytest.fail("an augmented image is none of the 18 possible crops and flips")
     assert len(seen) == 18
     noisy = Augmentation(noise=0.1)(x, streams(200))
     assert abs((noisy - x).std() - 0.1) < 0.005
@@ -175,7 +175,7 @@ def test_outliers_come_beside_the_images(images):
 
 
 def test_autoaugment_is_torchvisions_on_each_image(streams):
-    """Each image alone, by torchvision's own operations, with the same draws."""
+    """Compared with torchvision's own operations on each image alone, with the same random draws."""
     from advebm.data.autoaugment import autoaugment
     from advebm.vision import transforms
 
@@ -183,7 +183,7 @@ def test_autoaugment_is_torchvisions_on_each_image(streams):
     pixels = torch.from_numpy(rng.integers(0, 256, (60, 3, 16, 16), dtype=np.uint8))
     found = autoaugment(pixels.float() / 255, streams(60))
     again = autoaugment(pixels[7:9].float() / 255, streams(60)[torch.tensor([7, 8])])
-    assert torch.equal(found[7:9], again)  # whatever the batch
+    assert torch.equal(found[7:9], again)  # independent of the batch
     theirs, draws = transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10), streams(60)
     policy, chance, sign = draws.integers(25, 1), draws.uniform(2), draws.integers(2, 2)
     changed = 0
@@ -198,7 +198,7 @@ def test_autoaugment_is_torchvisions_on_each_image(streams):
 def test_cutout_is_a_grey_square(streams):
     x = torch.rand(200, 1, 12, 12) * 0.4
     cut = Augmentation(cutout=4)(x, streams(200)) == 0.5
-    assert cut.flatten(1).sum(1).max() == 16 and cut.flatten(1).sum(1).min() >= 4  # less at an edge
+    assert cut.flatten(1).sum(1).max() == 16 and cut.flatten(1).sum(1).min() >= 4  # smaller at an edge
     assert cut.any(0).all()
     rows, columns = cut.any(3), cut.any(2)
     assert torch.equal(cut, rows[..., None] & columns[:, :, None])
@@ -215,7 +215,7 @@ def test_gaussians_have_the_images_mean_and_covariance(images, tmp_path, streams
     read = Gaussians.load(tmp_path / "g.safetensors")
     y = torch.arange(300) % 3
     assert torch.equal(read.sample(y, streams(300)), fitted.sample(y, streams(300)))
-    read.factor *= 0.1  # so that hardly a sample is clamped
+    read.factor *= 0.1  # so that hardly any sample is clamped
     x = read.sample(torch.zeros(20000, dtype=torch.long), streams(20000)).flatten(1)
     assert torch.allclose(x.mean(0), fitted.mean[0], atol=0.005)
     assert torch.allclose(x.T.cov(), 0.01 * fitted.factor[0] @ fitted.factor[0].T, atol=5e-5)

@@ -43,7 +43,7 @@ def test_an_unsaturated_cross_entropy_is_that_of_float64():
     ours = energy.unsaturated.of(logits, y)
     wanted = energy.posterior.of(logits.detach().double(), y)
     assert torch.allclose(ours.double(), wanted, rtol=1e-5) and ours.gt(0).all()
-    assert torch.autograd.grad(ours.sum(), logits)[0].abs().amax(1).gt(0).all(), "a gradient where softmax is 1"
-    assert energy.posterior.of(logits, y)[0] == 0, "which the usual one loses"
+    assert torch.autograd.grad(ours.sum(), logits)[0].abs().amax(1).gt(0).all(), "the gradient must not vanish"
+    assert energy.posterior.of(logits, y)[0] == 0, "the ordinary cross-entropy rounds to 0 here"
     sure = energy.unconfident.of(logits.detach())
     assert torch.equal(sure.argsort(), torch.tensor([2, 0, 1]))

@@ -32,7 +32,7 @@ def judge():
 
 @pytest.fixture
 def images():
-    """Of 6 pixels a side: the Square attack needs 5."""
+    """6 pixels a side; the Square attack needs at least 5."""
     rng = np.random.default_rng(0)
     return Images(rng.integers(0, 256, (60, 6, 6, 1), dtype=np.uint8), np.arange(60) % 3)
 
@@ -98,7 +98,7 @@ def test_where_a_score_has_no_slope_the_attack_asks_queries():
     spec = ood.Ood(n=30, radii={"l2": [1.0], "linf": [0.2]}, attack=AutoPGD(steps=5, restarts=1), queries=40)
     numbers, _ = ood.ood(net, "energy", inside, {"noise": outside}, spec, seed=0)
     found = numbers.json()["noise"]["scores"]
-    assert list(found) == ["energy", "grad_norm"]  # one logit: no softmax, and the logit is -E(x)
+    assert list(found) == ["energy", "grad_norm"]  # with one logit there is no softmax, and the logit is -E(x)
     for norm in ("l2", "linf"):
         assert found["grad_norm"]["worst"][norm]["attack"] == "square, 40 queries"
         assert found["energy"]["worst"][norm]["attack"] == "apgd, 5 steps, 1 restarts"
@@ -131,7 +131,7 @@ def test_intervals_are_those_of_scipy():
     a, b = rng.normal(1, 1, 200), rng.normal(0, 1, 150)
     drawn = [ood.auc(rng.choice(a, 200), rng.choice(b, 150)) for _ in range(1000)]
     assert intervals.auc(a, b) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.01)
-    assert intervals.auc(a + 99, b) == intervals.proportion(1, 150)  # nothing overlaps: not an interval of width 0
+    assert intervals.auc(a + 99, b) == intervals.proportion(1, 150)  # no overlap: still not an interval of width 0
 
 
 @pytest.mark.parametrize(("norm", "theirs", "eps"), [("linf", "Linf", 0.1), ("l2", "L2", 0.5)])
@@ -150,7 +150,7 @@ def test_apgd_is_that_of_its_authors(norm, theirs, eps):
 
 
 def against(curve=(0.05, 0.1), **numbers):
-    """Each objective at the same numbers."""
+    """An attack on each objective, with the same parameters."""
     return robustness.Robustness(
         attacks={on: robustness.Against(ascends=on, **numbers) for on in ("ce", "energy", "target")},
         curve=robustness.Curve(radii=list(curve), attack=AutoPGD(steps=5, restarts=1)),
@@ -197,7 +197,7 @@ def test_accuracy_against_the_radius_cannot_rise_and_masked_gradients_are_told(j
     assert curve["accuracy"][0] == found["clean"] and curve["loss"] == sorted(curve["loss"])
     assert curve["accuracy"] == sorted(curve["accuracy"], reverse=True) and not found["warnings"]
 
-    class Stairs(nn.Module):  # right, and flat: an attack by gradients finds no way
+    class Stairs(nn.Module):  # correct but flat: gradient attacks find no direction
         outputs = 3
 
         def __init__(self):
@@ -216,18 +216,18 @@ def test_accuracy_against_the_radius_cannot_rise_and_masked_gradients_are_told(j
 def test_autoattack_is_the_released_one_and_goes_on_where_it_was(monkeypatch):
     torch.manual_seed(3)
     net = WideResNet(depth=10, width=1).build((3, 8, 8), 4).eval().requires_grad_(False)
-    net.head.bias.copy_(-net.features(torch.rand(200, 3, 8, 8)).mean(0) @ net.head.weight.T)  # not one class alone
+    net.head.bias.copy_(-net.features(torch.rand(200, 3, 8, 8)).mean(0) @ net.head.weight.T)  # to predict several classes
     x = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
     images = Images(x, net(Images(x).pixels()).argmax(1).numpy())
     spec = autoattack.AutoAttack(n=6, eps={"linf": 0.015, "l2": 0.5})
-    monkeypatch.setattr(autoattack, "ATTACKS", ("apgd-ce", "apgd-t"))  # Square's 5,000 queries are not for a test
+    monkeypatch.setattr(autoattack, "ATTACKS", ("apgd-ce", "apgd-t"))  # Square's 5,000 queries are too slow for a test
     released = pyautoattack.AutoAttack(net, norm="Linf", eps=0.015, seed=0, version="custom", attacks=["apgd-ce", "apgd-t"])
     released.apgd.n_restarts, released.apgd_targeted.n_target_classes = 1, 3
     _, seen = released.run_standard_evaluation(images.pixels(), images.labels(), batch_size=6)
     whole = autoattack.autoattack(net, images, spec, seed=0).json()
     assert whole["linf"]["accuracy"] == (seen == images.labels()).double().mean().item() > 0
     assert whole["n"] == 6 and whole["linf"]["clean"] == 1 and whole["l2"]["accuracy"] == 0
-    assert len(whole["warnings"]) == 1 and whole["warnings"][0].startswith("linf: Square")  # the last finds more
+    assert len(whole["warnings"]) == 1 and whole["warnings"][0].startswith("linf: Square")  # the last attack finds more
     assert whole["linf"]["apgd-t"] == whole["linf"]["accuracy"] <= whole["linf"]["apgd-ce"] < 1
     monkeypatch.setattr(autoattack, "CHUNK", 3)
     kept = {}
@@ -272,14 +272,14 @@ def test_quality_is_the_formulas_on_the_judges_features(judge, images, tmp_path,
     for k, fid in enumerate(found.fid_per_class):
         assert fid == pytest.approx(plain_frechet(a[k::3], b[k::3]), rel=1e-3)
     drawn = [frechet.frechet(torch.from_numpy(a[rng.choice(300, 300)]), torch.from_numpy(b)) for _ in range(100)]
-    assert 0.5 < found.fid_se / np.std(drawn) < 2  # the bootstrap's
+    assert 0.5 < found.fid_se / np.std(drawn) < 2  # agrees with the bootstrap
     mean, std = inception_score(judge(made.pixels()).double().numpy(), 3)
     assert (found.is_mean, found.is_std) == pytest.approx((mean, std), rel=1e-4)
     same = quality.fidelity(reference, against, spec, using, name="made")
     assert abs(same.fid) < 1e-3 and same.kid_mean < found.kid_mean and same.precision == same.recall == 1
     with pytest.raises(ValueError, match="300 is too many, the reference has 100 images"):
         quality.reference(reference[:100], 300, using)
-    assert found.fid != float(np.float32(found.fid)), "kept as a part in full"
+    assert found.fid != float(np.float32(found.fid)), "the FID must keep full precision when saved as a part"
     fewer = quality.fidelity(made, quality.reference(reference, 200, using), spec, using, name="made")
     assert fewer.fid == pytest.approx(plain_frechet(a, b[:200]), rel=1e-3)
     assert quality.protocol(spec, "ours", fewer, 300).startswith("ours: 300 images from scratch against 200 train images,")
@@ -315,19 +315,19 @@ def test_features_are_computed_once_for_the_same_images_and_network(judge, tmp_p
     few, made = found(x[: features.PART + 9])
     assert made == 2 and len(few) == features.PART + 9
     many, made = found(x)
-    assert made == 4 and torch.equal(many[: len(few)], few), "the first run of images is not computed anew"
+    assert made == 4 and torch.equal(many[: len(few)], few), "features of the first images must not be computed again"
     assert torch.equal(found(x)[0], many) and len(seen) == 4
     with torch.no_grad():
         assert torch.allclose(many, judge.features(Images(x).pixels()), atol=1e-5)
     other = copy.deepcopy(judge)
     other.head.weight.data += 1
-    assert found(x, other)[1] == 7, "another network has other features"
+    assert found(x, other)[1] == 7, "another network must have its own features"
     alike, made = found(np.repeat(x[:1], 3 * features.PART, 0))
-    assert made == 8 and len(alike) == 3 * features.PART, "equal images are counted as often as they are there"
+    assert made == 8 and len(alike) == 3 * features.PART, "duplicate images must be counted each time"
 
 
 def test_quality_is_that_of_torch_fidelitys_command_line(tmp_path):
-    """On the same PNGs, by its Inception with random weights (the real ones are not to be had in a test)."""
+    """On the same PNGs, with its Inception at random weights (the real ones are not available in a test)."""
 
     class Random(torch_fidelity.FeatureExtractorInceptionV3):
         def load_state_dict(self, state, **options):
@@ -377,8 +377,8 @@ def test_quality_is_that_of_torch_fidelitys_command_line(tmp_path):
 
 @pytest.mark.parametrize(("n", "m"), [(400, 900), (40, 900), (400, 30), (40, 30), (50, 50)])
 def test_frechet_distances_are_torch_fidelitys(n, m):
-    """Of many and few images of 50 features, of which some are always zero, as those after a ReLU are; and by singular
-    values of the features themselves, whose squares have not been rounded."""
+    """For many and few images of 50 features, some of them always zero, as after a ReLU; also compared with the singular
+    values of the features themselves, which avoid the rounding of their squares."""
     rng = np.random.default_rng(n + m)
     scale = np.r_[np.geomspace(1, 1e-3, 45), np.zeros(5)]
     a, b = (rng.normal(mean, 1, (count, 50)) * scale for mean, count in ((0.3, n), (0, m)))
@@ -403,14 +403,14 @@ def test_gaussians_without_a_group_are_those_of_the_rest(n):
 
 
 def test_the_standard_error_of_fid_is_its_deviation_over_draws():
-    """Of images whose classes go round, as those of samples do."""
+    """For images whose classes cycle, as those of samples do."""
     torch.manual_seed(0)
     centres = 2 * torch.randn(10, 4)
     reference = centres[torch.arange(5000) % 10] + torch.randn(5000, 4) + 0.5
     draws = [centres[torch.arange(500) % 10] + torch.randn(500, 4) for _ in range(200)]
     deviation = torch.tensor([frechet.frechet(a, reference) for a in draws]).std().item()
-    told = torch.tensor([frechet.jackknife(a, frechet.fitted(reference)) for a in draws]).mean().item()
-    assert told == pytest.approx(deviation, rel=0.25)
+    estimated = torch.tensor([frechet.jackknife(a, frechet.fitted(reference)) for a in draws]).mean().item()
+    assert estimated == pytest.approx(deviation, rel=0.25)
 
 
 def test_the_replay_buffer_is_picked_by_confidence(judge, images):

@@ -1,4 +1,4 @@
-"""A method and a measurement are added to a copy of the tree, as CONTRIBUTING.md says, and run through DVC."""
+"""Add a method and a measurement to a copy of the tree, as CONTRIBUTING.md describes, and run both through DVC."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ class Mirror(Method):
         ce = posterior(net, batch.y)(batch.x.flip(3)).mean()
         return Loss(self.weight * ce, {"ce": ce})
 '''
-MEASUREMENT = '''"""How bright the test images are that the network is sure of."""
+MEASUREMENT = '''"""Mean brightness of the test images, weighted by the network's confidence."""
 
 from dataclasses import dataclass
 
@@ -52,7 +52,7 @@ class BrightnessResult(Result):
     mean: float
     n: int
 '''
-REPORT = '''"""Brightness, shown."""
+REPORT = '''"""How brightness is shown."""
 
 from advebm.evaluation.brightness import BrightnessResult
 from advebm.reports.base import Numbers, Report
@@ -93,7 +93,7 @@ def edit(file, old, new):
 
 
 def changed(folder):
-    """Files that were added or edited, but for the schema, which a command writes."""
+    """The files that were added or edited, except the schema, which a command writes."""
     shell(folder, "git", "add", "-A")
     files = shell(folder, "git", "diff", "--cached", "--name-only").split()
     shell(folder, "git", "commit", "-qm", "more")

@@ -1,4 +1,4 @@
-"""What only a GPU can show: chains and attacks by CUDA graphs, and steps that never wait for it. Without one, skipped."""
+"""What only a GPU can show: chains and attacks as CUDA graphs, steps that never wait for it. Skipped without one."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ from advebm.training import SGD, Adam, built, fit
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SPECS = {norm: WideResNet(depth=10, width=1, norm=norm) for norm in ("batch", "none", "group")}
 SPECS |= {"spectral": WideResNet(depth=10, width=1, spectral=True), "frozen": ResNet(kind="resnet", norm="frozen")}
-FLOWS = {"glow", "residual_flow"}  # normflows' own, which wait
+FLOWS = {"glow", "residual_flow"}  # normflows' code waits for the device
 
 
 def net(kind="batch"):
@@ -59,7 +59,7 @@ def test_replays_give_the_gradient_of_the_weights_as_they_are(kind, precision):
 
 
 def test_what_cannot_be_recorded_runs_all_the_same():
-    """In a process of its own: a recording that failed may leave torch's allocator in a state that spoils the next."""
+    """In a separate process: a failed recording may leave torch's allocator in a state that breaks the next recording."""
     subprocess.run([sys.executable, "-c", "import test_gpu; test_gpu.unrecorded()"], cwd=Path(__file__).parent, check=True)
 
 
@@ -77,7 +77,7 @@ def unrecorded():
 
 
 def setting(name, count):
-    """The method as the study tiny has it, so many images of noise and as many outliers, and its context on the GPU."""
+    """The method as in the study tiny, `count` noise images, as many outliers, and its context on the GPU."""
     rng = np.random.default_rng(0)
     x, out = (Images(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count) % 10) for _ in range(2))
     fitted = Gaussians.fit(x, ridge=0.01)
@@ -92,7 +92,7 @@ def test_a_step_never_waits_for_the_device(name):
     batches = Batches(x, 16, model.training.augmentation, 0, "cuda", out)
     method, own = model.method, model.network.build((1, 8, 8), model.method.outputs(10)).cuda().train()
     if name == "at_ebm":
-        method = replace(method, progressive=None)  # which reads its AUC, and the Gaussians their classes
+        method = replace(method, progressive=None)  # it reads its AUC, and the Gaussians read the classes: both wait
         method = replace(method, start=tuple(start for start in method.start if start != "gaussians") or ("uniform",))
     if hasattr(method, "buffer"):
         method = replace(method, buffer=Replay(size=100, reinit=0.5))
@@ -118,7 +118,7 @@ def test_a_step_never_waits_for_the_device(name):
 
 
 def test_a_training_warns_of_nothing():
-    """Not even of what torch warns of once a process."""
+    """Not even what torch warns about only once per process."""
     model, x, out, context = setting("robust_jem", 64)
     own = model.network.build((1, 8, 8), model.method.outputs(10)).cuda()
     training = replace(model.training, epochs=3, record_every=2)

@@ -1,5 +1,5 @@
-"""Recorded passes (networks/graphs.py) without a GPU: a tape stands for a CUDA graph. It repeats the operations on the same
-memory, as a graph does; what a GPU alone can show is in test_gpu.py."""
+"""Recorded passes (networks/graphs.py) without a GPU: a tape replaces the CUDA graph. Like a graph, it repeats the
+operations on the same memory; what only a GPU can show is in test_gpu.py."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from advebm.samplers.apgd import AutoPGD
 
 
 class Tape(TorchDispatchMode):
-    """Operations and what they read and wrote."""
+    """Records operations with their inputs and outputs."""
 
     def __init__(self):
         super().__init__()
@@ -36,7 +36,7 @@ class Tape(TorchDispatchMode):
         for function, args, kwargs, result in self.calls:
             for old, new in zip(tree_leaves(result), tree_leaves(function(*args, **kwargs)), strict=True):
                 if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
-                    old.data.copy_(new)  # which autograd, as of a graph, does not see
+                    old.data.copy_(new)  # hidden from autograd, like the writes of a graph
 
     def pool(self):
         return "pool"
@@ -44,7 +44,7 @@ class Tape(TorchDispatchMode):
 
 @pytest.fixture
 def taped(monkeypatch):
-    """Recordings by tapes; the streams that each of them was made on, and its pool."""
+    """Recording with tapes: the current stream, and the pool of each recording."""
     state = SimpleNamespace(stream="main", pools=[])
 
     @contextmanager
@@ -109,7 +109,7 @@ def test_a_network_has_its_own_recordings(passes):
 
 
 class Watched(torch.nn.Module):
-    """A layer that calls `watch` with what goes through it."""
+    """A layer that calls `watch` with its input."""
 
     def __init__(self, watch):
         super().__init__()
@@ -169,7 +169,7 @@ def test_a_second_derivative_is_refused(passes):
 
 
 def test_hooks_of_the_weights_outlive_a_recording(passes):
-    """As DistributedDataParallel's, which are on the nodes that add up gradients; it holds these."""
+    """Like those of DistributedDataParallel, which hooks the gradient-accumulation nodes and keeps the nodes alive."""
     own, called = net(), []
     nodes = [weight.expand_as(weight).grad_fn.next_functions[0][0] for weight in own.parameters()]
     for node in nodes:
@@ -180,7 +180,7 @@ def test_hooks_of_the_weights_outlive_a_recording(passes):
 
 
 def test_what_is_measured_by_replays_is_what_is_measured_without(passes, monkeypatch):
-    """Attacks on batches and a smaller last one; that on grad_norm, which takes second derivatives, is not recorded."""
+    """Attacks on batches, the last one smaller; the attack on grad_norm needs second derivatives and is not recorded."""
     own = net().eval().requires_grad_(False)
     rng = np.random.default_rng(0)
     inside, outside = (Images(rng.integers(0, 256, (10, 8, 8, 1), dtype=np.uint8), np.arange(10) % 3) for _ in range(2))
@@ -207,7 +207,7 @@ def test_what_is_measured_by_replays_is_what_is_measured_without(passes, monkeyp
 
 
 def test_what_waits_for_other_processes_is_not_recorded(taped, monkeypatch):
-    """Live batch norm, whose statistics are of the images of all."""
+    """Batch norm in training mode, whose statistics are over the images of all processes."""
     own = ranks.synchronised(net("batch"))
     recorded = graphs.Recorded(own.trunk)
     monkeypatch.setattr(ranks, "size", lambda: 2)

@@ -1,4 +1,4 @@
-"""Fisher scores, calibration, landscapes, nearest neighbours, interpolation."""
+"""Fisher scores, calibration, energy landscapes, nearest neighbours, interpolation."""
 
 import numpy as np
 import pytest
@@ -30,13 +30,13 @@ def x():
 
 @pytest.fixture
 def one():
-    """A network of one output."""
+    """A network with one output."""
     torch.manual_seed(3)
     return WideResNet(depth=10, width=1).build((1, 4, 4), 1).eval()
 
 
 def by_hessian(energy, x):
-    """.5 |grad E|^2 - tr(Hess E) of an image (1, C, H, W), by the whole Hessian."""
+    """.5 |grad E|^2 - tr(Hess E) of one image (1, C, H, W), from the full Hessian."""
     slope = torch.autograd.functional.jacobian(lambda v: energy(v).sum(), x)
     hessian = torch.autograd.functional.hessian(lambda v: energy(v).sum(), x).view(x.numel(), -1)
     return (slope.square().sum() / 2 - hessian.trace()).item()
@@ -47,10 +47,10 @@ def by_hessian(energy, x):
 def test_exact_fisher_scores_are_those_of_the_hessian(spec, outputs, x):
     torch.manual_seed(1)
     net = WideResNet(depth=10, width=1, **spec).build((1, 4, 4), outputs).double()
-    net(x)  # moves the statistics of batch norm
+    net(x)  # updates the statistics of batch norm
     net.eval().requires_grad_(False)
     if "spectral" not in spec:
-        net.head.weight.mul_(20)  # classes compete
+        net.head.weight.mul_(20)  # so that the classes compete
     y = torch.arange(4) % outputs
     assert fisher.piecewise_linear(net)
     found = fisher.exact(net, x, y)
@@ -121,7 +121,7 @@ def test_fisher_score_of_one_output_has_no_joint(one, images):
 
 
 class Given(torch.nn.Module):
-    """Logits by a table, whatever network: the mean pixel says where to look."""
+    """A network whose logits are a lookup table, indexed by the first pixel."""
 
     def __init__(self, logits):
         super().__init__()
@@ -176,7 +176,7 @@ def test_landscape_of_a_quadratic_rises_by_its_radius(images):
 
     spec = landscape.Landscape(images=3, radius=0.7, points=5)
     numbers, energies = landscape.landscape(Quadratic(), images, spec, seed=0, batch=7)
-    assert numbers.rise == pytest.approx(0.49, abs=1e-5) and numbers.images == 3  # the slope has mean 0 on a circle
+    assert numbers.rise == pytest.approx(0.49, abs=1e-5) and numbers.images == 3  # the gradient averages to 0 over a circle
     side = np.linspace(-0.7, 0.7, 5)
     assert energies.shape == (3, 5, 5) and np.allclose(energies[0], side[:, None] ** 2 + side**2, atol=1e-5)
     assert np.allclose(energies[:, 2, 2], 0, atol=1e-5)
@@ -214,7 +214,7 @@ def test_ssim_is_scikit_images(shape):
 def test_neighbours(tmp_path):
     rng = np.random.default_rng(0)
     train, test, made = (Images(rng.integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)) for n in (70, 20, 30))
-    made.x[1], made.x[20] = train.x[5], train.x[69]  # copies, of which one is drawn
+    made.x[1], made.x[20] = train.x[5], train.x[69]  # copies, one of which is shown
     spec = neighbours.Neighbours(samples=4, nearest=3)
     result, found = neighbours.neighbours({"copies": made}, train, test, spec, batch=7)
     numbers = result.json()
@@ -267,7 +267,7 @@ def test_ends_of_a_row_are_what_the_recipe_makes_of_its_ends(name, wrn, starts):
 
     b = starts[recipe.start](y, Streams(0, "sample", name, ids=others))
     streams = Streams(0, "sample", name, ids=ids)
-    starts[recipe.start](y, streams)  # where the recipe goes on from
+    starts[recipe.start](y, streams)  # advances the streams to where the recipe starts its chain
     of_b = recipe(net, y, {recipe.start: lambda y, streams: b}, streams)
     assert torch.equal(made(1.0), list(of_b.values())[-1])
 
@@ -311,5 +311,5 @@ def test_no_two_images_start_from_the_same_outlier_while_there_are_others(images
     ids = torch.arange(14)
     starts = draw(ids % 3, Streams(0, "a", ids=ids))
     assert {x.numpy().tobytes() for x in starts[:7]} == {x.numpy().tobytes() for x in few.pixels()}
-    assert torch.equal(starts[7:], starts[:7]), "there are no others"
-    assert torch.equal(draw(ids[3:5] % 3, Streams(0, "a", ids=ids[3:5])), starts[3:5]), "whatever the batch"
+    assert torch.equal(starts[7:], starts[:7]), "outliers are reused once there are no others"
+    assert torch.equal(draw(ids[3:5] % 3, Streams(0, "a", ids=ids[3:5])), starts[3:5]), "the batch must not matter"

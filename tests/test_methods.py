@@ -54,7 +54,7 @@ def make(images):
         method = METHODS[name](**{**FIELDS[name], **changes})
         method.begin(Context(seed=3, shape=(1, 4, 4), classes=3, gaussians=gaussians, device="cpu"))
         if hasattr(method, "replay"):
-            method.replay.kept = method.replay.kept.double()  # as the networks here are
+            method.replay.kept = method.replay.kept.double()  # like the networks in these tests
         return method
 
     return make
@@ -62,7 +62,7 @@ def make(images):
 
 @pytest.fixture
 def nets(small, binary):
-    """The network that a method trains, in float64."""
+    """A function from a method's name to a network it can train, in float64."""
     torch.manual_seed(4)
     glow = Glow(kind="glow", levels=1, blocks=2, hidden=4).build((1, 4, 4), 1).double()
     residual = ResidualFlow(kind="residual_flow", levels=1, blocks=1, hidden=4).build((1, 4, 4), 1).double()
@@ -84,7 +84,7 @@ def gradients(net, loss):
 
 
 def same(net, batch, a, b, factor=1.0, constant=0.0):
-    """Whether a = factor b + constant, in value and in gradient."""
+    """Whether loss a = factor * loss b + constant, in value and in gradient."""
     one, two = a.loss(net, batch, 7), b.loss(net, batch, 7)
     values = torch.isclose(one.value, factor * two.value + constant, rtol=1e-12, atol=1e-12)
     return bool(values) and torch.allclose(gradients(net, one), factor * gradients(net, two), rtol=1e-9, atol=1e-14)
@@ -132,7 +132,7 @@ def test_at_ebm_reduces_to_its_parts(make, binary, batch):
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_loss_is_a_function_of_seed_and_step(make, nets, batch, name):
     net = nets(name)
-    make(name).loss(net, batch, 0)  # a flow sets itself up by its first batch
+    make(name).loss(net, batch, 0)  # a flow initialises itself from its first batch
     one, two, three = make(name), make(name), make(name)
     values = [method.loss(net, batch, step).value for method, step in ((one, 4), (two, 4), (three, 5))]
     assert torch.equal(values[0], values[1])
@@ -161,7 +161,7 @@ def slow_energy(net, x, y=None):
 
 
 def slow_gradient(function, x):
-    """The gradient of function(one image), image after image."""
+    """The gradient of function(image, index), one image at a time."""
     gradient = torch.empty_like(x)
     for i in range(len(x)):
         v = x[i : i + 1].clone().requires_grad_(True)
@@ -180,7 +180,7 @@ def slow_attack(net, x, y, start, eps, steps):
 
 
 def slow_l2_attack(function, x, start, eps, steps):
-    """x <- project(x + 2.5 eps / steps g / |g|), upwards."""
+    """x <- project(x + 2.5 eps / steps g / |g|), ascending the function."""
     x_adv = start
     for _ in range(steps):
         gradient = slow_gradient(function, x_adv)
@@ -190,7 +190,7 @@ def slow_l2_attack(function, x, start, eps, steps):
 
 
 def slow_descent(net, x, numbers, streams, y=None):
-    """x <- x - step clamp(dE/dx) (+ noise), one image after the other."""
+    """x <- x - step clamp(dE/dx) (+ noise), one image at a time."""
     for _ in range(numbers["steps"]):
         gradient = slow_gradient(lambda v, i: slow_energy(net, v, None if y is None else y[i : i + 1]), x)
         x = x - numbers["step_size"] * gradient.clamp(-numbers["clamp"], numbers["clamp"])
@@ -373,7 +373,7 @@ def test_flows_draw_what_they_invert(nets, make, batch, streams, name):
     expected = 0.7 * streams(5).normal(*net.latents[0])
     assert torch.allclose(z[0], expected, atol=1e-3)
     some = net.draw(streams(5)[torch.tensor([3])], 0.7)
-    assert torch.allclose(some[0], x[3], atol=1e-4)  # whatever the batch
+    assert torch.allclose(some[0], x[3], atol=1e-4)  # independent of the batch
 
 
 def test_flows_energies_have_gradients(nets, make, batch):
@@ -411,8 +411,8 @@ RESNETS = {f"resnet {norm}": ResNet(kind="resnet", depth=18, norm=norm) for norm
 CLASSIFIERS = sorted(name for name, kind in METHODS.items() if "wrn" in kind.networks)
 
 
-def lived(spec, outputs):
-    """A network in training mode, in float64, whose statistics, scales and shifts are not those that it began with."""
+def perturbed(spec, outputs):
+    """A network in training mode, in float64, whose statistics, scales and shifts differ from their initial values."""
     torch.manual_seed(5)
     net = spec.build((1, 4, 4), outputs).double()
     for layer in net.modules():
@@ -427,10 +427,10 @@ def lived(spec, outputs):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("spec", [*WRNS.values(), *RESNETS.values()], ids=[*WRNS, *RESNETS])
 def test_chains_attacks_and_loss_see_one_function(make, batch, name, spec):
-    """Every pass of a chain, an attack or a term gives what a pass of the same images by themselves gives in training mode:
-    E(x~) where a chain ends is E(x~) in the loss, and E(x) does not depend on which other term is computed."""
+    """Every pass of a chain, an attack or a term of the loss equals a separate pass of the same images in training mode:
+    E(x~) at the end of a chain is E(x~) in the loss, and E(x) does not depend on which other terms are computed."""
     method = make(name)
-    net, passed = lived(spec, method.outputs(3)), []
+    net, passed = perturbed(spec, method.outputs(3)), []
     handle = net.trunk.register_forward_hook(lambda trunk, given, result: passed.append((given[0], result)))
     batch = batch._replace(x_plain=batch.x.flip(3))
     loss = method.loss(net, batch, 2)
@@ -451,7 +451,7 @@ def test_chains_attacks_and_loss_see_one_function(make, batch, name, spec):
 
 @pytest.mark.parametrize("name", ["jempp", "robust_jem", "at", "ratio"])
 def test_running_statistics_are_of_the_losss_passes_the_data_last(make, batch, name):
-    net = lived(WideResNet(depth=10, width=1, norm="batch", bn_momentum=0.9), 3)
+    net = perturbed(WideResNet(depth=10, width=1, norm="batch", bn_momentum=0.9), 3)
     layer = next(layer for layer in net.modules() if isinstance(layer, torch.nn.BatchNorm2d))
     expected = layer.running_mean.clone()
     loss = make(name).loss(net, batch, 2)
@@ -465,7 +465,7 @@ def test_running_statistics_are_of_the_losss_passes_the_data_last(make, batch, n
 
 def test_a_frozen_norm_keeps_statistics_and_a_fixed_one_scale_and_shift(make, batch):
     for norm, trained in (("frozen", True), ("fixed", False)):
-        net = lived(WRNS[norm], 3)
+        net = perturbed(WRNS[norm], 3)
         before = {key: value.clone() for key, value in net.state_dict().items()}
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
         make("robust_jem").loss(net, batch, 2).value.backward()
@@ -476,7 +476,7 @@ def test_a_frozen_norm_keeps_statistics_and_a_fixed_one_scale_and_shift(make, ba
 
 
 def test_positives_without_augmentation(make, small, batch):
-    """SADA-JEM: E(x+) of the images themselves, CE of the augmented ones."""
+    """SADA-JEM: E(x+) on the images without augmentation, CE on the augmented images."""
     plain = batch._replace(x_plain=batch.x.flip(3))
     for name in ("jem", "jempp", "robust_jem", "jeat"):
         method = make(name, positives="plain")
@@ -489,12 +489,12 @@ def test_positives_without_augmentation(make, small, batch):
 
 @pytest.mark.parametrize("name", ["jempp", "robust_jem"])
 def test_chains_of_the_class_of_their_gaussian(make, small, batch, name):
-    """A fresh chain at a place of the buffer is of the class of that place, and descends its E(x, y)."""
+    """A fresh chain at a place in the buffer has the class of that place and descends its E(x, y)."""
     method, twin = (make(name, chain_energy="conditional", buffer=Replay(size=20, reinit=1.0)) for _ in "ab")
     loss = method.loss(small, batch, 2)
     start, places = twin.replay.draw(2, 6)
     streams = Streams(3, "fresh", 2, ids=torch.arange(6))
-    streams.uniform()  # which decides whether a chain starts afresh
+    streams.uniform()  # this draw decides whether a chain starts afresh
     assert torch.allclose(start, twin.gaussians().sample(places % 3, streams).double())
     x_neg = slow_descent(small, start, PROXIMAL_STEPS, None, places % 3)
     assert torch.allclose(loss.x_neg, x_neg, atol=1e-9)
@@ -526,7 +526,7 @@ def test_what_recovery_makes_longer(make):
 @pytest.mark.parametrize("norm", ["none", "group", "batch"])
 @pytest.mark.parametrize("name", ["jem", "jempp", "robust_jem", "jeat", "igebm"])
 def test_joint_passes_are_the_passes_one_after_another(make, batch, name, norm):
-    """Where batch norm is trained they stay apart, to the byte, and its statistics end on the data."""
+    """With trained batch norm the passes stay separate, bitwise equal, and its statistics end with those of the data."""
     joint, apart = (WideResNet(depth=10, width=1, norm=norm).build((1, 4, 4), 3).double() for _ in "ab")
     apart.load_state_dict(joint.state_dict())
     counts, slopes = [], []
@@ -568,12 +568,12 @@ def test_progressive_k_advances_and_resumes(make, binary, batch):
             method.advance(torch.tensor(auc, dtype=torch.float64))
         return method.k
 
-    slow = make("at_ebm", progressive=Progressive(iterations=4, auc=None))  # Algorithm 2: so many iterations a K
+    slow = make("at_ebm", progressive=Progressive(iterations=4, auc=None))  # Algorithm 2: this many iterations per K
     assert [run(slow, [1.0]) for _ in range(14)] == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3]
     early = make("at_ebm", progressive=Progressive(iterations=100, auc=0.8, window=3))  # the released code
     assert run(early, [1.0, 0.9, 0.5]) == 0  # mean .8 is not above .8
     assert run(early, [1.0]) == 0 and run(early, [1.0]) == 1  # .5 1 1 is .83
-    assert run(early, [1.0, 1.0]) == 1  # the window is of this K alone
+    assert run(early, [1.0, 1.0]) == 1  # the window covers only the current K
     resumed = make("at_ebm", progressive=early.progressive)
     resumed.load_state_dict(early.state_dict())
     assert run(resumed, [0.9]) == run(early, [0.9]) == 2

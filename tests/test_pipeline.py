@@ -1,4 +1,4 @@
-"""The pipeline itself, on the study tiny, in a copy of the project: DVC, the queue, and MLflow."""
+"""The whole pipeline on the study tiny, in a copy of the project: DVC, its queue and MLflow."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def shell(folder, *command, fails=False, **more):
 
 
 def clone(folder, study, edit=lambda folder: None):
-    """A clone of the working tree with that study selected, committed after `edit`."""
+    """Copy the working tree, select the study, apply `edit` and commit."""
     for name in ("dvc.yaml", "params.yaml", "stages", "pkg", "pyproject.toml", ".gitignore", ".dvcignore", ".dvc/config"):
         source, target = PROJECT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -42,19 +42,19 @@ def clone(folder, study, edit=lambda folder: None):
 
 
 def mark(folder):
-    """Let measurements print what only this folder's code prints."""
+    """Make measurements print a line that only this folder's code prints."""
     measure = folder / "pkg/advebm/commands/measure.py"
     measure.write_text(measure.read_text().replace('print(f"wrote ', 'print("the copy\'s own code", __file__, f"wrote '))
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """A clone with study tiny and a mark."""
+    """A clone with the study tiny and a mark."""
     return clone(tmp_path_factory.mktemp("clone"), "tiny", mark)
 
 
 def locks(folder):
-    """What each lock file of the pipeline says."""
+    """The content of each lock file of the pipeline."""
     files = glob("**/dvc.lock", root_dir=folder, recursive=True)
     return {file: yaml.safe_load((folder / file).read_text()) for file in files}
 
@@ -143,7 +143,7 @@ def test_one_number_reruns_only_what_depends_on_it(copy):
     ran = set(stages_run(shell(copy, "dvc", "repro")))
     assert ran == {"check", *(f"{stage}@robust_jem" for stage in ("sample", "quality", "look")), "report"}
     params.write_text(before)
-    assert set(stages_run(shell(copy, "dvc", "repro"))) <= {"check"}, "going back is cached"
+    assert set(stages_run(shell(copy, "dvc", "repro"))) <= {"check"}, "the earlier results must come from the cache"
 
 
 def test_a_run_holds_one_specification_of_each_stage(copy):
@@ -151,7 +151,7 @@ def test_a_run_holds_one_specification_of_each_stage(copy):
     assert len({run["tags"]["checkpoint.sha256"] for run in runs}) == 1
     first = next(run for run in runs if run["params"])
     others = [run for run in runs if not run["params"]]
-    assert others, "an experiment with another specification of a stage has a run of its own"
+    assert others, "an experiment that changes a stage's spec must have a run of its own"
     assert (
         first["metrics"]["ood/uniform/auc_worst"]
         == json.loads((copy / "report.json").read_text())["ood"]["uniform"]["auc_worst"]
@@ -168,7 +168,7 @@ def test_the_queue_runs_the_copys_code_and_loses_nothing(copy):
     assert status.count("Success") == 2, status
     runs = [run for run in mlflow_runs(copy) if run["id"] not in before]
     made = {(run["tags"]["method"], run["params"]["seed"]) for run in runs}
-    assert made == {(name, seed) for name in ("at", "warm") for seed in ("1", "2")}  # a seed has a warm start of its own
+    assert made == {(name, seed) for name in ("at", "warm") for seed in ("1", "2")}  # each seed has its own warm start
     runs = [run for run in runs if run["tags"]["method"] == "at"]
     shown = shell(copy, "dvc", "exp", "list", "--name-only")
     for run in runs:
@@ -181,7 +181,7 @@ def test_the_queue_runs_the_copys_code_and_loses_nothing(copy):
 
 def test_a_sweep_is_drawn_of_the_queue(copy):
     shown = shell(copy, BIN / "advebm", "sweep", "pair", "--metric", "fid", "--metric", "recall")
-    assert "| targeted |" in shown and " ± " in shown and "| 2 " in shown, "a mean over seeds"
+    assert "| targeted |" in shown and " ± " in shown and "| 2 " in shown, "the table must show a mean over seeds"
     assert {file.name for file in (copy / "results/sweeps").iterdir()} == {"pair.md", "pair.png", "pair_samples.png"}
     log = shell(copy, BIN / "advebm", "sweep", "pair", "--metric", "protocol", fails=True)
     assert "advebm: no number 'protocol' in quality.json; there are fid, fid_se" in log

@@ -1,4 +1,4 @@
-"""Samples in bfloat16 beside the same in float32, from a network that has learnt something."""
+"""Samples in bfloat16 compared with the same samples in float32, from a partly trained network."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ from advebm.training import fit
 
 
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory):
+def trained(tmp_path_factory):
     """Digits' robust_jem after 200 steps, its judge after 100, the validation images, and the class Gaussians."""
     folder = tmp_path_factory.mktemp("digits")
     prepare(folder, study="digits", quiet=True)
@@ -41,9 +41,9 @@ def learnt(tmp_path_factory):
     return *nets, validation, gaussians
 
 
-def test_fid_of_the_same_seeds_in_bfloat16_differs_by_less_than_its_error(learnt, monkeypatch):
+def test_fid_of_the_same_seeds_in_bfloat16_differs_by_less_than_its_error(trained, monkeypatch):
     monkeypatch.setattr(passes, "has_bf16", lambda device: True)
-    net, judge, validation, gaussians = learnt
+    net, judge, validation, gaussians = trained
     chain = Langevin(steps=20, step_size=0.5, noise=0.005, clamp_grad=0.2, clip=True)
     recipe, ids = SGLD(recipe="sgld", start="gaussians", chain=chain, conditional=True), torch.arange(290)
     made, found = {}, {}
@@ -57,7 +57,7 @@ def test_fid_of_the_same_seeds_in_bfloat16_differs_by_less_than_its_error(learnt
     start = judge.features(images.Images(images.to_bytes(stages["start"])).pixels())
     fid = {name: frechet(features, real) for name, features in found.items()}
     assert not np.array_equal(made["fp32"], made["bf16"])
-    assert fid["fp32"] < frechet(start, real), "the chains improve on where they start"
+    assert fid["fp32"] < frechet(start, real), "the chains must improve on their starts"
     assert abs(fid["fp32"] - fid["bf16"]) < jackknife(found["fp32"], fitted(real))
 
 
@@ -78,7 +78,7 @@ def test_flows_are_never_in_bfloat16(monkeypatch, spec):
 
 
 def test_the_weights_gradients_are_made_in_the_precision_of_the_loss(monkeypatch):
-    """Convolutions of both ways, and products of bfloat16 where it is asked for; outside all is as it was."""
+    """Convolutions forward and backward, with bfloat16 where requested; afterwards the global settings are unchanged."""
     monkeypatch.setattr(passes, "has_bf16", lambda device: True)
     before, seen = torch.backends.cudnn.allow_tf32, []
 
@@ -112,7 +112,7 @@ def test_the_weights_gradients_are_made_in_the_precision_of_the_loss(monkeypatch
 
 def test_measurements_are_in_float32_and_the_process_as_before(wrn, tmp_path):
     before, seen, net = torch.backends.cudnn.allow_tf32, set(), wrn.eval()
-    net.head.bias.data += 1  # a judge of its own: torch-fidelity keeps each, by its weights
+    net.head.bias.data += 1  # a different judge: torch-fidelity caches each by its weights
     rng = np.random.default_rng(0)
     x = images.Images(rng.integers(0, 256, (12, 8, 8, 1), dtype=np.uint8), np.arange(12) % 3)
     net.stem.register_forward_hook(lambda stem, given, h: seen.add(torch.backends.cudnn.allow_tf32))

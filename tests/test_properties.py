@@ -1,4 +1,4 @@
-"""Whatever the params file or an image file holds: it is read, or one line says what is wrong."""
+"""Any content of a params file or an image file is either read or rejected with a one-line error."""
 
 import copy
 from pathlib import Path
@@ -19,7 +19,7 @@ SHARED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthC
 
 
 def paths(entry, above=()):
-    """Every key of the study, by the keys that lead to it."""
+    """The path to every key of the study, as a tuple of keys."""
     for key, value in entry.items():
         yield (*above, key)
         if isinstance(value, dict):
@@ -99,7 +99,7 @@ def test_damage_anywhere_in_an_npz_is_told(tmp_path, images, data):
         read = im.load(tmp_path / "a.npz")
     except ValueError as error:
         assert str(error).startswith(str(tmp_path / "a.npz"))
-    else:  # damage to the archive's dates and the like leaves the arrays as they were
+    else:  # damage to timestamps and the like leaves the arrays intact
         assert np.array_equal(read.x, images.x) and (read.y is None or np.array_equal(read.y, images.y))
 
 

@@ -1,4 +1,4 @@
-"""Several processes that share the work against one that does it alone."""
+"""Several processes that share the work, compared with one that does it alone."""
 
 import os
 import re
@@ -32,8 +32,8 @@ SHARED = sorted(name for name, method in METHODS.items() if method.shared)
 
 
 def work():
-    """What one and several processes are compared by: networks and records of every method that can be shared, batch norm,
-    a replay buffer, parts of a measurement."""
+    """The results by which one and several processes are compared: networks and records of every method that can be shared,
+    batch norm, a replay buffer, parts of a measurement."""
     found = {}
     for name in SHARED:
         net, records = tiny(name)
@@ -62,10 +62,10 @@ def work():
 
 
 def shared(processes, project, *arguments, start=subprocess.run):
-    """A stage, or a script, by so many processes."""
+    """Run a stage or a script with this number of processes."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"launch": {"processes": processes}}
     params["tiny"]["training"]["epochs"] = 2
-    params["tiny"]["samples"] = 502  # more than are made at a time
+    params["tiny"]["samples"] = 502  # more than one batch of samples
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "ADVEBM_"))}
     environment = {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'pkg'}:{ROOT / 'tests'}"}
@@ -74,7 +74,7 @@ def shared(processes, project, *arguments, start=subprocess.run):
 
 
 def test_two_processes_learn_what_one_does(tmp_path):
-    """Half the batch each: the same losses and weights; Adam makes 1e-4 of what the order of a sum changes."""
+    """Half the batch each: the same losses and weights, up to rounding, which Adam amplifies to 1e-4."""
     alone = work()
     script = [str(ROOT / "tests" / "sharing.py"), "two"]
     launch = f"import sys; from advebm.runtime import ranks; sys.exit(ranks.launch(2, {script}))"
@@ -106,7 +106,7 @@ def test_batch_norms_are_replaced_by_ones_of_the_same_parameters_and_buffers():
     assert after.keys() == before.keys() and all(after[name] is before[name] for name in before)
     assert modes == [layer.training for layer in net.modules()]
     assert sum(type(layer) is ranks.BatchNorm for layer in net.modules()) == len(layers) > 0
-    assert all(type(layer) is torch.nn.BatchNorm2d for layer in layers), "those that were replaced are as they were"
+    assert all(type(layer) is torch.nn.BatchNorm2d for layer in layers), "the layers that were replaced must be unchanged"
 
 
 def test_a_batch_that_cannot_be_shared_is_told(monkeypatch):
@@ -119,7 +119,7 @@ def test_a_batch_that_cannot_be_shared_is_told(monkeypatch):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """Prepared data and class Gaussians of tiny."""
+    """A folder with the prepared data and class Gaussians of tiny."""
     folder = tmp_path_factory.mktemp("shared")
     run = ROOT / "stages" / "run.py"
     shared(1, folder, run, "prepare", "--study", "tiny", "--out", "data")
@@ -133,7 +133,7 @@ def train(processes, project, **more):
 
 
 def test_a_killed_process_ends_the_job_which_goes_on_with_another_number(project):
-    """... in one clear line; what is gone on from belongs to any number of processes."""
+    """The job ends with one clear line, and any number of processes can resume from its state."""
     process = train(2, project, start=subprocess.Popen)
     kept = lambda: list((project / "state").glob("train-*/*.safetensors"))  # noqa: E731
     while not kept():
@@ -147,14 +147,14 @@ def test_a_killed_process_ends_the_job_which_goes_on_with_another_number(project
     assert kept() and not (project / "by2" / "model.safetensors").exists()
     alone = train(1, project)
     assert alone.returncode == 0, alone.stderr
-    assert int(re.search(r"(\d+)/\d+ \[", alone.stderr)[1]) > 0, "it goes on from what two had kept"
+    assert int(re.search(r"(\d+)/\d+ \[", alone.stderr)[1]) > 0, "must resume from the state of two"
     assert not kept()
     steps = np.loadtxt(project / "by1" / "curves.csv", delimiter=",", skiprows=1, usecols=0)
     assert len(steps) == len(set(steps)) > 5
 
 
 def test_samples_are_shared(project):
-    """Images are those that one process makes; only the leader writes."""
+    """The images are those that one process makes; only the leader writes files."""
     torch.manual_seed(0)
     networks.save(project / "model.safetensors", WideResNet(depth=10, width=1).build((1, 8, 8), 10), method="robust_jem")
     given = ["--study", "tiny", "--model", "model.safetensors", "--data", "data"]
@@ -165,4 +165,4 @@ def test_samples_are_shared(project):
     for recipe in ("combined.npz", "sgld.npz"):
         alone, together = (np.load(project / f"samples{n}" / recipe) for n in (1, 2))
         assert np.array_equal(alone["x"], together["x"]) and np.array_equal(alone["y"], together["y"])
-    assert not list((project / "state").glob("*-*")), "nothing is left of the states"
+    assert not list((project / "state").glob("*-*")), "no state may remain"

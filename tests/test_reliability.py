@@ -1,4 +1,4 @@
-"""Interruption, divergence and damage: what is lost (nothing), by killing the real command."""
+"""Interruption, divergence and damage lose nothing: these tests kill the real command."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ if "CUT" in os.environ:
     import power
 from advebm.runtime import state
 if {"AT", "CUT"} & set(os.environ):
-    state.SHARE = 0  # a state is written at every record
+    state.SHARE = 0  # write a state at every record
 from advebm.cli import main
 main()
 """
@@ -36,7 +36,7 @@ main()
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A folder with prepared data of tiny, whose trainings take 20 steps, recorded every fourth."""
+    """A folder with the prepared data of tiny, whose trainings take 20 steps and record every fourth."""
     project = tmp_path_factory.mktemp("project")
     content = yaml.safe_load(Path("params.yaml").read_text())
     for entry in (content["tiny"], content["tiny"]["models"]["at_ebm"]):
@@ -81,9 +81,9 @@ def states(project):
 
 @pytest.fixture(scope="module")
 def whole(project):
-    """What a training of robust_jem that nothing interrupts writes."""
+    """The output of an uninterrupted training of robust_jem."""
     call(project, *training("robust_jem", "whole"))
-    assert not states(project), "the state of what is done is deleted"
+    assert not states(project), "the state of a completed training must be deleted"
     return project / "whole"
 
 
@@ -93,7 +93,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(project, whole, method):
         whole = project / f"whole_{method}"
         call(project, *training(method, whole))
     out = f"killed/{method}"
-    for at in (1, 3, 8):  # inside the first state's writing; after a renaming; later, in the run that goes on
+    for at in (1, 3, 8):  # while the first state is written; after a rename; later, in the resumed run
         call(project, *training(method, out), code=-9, AT=str(at))
         assert len(states(project)) == min(at // 3, 2) and not (project / out / "model.safetensors").exists()
     log = call(project, *training(method, out))
@@ -103,7 +103,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(project, whole, method):
 
 def test_a_power_cut_loses_only_what_was_not_forced_to_the_disk(project, whole, tmp_path):
     store = f"sqlite:///{tmp_path}/mlflow.db"
-    for at in (35, 2, 7, 20, 45, 0):  # the last right after the end
+    for at in (35, 2, 7, 20, 45, 0):  # the last cut is just after the run completes
         call(project, *training("robust_jem", "cut"), code=-9, CUT=str(at), MLFLOW_TRACKING_URI=store)
         assert at == 0 or states(project)
     assert files(project / "cut") == files(whole)
@@ -142,7 +142,7 @@ def test_damaged_states_are_named_and_what_was_before_is_used(project, whole):
 
 
 def changed(project, name, **changes):
-    """A params file with other numbers of robust_jem's training."""
+    """Write a params file with other training parameters of robust_jem."""
     content = yaml.safe_load((project / "params.yaml").read_text())
     content["tiny"]["models"]["robust_jem"].setdefault("training", {}).update(changes)
     (project / name).write_text(yaml.safe_dump(content))
@@ -153,7 +153,7 @@ def test_another_spec_does_not_go_on_from_this_state(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
 
     def interrupted(spec):
-        """What it finds; it leaves its own spec and does not come to its end."""
+        """The spec of the state that it finds; it saves its own spec and is then interrupted."""
         with contextlib.suppress(KeyError), state.opened("train", tmp_path / "out", {"spec": spec}) as kept:
             found = kept.load()
             kept.save(Good({}, {"spec": spec}), always=True)
@@ -185,7 +185,7 @@ def test_divergence_is_rolled_back_and_then_an_error(project):
 
 
 def test_a_signal_counts_wherever_it_comes(tmp_path, monkeypatch, capfd):
-    """Python drops what is raised while it collects an object."""
+    """Python discards exceptions raised while it collects an object."""
 
     class Collected:
         def __del__(self):
@@ -207,7 +207,7 @@ def test_two_processes_do_not_write_one_folder(project, monkeypatch):
         log = call(project, *training("standard", "shared"), code=1)
         assert log == "advebm: shared: another process is writing it; wait for it, or stop it\n"
         with state.opened("train", project / "elsewhere", "a key") as other:
-            assert other.folder.name.endswith("-1"), "the same work elsewhere has a state of its own"
+            assert other.folder.name.endswith("-1"), "the same stage in another folder must have its own state"
 
 
 def test_a_full_disk_leaves_the_last_good_state(tmp_path, monkeypatch):
@@ -227,7 +227,7 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path, monkeypatch):
 
 def test_states_are_two_at_most_and_cost_a_twentieth(tmp_path, monkeypatch):
     kept = State(tmp_path)
-    clock = iter(float(t) for t in (100, 101, 120, 121.5, 123))  # the first takes 1 s: 20 s are to pass
+    clock = iter(float(t) for t in (100, 101, 120, 121.5, 123))  # the first save takes 1 s, so the next is due after 20 s
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     for step in range(3):
         kept.save(Good({}, {"step": step}))
@@ -240,7 +240,7 @@ def test_a_part_is_computed_once(tmp_path):
     assert torch.equal(kept.part("a", lambda: 1 / 0), made)
     (file,) = (tmp_path / "parts").iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"!")
-    assert torch.equal(kept.part("a", lambda: torch.zeros(2)), torch.zeros(2)), "what is damaged is made again"
+    assert torch.equal(kept.part("a", lambda: torch.zeros(2)), torch.zeros(2)), "a damaged part must be computed again"
 
 
 def test_what_a_cache_holds_is_found_by_others_until_it_is_the_oldest(tmp_path):
@@ -251,7 +251,7 @@ def test_what_a_cache_holds_is_found_by_others_until_it_is_the_oldest(tmp_path):
     (folder / "torn.safetensors.part").write_bytes(b"")
     size = max(file.stat().st_size for file in folder.iterdir())
     bounded = Cache(folder, bound=3 * size)
-    for name in "bac":  # a is found
+    for name in "bac":  # a is cached
         bounded.part(name, lambda: {"x": torch.rand(100)})
     bounded.part("d", lambda: {"x": torch.rand(100)})
     assert len(list(folder.iterdir())) == 3
@@ -260,7 +260,7 @@ def test_what_a_cache_holds_is_found_by_others_until_it_is_the_oldest(tmp_path):
         bounded.part("b", lambda: 1 / 0)
     for file in folder.iterdir():
         file.write_bytes(file.read_bytes()[:-1] + b"!")
-    assert bounded.part("a", lambda: {"x": torch.zeros(2)})["x"].tolist() == [0, 0], "what is damaged is made again"
+    assert bounded.part("a", lambda: {"x": torch.zeros(2)})["x"].tolist() == [0, 0], "a damaged part must be computed again"
 
 
 def tracked(project, store):
@@ -296,7 +296,7 @@ def test_a_killed_training_is_one_run(project, tmp_path):
 
 def test_without_mlflow_nothing_stops_and_sync_sends_what_waited(project, tmp_path):
     store = f"sqlite:///{tmp_path}/mlflow.db"
-    call(project, "sync", MLFLOW_TRACKING_URI=store)  # makes it
+    call(project, "sync", MLFLOW_TRACKING_URI=store)  # creates the store
     tracked(project, store)
     shutil.copy(tmp_path / "mlflow.db", tmp_path / "read_only.db")
     read_only = f"sqlite:///file:{tmp_path}/read_only.db?mode=ro&uri=true"
@@ -316,13 +316,13 @@ def test_without_mlflow_nothing_stops_and_sync_sends_what_waited(project, tmp_pa
 
 @pytest.fixture(scope="module")
 def scale(project, whole):
-    """What quality needs besides a model: images, the judge's stead, and the ends of the scale."""
+    """What quality needs besides a model: samples, a model used as the judge, and the baselines."""
     judge, study = ("--judge", whole / "model.safetensors"), ("--study", "tiny", "--data", "data", "-q")
-    images, ends = project / "images", project / "ends"
+    images, baselines = project / "images", project / "baselines"
     given = (*study, "--gaussians", "g.safetensors")
     call(project, "sample", "robust_jem", "--model", whole / "model.safetensors", *given, "--out", images)
-    call(project, "baselines", *judge, *given, "--out", ends)
-    return (*judge, "--samples", images, "--baselines", ends)
+    call(project, "baselines", *judge, *given, "--out", baselines)
+    return (*judge, "--samples", images, "--baselines", baselines)
 
 
 @pytest.mark.parametrize("command", ["sample", "ood", "quality", "steps"])
@@ -334,7 +334,7 @@ def test_a_killed_measurement_goes_on_and_ends_the_same(project, whole, scale, c
     out = {name: f"{command}/{name}" + ("/quality.json" if command == "quality" else "") for name in ("once", "again")}
     arguments = (command, "robust_jem", "--study", "tiny", *model, *more, "-q", "--out")
     call(project, *arguments, out["once"])
-    call(project, *arguments, out["again"], code=-9, AT="5")  # in the writing of its second part
+    call(project, *arguments, out["again"], code=-9, AT="5")  # while its second part is written
     assert list((project / "state").glob(f"{command}-*/parts/*.safetensors"))
     call(project, *arguments, out["again"])
     assert files(project / command / "once") == files(project / command / "again")

@@ -99,7 +99,7 @@ def test_the_steepest_direction_of_any_gradient_has_length_1(scale):
     gradient = torch.randn(5, 1, 4, 4)
     direction = NORMS["l2"].direction(gradient * scale)
     assert torch.allclose(direction.flatten(1).norm(dim=1), torch.ones(5))
-    if scale > 1e-40:  # where numbers are whole
+    if scale > 1e-40:  # at 1e-40 numbers are subnormal and lose digits
         assert torch.allclose(direction, NORMS["l2"].direction(gradient), rtol=1e-5)
     assert NORMS["l2"].direction(torch.zeros(1, 1, 4, 4)).eq(0).all()
 
@@ -168,7 +168,7 @@ def test_buffer_keeps_chains_and_starts_some_afresh():
     others[places] = False
     assert torch.equal(buffer.images[others], before[others])
     noise = Streams(0, "negatives", 0, ids=torch.arange(20)).normal(1, 2, 2)[fresh]
-    assert abs(np.corrcoef(x[fresh].flatten(), noise.abs().flatten())[0, 1]) < 0.5  # starts and noise share no bits
+    assert abs(np.corrcoef(x[fresh].flatten(), noise.abs().flatten())[0, 1]) < 0.5  # starts and noise share no random bits
     with pytest.raises(ValueError, match="too few for a batch"):
         buffer.draw(0, 51)
 

@@ -1,4 +1,4 @@
-"""What takes long: `make soak`."""
+"""Tests that take long, run by `make soak`."""
 
 import math
 import os
@@ -26,14 +26,14 @@ from test_pipeline import BIN, clone, locks, shell
 
 pytestmark = pytest.mark.soak
 PARAMS = Path("params.yaml")
-STEPS, BATCH, CHAIN = 20, 2, 1  # chains and attacks are cut to one step: networks of this size are slow without a GPU
+STEPS, BATCH, CHAIN = 20, 2, 1  # chains and attacks take one step: networks of this size are slow without a GPU
 
 
 @pytest.fixture(scope="module")
 def cifar10(tmp_path_factory):
     """Real CIFAR-10, prepared, with its class Gaussians."""
     folder = tmp_path_factory.mktemp("cifar10")
-    prepare(folder, study="cifar10-smoke", params=PARAMS)  # the same images as cifar10, fewer out-distribution ones
+    prepare(folder, study="cifar10-smoke", params=PARAMS)  # the same images as cifar10, with fewer out-distribution images
     gaussians(folder, folder / "gaussians.safetensors", study="cifar10", params=PARAMS)
     sets = {name: images.load(folder / f"{name}.npz") for name in ("train", "validation", "outliers")}
     return about(folder), sets, Gaussians.load(folder / "gaussians.safetensors")
@@ -83,7 +83,7 @@ def test_digits_twice_gives_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("method", ["robust_jem", "at_ebm"])
 def test_twenty_kills_through_dvc_change_no_byte(tmp_path, method):
-    """kill -9 of the training that `dvc repro` runs, at 20 random moments, half of them inside the writing of a state."""
+    """SIGKILL the training that `dvc repro` runs at 20 random moments, half of them while a state is being written."""
     folder, rng = clone(tmp_path / "project", "digits"), random.Random(0)
     hook = tmp_path / "hook"
     hook.mkdir()
@@ -94,7 +94,7 @@ def test_twenty_kills_through_dvc_change_no_byte(tmp_path, method):
     command = ["dvc", "repro", "--force", "--single-item", f"stages/train/dvc.yaml:train@{method}"]
     model = folder / "models/digits" / method
     whole = {file.relative_to(model): file.read_bytes() for file in model.rglob("*") if file.is_file()}
-    killed, started = [], []
+    killed, completed = [], []
     while len(killed) < 20:
         shutil.rmtree(model, ignore_errors=True)
         own = {
@@ -113,13 +113,13 @@ def test_twenty_kills_through_dvc_change_no_byte(tmp_path, method):
             if "stages/run.py train " in " ".join(process.cmdline()):
                 process.kill()
         log = running.communicate()[0].decode()
-        if running.returncode == 0:  # it came to its end: begin anew
+        if running.returncode == 0:  # it completed before the kill: start again
             assert whole == {file.relative_to(model): file.read_bytes() for file in model.rglob("*") if file.is_file()}
-            started.append(len(killed))
+            completed.append(len(killed))
         else:
             killed.append(log.count("is damaged"))
-            print(f"{method}: kill {len(killed)}, {len(started)} came to their end", flush=True)
+            print(f"{method}: kill {len(killed)}, {len(completed)} completed", flush=True)
     shell(folder, *command)
     assert whole == {file.relative_to(model): file.read_bytes() for file in model.rglob("*") if file.is_file()}
     assert not list((folder / "state").glob("train-*")) and not any(killed)
-    print(f"{method}: 20 kills, {len(started) + 1} trainings came to their end, each with the bytes of the whole one")
+    print(f"{method}: 20 kills, {len(completed) + 1} trainings completed, each byte-identical to the uninterrupted one")

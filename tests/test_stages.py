@@ -1,4 +1,4 @@
-"""What the stages depend on, against the code."""
+"""The declared dependencies of the stages, checked against the code."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Quality against the number of steps."""
+"""Sample quality as a function of the number of steps."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ RECIPES = [
     Combined(recipe="combined", attack=Attack(eps=0.2, steps=2), contrast=0.8, chain=CHAIN),
     Ascend(recipe="ascent", start="uniform", ascent=Ascent(steps=5, step_size=0.3, eps=1.0)),
 ]
-LENGTHS = [1, 3, 11, 20]  # noise is drawn for 8 steps at once
+LENGTHS = [1, 3, 11, 20]  # noise is drawn for 8 steps at a time
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_number_varies_beside_the_studys_own():
 
 
 @pytest.mark.parametrize(
-    ("method", "names", "vary", "changes", "told"),
+    ("method", "names", "vary", "changes", "message"),
     [
         ("robust_jem", ["combind"], [], [], "no recipe 'combind'; there are combined, sgld"),
         ("robust_jem", [], ["combind.contrast=1"], [], "no recipe 'combind'"),
@@ -119,8 +119,8 @@ def test_a_number_varies_beside_the_studys_own():
         ("standard", [], [], [], "none of its recipes has a chain"),
     ],
 )
-def test_what_has_no_steps_is_told(method, names, vary, changes, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_has_no_steps_is_told(method, names, vary, changes, message):
+    with pytest.raises(ValueError, match=message):
         variants(ENTRY, method, "tiny", names, vary, changes)
 
 

@@ -1,4 +1,4 @@
-"""Report, comparison and web page, made of invented measurements."""
+"""Report, comparison and web page, made from invented measurements."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def detection(auc):
 
 
 def files(method):
-    """What the measurements of a method write: at_ebm has no logits of classes, jem no Inception Score."""
+    """The files that the measurements of a method write: at_ebm has no class logits, jem no Inception Score."""
 
     def share(value):
         return None if method == "at_ebm" else value
@@ -97,7 +97,7 @@ def picture(path):
 
 @pytest.fixture
 def study(tmp_path):
-    """Results and curves of a few methods, as the stages leave them."""
+    """Results and curves of a few methods, as the stages write them."""
     for method in RECIPES:
         results = tmp_path / "results" / method
         for recipe in RECIPES[method]:
@@ -124,7 +124,7 @@ def test_the_first_table_of_a_page_is_filled_between_its_lines(study, capsys):
     page = study / "README.md"
     page.write_text("# a\n\n<!-- headline cifar10-fast -->\nold\n<!-- end headline -->\n\nb\n")
     given = {"results": study / "results", "method": ["robust_jem", "at_ebm", "jeat"]}
-    for _ in range(2):  # again, over what was written
+    for _ in range(2):  # the second time over the first table
         headline(page, study="cifar10-fast", **given)
         lines = [re.sub(" +", " ", line) for line in page.read_text().splitlines()]
         rows = [
@@ -137,7 +137,7 @@ def test_the_first_table_of_a_page_is_filled_between_its_lines(study, capsys):
         assert lines[start : start + 4] == rows and lines[:3] == ["# a", "", "<!-- headline cifar10-fast -->"]
         assert lines[start + 4 :] == ["", "<!-- end headline -->", "", "b"] and "old" not in lines
     assert rows[3] in re.sub(" +", " ", capsys.readouterr().out)
-    for name in ("quality", "ood"):  # as `away` leaves a method whose measurements have begun
+    for name in ("quality", "ood"):  # as `away` leaves a method that is only partly measured
         (study / "results/at_ebm" / f"{name}.json").unlink()
     headline(page, study="cifar10-fast", **given)
     assert "| at_ebm | - | - | - | - | - | - | - | - |" in re.sub(" +", " ", page.read_text())
@@ -234,7 +234,7 @@ def test_the_published_tables_fit_together():
         *("RJ Table 1", "JT Table 1", "JT Table 2", "JT Table 3", "AE Table 2", "AE Table 4")
     ]
     differ = {key[0::2]: values for key, values in cells.items() if len(values - {None}) > 1}
-    assert differ == {("JEM", "is"): {8.66, 8.76}}, "the papers print the same of the same model, but for this"
+    assert differ == {("JEM", "is"): {8.66, 8.76}}, "with this exception the papers agree on each model"
 
 
 def test_ours_stands_beside_published(study):
@@ -246,7 +246,7 @@ def test_ours_stands_beside_published(study):
     assert tables["JT Table 2"]["JEM"][4:6] == [Beside("0.4; 0.1", 0.33), Beside("0.4; 0.1", 1.44)]
     assert tables["JT Table 3"]["JEM"][2:5] == [Beside(99.0, 92.9), Beside(86.0, 6.11), Beside(None, 8.66)]
     assert tables["JT Table 3"]["Glow"][1:3] == [None, Beside(None, 67.6)], "not measured"
-    assert tables["AE Table 4"]["AT-EBM"][-3:-1] == [Beside(90.0, 100), Beside(40.0, 100)], "the worst case of AE is L2"
+    assert tables["AE Table 4"]["AT-EBM"][-3:-1] == [Beside(90.0, 100), Beside(40.0, 100)], "AE's worst case is in L2"
     assert [text(Beside(*cell)) for cell in ((90.0, 100), (None, 3.69), (None, None))] == ["90 │ 100", "- │ 3.69", "-"]
     worst = WorstCase(eps=1.0, auc=0.2, fpr95=0.9, attack="apgd")
     scores = found["jem"].of["ood"].named["uniform"].scores
@@ -254,10 +254,10 @@ def test_ours_stands_beside_published(study):
     (jem,) = [
         row for table in papers("tiny", DATA, found) if table.title == "AE Table 4" for row in table.rows if row[0] == "JEM"
     ]
-    assert jem[-3:-1] == [Beside(70.0, 11.8), Beside(20.0, 2.5)], "by the score of JEM's published numbers"
+    assert jem[-3:-1] == [Beside(70.0, 11.8), Beside(20.0, 2.5)], "the row must use the score of JEM's published numbers"
     for entry in found["at_ebm"].of["ood"].named.values():
         entry.scores[entry.score].worst["l2"].eps = 1.5
-    assert ours(found["at_ebm"], None)["uniform worst"] is None, "of another radius"
+    assert ours(found["at_ebm"], None)["uniform worst"] is None, "a result at another radius must not be compared"
     assert set(ours(found["jem"], "sgld")) >= {"clean", "robust", "ordinary", "energy", "is", "fid", "jfs", "mfs"}
 
 
@@ -320,8 +320,8 @@ def test_a_comparison_leaves_out_what_is_not_whole(study, tmp_path):
     next((results / "robust_jem/samples").glob("sgld.npz")).unlink()
     compare(results, study / "models", out, study="tiny", params=Path("params.yaml"))
     assert list(json.loads(out.read_text())) == ["standard", "at_ebm/ascent", "(gaussians)", "(real)"]
-    told = "Left out: jem, which lacks quality.json; robust_jem, which lacks samples/sgld.npz."
-    assert told in out.with_suffix(".md").read_text()
+    note = "Left out: jem, which lacks quality.json; robust_jem, which lacks samples/sgld.npz."
+    assert note in out.with_suffix(".md").read_text()
     for method in RECIPES:
         (results / method / "ood.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no method has results but standard, which lacks ood\.json; jem, "):

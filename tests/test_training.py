@@ -139,7 +139,7 @@ def test_plain_objective_diverges_where_bce_stays_bounded():
 
 
 def test_changes_of_energy_by_attack_and_step(images):
-    """JT, Fig. 3, of the one step of a run, with everything written out."""
+    """JT, Fig. 3, for a training of one step, with everything written out."""
     torch.manual_seed(0)
     net = SPEC.build((1, 4, 4), 3)
     start = copy.deepcopy(net)
@@ -158,7 +158,7 @@ def test_changes_of_energy_by_attack_and_step(images):
 
 
 def tiny(name, training=None, **more):
-    """A method trained as the study tiny says, on 64 images of noise: the network, and the records by their steps."""
+    """Train a method as in the study tiny, on 64 noise images: the network, and the records by step."""
     model = config.model(config.read(config.Path("params.yaml"), "tiny"), name)
     rng = np.random.default_rng(0)
     x, out = (Images(rng.integers(0, 256, (64, 8, 8, 1), dtype=np.uint8), np.arange(64) % 10) for _ in range(2))
@@ -181,12 +181,12 @@ def test_a_training_goes_on_from_what_it_kept(name):
         resumed, rest = tiny(name, start=step, state=kept[step])
         assert torch.equal(weights(resumed), weights(whole))
         assert rest == {key: value for key, value in records.items() if key > step}
-    assert all(torch.equal(before[key], value) for key, value in kept[step].items()), "it is left as it was"
+    assert all(torch.equal(before[key], value) for key, value in kept[step].items()), "resuming must not modify the state"
 
 
 @pytest.mark.parametrize("spec", [SGD(name="sgd", lr=0.1), Adam(name="adam", lr=0.1)])
 def test_what_an_optimiser_recalls_lies_in_memory_as_its_weights(tmp_path, spec):
-    """Also after the disk; fused optimisers refuse it otherwise."""
+    """Also after loading from the disk: fused optimisers require the strides of the weights."""
     made = []
     for _ in range(2):
         net = SPEC.build((1, 8, 8), 3)
@@ -232,7 +232,7 @@ def test_networks_are_saved_and_loaded(tmp_path, monkeypatch, norm, activation):
     networks.save(tmp_path / "m.safetensors", net, study="s", method="m")
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     read, header = networks.load(tmp_path / "m.safetensors")
-    assert torch.backends.cudnn.allow_tf32, "the process is as it was"
+    assert torch.backends.cudnn.allow_tf32, "loading must not change the process's settings"
     assert torch.equal(net.eval()(x), read(x)) and header["study"] == "s" and header["outputs"] == 5
     assert torch.equal(net.body(net.stem(x)), net(x)) and net.features(x).shape == (2, 128)
     networks.save(tmp_path / "again.safetensors", read, study="s", method="m")
@@ -254,7 +254,7 @@ def test_networks_of_every_kind_are_saved_and_loaded(tmp_path, spec):
     torch.manual_seed(0)
     net = spec.build((3, 8, 8), 1)
     x = torch.rand(2, 3, 8, 8)
-    net(x)  # a flow sets itself up by its first batch
+    net(x)  # a flow initialises itself from its first batch
     net.eval()
     networks.save(tmp_path / "m.safetensors", net)
     read, header = networks.load(tmp_path / "m.safetensors", shape=(3, 8, 8))
@@ -268,9 +268,7 @@ def test_networks_of_every_kind_are_saved_and_loaded(tmp_path, spec):
 
 def test_resnet_50_is_the_papers(images):
     net = ResNet(depth=50).build((3, 32, 32), 10)
-    assert (
-        sum(p.numel() for p in net.parameters()) == 23_520_842
-    )  # 25,557,032 of ImageNet's, with its stem and head changed
+    assert sum(p.numel() for p in net.parameters()) == 23_520_842  # ImageNet's has 25,557,032; the stem and head differ
     x = torch.rand(1, 3, 32, 32)
     assert net.trunk[:-2](net.stem(x)).shape == (1, 2048, 4, 4)
     batch_norms = [m for m in net.train().modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -298,7 +296,7 @@ def test_flows_need_images_that_divide():
 
 
 def test_wide_resnets_have_the_published_size():
-    """WRN-28-10 has 36.5 M parameters (Zagoruyko and Komodakis 2016, Table 4), and its layers 28 convolutions deep."""
+    """WRN-28-10 has 36.5 M parameters (Zagoruyko and Komodakis 2016, Table 4) and 25 convolutions of 3x3."""
     net = WideResNet(depth=28, width=10, norm="batch").build((3, 32, 32), 10)
     assert 36.4e6 < sum(p.numel() for p in net.parameters()) < 36.6e6
     assert sum(1 for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)) == 25

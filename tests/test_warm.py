@@ -1,4 +1,4 @@
-"""Trainings that start from another, and networks whose norm decides how they are sampled."""
+"""Trainings that start from another model, and networks whose norm decides how they are sampled."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ def run(name, *given, **options):
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
-    """Prepared data, Gaussians and the warm start of the study tiny."""
+    """The prepared data, class Gaussians and warm start of the study tiny."""
     folder = tmp_path_factory.mktemp("work")
     run("prepare", folder / "data")
     run("gaussians", folder / "data", folder / "g.safetensors")
@@ -34,7 +34,7 @@ def trained(work, out, method, **more):
 
 
 class Killed(Exception):
-    """The process ends here."""
+    """Simulates the process being killed."""
 
 
 def test_an_interrupted_training_from_a_warm_start_ends_with_the_same_bytes(work, tmp_path, monkeypatch):
@@ -62,7 +62,7 @@ def test_an_interrupted_training_from_a_warm_start_ends_with_the_same_bytes(work
 
 
 def test_a_training_that_diverges_begins_again_from_its_start(work, tmp_path, monkeypatch):
-    """Before its first record there is nothing else to go back to."""
+    """Before the first record there is no other state to roll back to."""
     from advebm import training
 
     check, failed = training.check_finite, []
@@ -73,13 +73,13 @@ def test_a_training_that_diverges_begins_again_from_its_start(work, tmp_path, mo
             raise training.Diverged("training diverged, as this test says", step + 1)
         check(record, step, bound)
 
-    initialise, begun = networks.initialise, []
+    initialise, initialised = networks.initialise, []
     monkeypatch.setattr(training, "check_finite", once)
-    monkeypatch.setattr(networks, "initialise", lambda net, path: begun.append(path) or initialise(net, path))
+    monkeypatch.setattr(networks, "initialise", lambda net, path: initialised.append(path) or initialise(net, path))
     _, header = trained(work, tmp_path / "m", "jeat", warm=work / "warm")
     events = json.loads((tmp_path / "m/recoveries.json").read_text())["recoveries"]
     assert [event["back_to"] for event in events] == [0] and header["init"]
-    assert len(begun) == 3  # to see whether it fits, and for each try
+    assert len(initialised) == 3  # once to check that it fits, and once for each attempt
 
 
 def test_mlflow_is_told_of_both_phases(work, tmp_path, monkeypatch):
@@ -88,9 +88,10 @@ def test_mlflow_is_told_of_both_phases(work, tmp_path, monkeypatch):
     trained(work, tmp_path / "m", "jeat", warm=work / "warm")
     (journal,) = tmp_path.glob("state/outbox/*/events.jsonl")
     events = [json.loads(line) for line in journal.read_text().splitlines()]
-    told = {event[2]: event[1] for event in events if event[0] == "metrics"}
-    assert list(told) == [int(row["step"]) for row in records(tmp_path / "m")]
-    assert min(told) < 0 and "train/energy_gap" in told[max(told)] and "train/energy_gap" not in told[min(told)]
+    logged = {event[2]: event[1] for event in events if event[0] == "metrics"}
+    assert list(logged) == [int(row["step"]) for row in records(tmp_path / "m")]
+    assert min(logged) < 0
+    assert "train/energy_gap" in logged[max(logged)] and "train/energy_gap" not in logged[min(logged)]
     tags = {name: value for event in events if event[0] == "tags" for name, value in event[1].items()}
     assert tags["init.sha256"] == images.digest(work / "warm/model.safetensors")
 
@@ -120,7 +121,7 @@ def records(folder):
 
 
 def test_a_method_starts_from_the_studys_warm_start(work, tmp_path):
-    """Its norm frozen at the statistics that the warm start ended with, its curves after those of the warm start."""
+    """Its norm is frozen at the final statistics of the warm start; its curves follow those of the warm start."""
     warm, about = networks.load(work / "warm/model.safetensors")
     net, header = trained(work, tmp_path / "m", "jeat", warm=work / "warm")
     assert about["method"] == "warm" and about["network"]["norm"] == "batch"
@@ -177,7 +178,7 @@ def test_a_network_trained_on_batch_statistics_is_sampled_on_them(work, tmp_path
     model = tmp_path / "m/model.safetensors"
     run("sample", "robust_jem", model, work / "data", work / "g.safetensors", tmp_path / "s")
     made = images.load(tmp_path / "s/sgld.npz")
-    ids = torch.arange(BATCH)  # the last images are made beside as many as the others
+    ids = torch.arange(BATCH)  # the last batch is padded to the size of the others
 
     def sampled(mode):
         from advebm import config
