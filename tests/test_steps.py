@@ -71,14 +71,16 @@ def test_numbers_of_images(wrn, tmp_path):
     using = features.network(quality.Quality(features="judge"), wrn, 1, tmp_path)
     found = steps.scores(made, quality.Reference(real, using), using, "made")
     a, b = (wrn.features(images.pixels()).double().detach() for images in (made, real))
-    assert found["fid"] == pytest.approx(frechet.frechet(a, b), rel=1e-4)
-    assert found["fid_se"] == pytest.approx(frechet.jackknife(a, frechet.fitted(b)), rel=1e-3)
+    assert found == (
+        pytest.approx(frechet.frechet(a, b), rel=1e-4),
+        pytest.approx(frechet.jackknife(a, frechet.fitted(b)), rel=1e-3),
+    )
     found = steps.looks(wrn, wrn, made, Passes())
     logits = wrn(made.pixels())
-    assert found["energy"] == pytest.approx(-logits.logsumexp(1).mean().item(), rel=1e-5)
-    assert found["label_consistency"] == (logits.argmax(1).numpy() == made.y).mean()
-    assert found["saturated"] == ((made.x == 0).sum() + (made.x == 255).sum()) / made.x.size > 0
-    assert steps.looks(wrn, wrn, Images(made.x), Passes())["label_consistency"] is None
+    assert found.energy == pytest.approx(-logits.logsumexp(1).mean().item(), rel=1e-5)
+    assert found.label_consistency == (logits.argmax(1).numpy() == made.y).mean()
+    assert found.saturated == ((made.x == 0).sum() + (made.x == 255).sum()) / made.x.size > 0
+    assert steps.looks(wrn, wrn, Images(made.x), Passes()).label_consistency is None
     assert steps.mean_energy(wrn, made, Passes(), batch=7) == pytest.approx(
         marginal(wrn)(made.pixels()).mean().item(), rel=1e-5
     )
@@ -125,14 +127,13 @@ def test_what_has_no_steps_is_told(method, names, vary, changes, message):
 
 
 def test_pictures_of_steps(tmp_path):
-    curve = {"fid": [3.0, 2.0], "fid_se": [0.2, 0.1], "label_consistency": [0.5, 0.9], "energy": [1.0, 0.5], "best": 20}
-    real = {"label_consistency": 0.9, "energy": 1.0, "saturated": 0.1}
-    numbers = {
-        "images": 60,
-        "lengths": [10, 20],
-        "real": {"validation": real, "train": {**real, "fid": 1.5, "fid_se": 0.1}},
-    }
+    curve = {"fid": [3.0, 2.0], "fid_se": [0.2, 0.1], "label_consistency": [None, None], "energy": [1.0, 0.5]}
+    looks = {"label_consistency": 0.9, "energy": 1.0, "saturated": 0.1}
+    real = {"validation": looks, "train": {**looks, "fid": 1.5, "fid_se": 0.1}}
     for count in (1, 9):
-        curves = {f"sgld chain.step_size=0.{i}": curve | {"label_consistency": [None, None]} for i in range(count)}
-        with Image.open(figures.steps(numbers | {"curves": curves}, tmp_path / "steps.png", "title")) as picture:
+        curves = {f"sgld chain.step_size=0.{i}": curve | {"saturated": [0.1, 0.1], "best": 20} for i in range(count)}
+        content = {"images": 60, "lengths": [10, 20], "recipes": {}, "real": real, "curves": curves}
+        result = steps.StepsResult.read(content)
+        assert result.json() == content
+        with Image.open(figures.steps(result, tmp_path / "steps.png", "title")) as picture:
             assert picture.width > 800

@@ -13,6 +13,7 @@ from advebm.commands.sample import STRIP
 from advebm.runtime import project
 
 if TYPE_CHECKING:
+    from advebm.evaluation.steps import Curve
     from advebm.samplers.recipes import Recipe
 
 
@@ -83,27 +84,28 @@ def steps(
     tracked = tracking.run(stage="steps", study=study, method=method, checkpoint=digest(model), spec=spec)
     with state.opened("steps", out, key) as opened, tracked as run:
         sets = s.drawn(curves, counts, images, make, part=opened.part, bar=around.bar)
-        numbers |= s.measured(sets, counts, images, make, config.build(Quality, entry["quality"]), around)
+        real, found = s.measured(sets, counts, images, make, config.build(Quality, entry["quality"]), around)
+        result = s.StepsResult(**numbers, real=real, curves=found)
         out.mkdir(parents=True, exist_ok=True)
-        (out / "steps.json").write_text(json.dumps(numbers, indent=1) + "\n")
+        (out / "steps.json").write_text(json.dumps(result.json(), indent=1) + "\n")
         title = f"{study} {method}"
-        run.artifact(figures.steps(numbers, out / "steps.png", title), "steps")
+        run.artifact(figures.steps(result, out / "steps.png", title), "steps")
         for name, by_length in sets.items():
             rows = {f"{length} steps": x[:STRIP] for length, (x, _) in by_length.items()}
             picture = out / "pictures" / f"{re.sub(r'[^A-Za-z0-9_.=-]+', '_', name)}.png"
             run.artifact(figures.strip(rows, picture, f"{title}: {name}"), "steps")
         for i, length in enumerate(counts):
-            run.metrics({f"steps/{name}": values[i] for name, values in flat(numbers["curves"]).items()}, length)
-    best = [f"{name}: FID {min(curve['fid']):.3g} at {curve['best']} steps" for name, curve in numbers["curves"].items()]
+            run.metrics({f"steps/{name}": values[i] for name, values in flat(result.curves).items()}, length)
+    best = [f"{name}: FID {min(curve.fid):.3g} at {curve.best} steps" for name, curve in result.curves.items()]
     print(f"wrote {out}: {', '.join(best)}")
 
 
-def flat(curves: dict[str, dict[str, Any]]) -> dict[str, list]:
+def flat(curves: dict[str, "Curve"]) -> dict[str, list]:
     """{"CURVE/NUMBER": a value for each length}, with names that MLflow accepts."""
     return {
         f"{name.replace('=', ' ')}/{key}": values
         for name, curve in curves.items()
-        for key, values in curve.items()
+        for key, values in vars(curve).items()
         if isinstance(values, list)
     }
 

@@ -17,6 +17,7 @@ from advebm.evaluation.features import FeatureNetwork, network
 from advebm.evaluation.frechet import distance, fitted, jackknife
 from advebm.evaluation.generation import Generator, asked, batched
 from advebm.evaluation.quality import Quality, Reference, label_consistency
+from advebm.evaluation.result import Result
 from advebm.evaluation.subject import Surroundings
 from advebm.networks.passes import Passes
 from advebm.runtime.parts import BATCH, Part, anew
@@ -104,18 +105,54 @@ def drawn(
     return sets
 
 
-def scores(images: Images, reference: Reference, using: FeatureNetwork, name: str) -> dict[str, float]:
-    """{fid, fid_se}: the Frechet distance of the images and its jackknife error; `name` labels the progress bar."""
+@dataclass(kw_only=True)
+class Looks:
+    """Numbers of images that need no reference."""
+
+    label_consistency: float | None  # by the judge; None for images without classes
+    energy: float  # mean of E(x), by the network that generated them
+    saturated: float  # share of bytes that are 0 or 255
+
+
+@dataclass(kw_only=True)
+class Real:
+    """Numbers of real images: as many of each split as are generated."""
+
+    validation: Looks
+    train: dict[str, float | None]  # fid, fid_se, and those of Looks
+
+
+@dataclass(kw_only=True)
+class Curve:
+    """Numbers of a recipe's images, one for each length of its chain. FID is against the validation images."""
+
+    fid: list[float]
+    fid_se: list[float]
+    label_consistency: list[float | None]
+    energy: list[float]
+    saturated: list[float]
+    best: int  # the length with the lowest FID
+
+
+@dataclass(kw_only=True)
+class StepsResult(Result):
+    images: int  # by each recipe
+    lengths: list[int]
+    recipes: dict[str, dict[str, Any]]  # parameters, by curve
+    real: Real
+    curves: dict[str, Curve]
+
+
+def scores(images: Images, reference: Reference, using: FeatureNetwork, name: str) -> tuple[float, float]:
+    """The Frechet distance of the images and its jackknife error; `name` labels the progress bar."""
     z = using.features(images.x, name)[using.layers[0]].to(using.device)
-    return {"fid": distance(fitted(z), reference.gaussian), "fid_se": jackknife(z, reference.gaussian)}
+    return distance(fitted(z), reference.gaussian), jackknife(z, reference.gaussian)
 
 
-def looks(net: nn.Module, judge: nn.Module, images: Images, passes: Passes) -> dict[str, float | None]:
-    """{label_consistency, energy, saturated}: label consistency by the judge, None for images without classes; the mean of
-    E(x) by the network that generated them; the share of bytes that are 0 or 255."""
+def looks(net: nn.Module, judge: nn.Module, images: Images, passes: Passes) -> Looks:
     consistency = None if images.y is None else label_consistency(judge, images)
     saturated = float(np.isin(images.x, (0, 255)).mean())
-    return {"label_consistency": consistency, "energy": mean_energy(net, images, passes), "saturated": saturated}
+    return Looks(label_consistency=consistency, energy=mean_energy(net, images, passes), saturated=saturated)
 
 
 @torch.no_grad()
@@ -140,21 +177,21 @@ def measured(
     make: Generator,
     spec: Quality,
     around: Surroundings,
-) -> dict[str, Any]:
-    """{curves: {name: {fid, fid_se, label_consistency, energy, saturated: a number for each length; best}}, real: the same
-    numbers for n validation images, without FID, and for n training images}. FID is against the validation images."""
+) -> tuple[Real, dict[str, Curve]]:
+    """The numbers of n real images of each split, and those of each curve."""
     judge, _ = networks.load(around.judge, networks.device(), shape=around.about["shape"])
     using = network(spec, judge, judge.shape[0], around.root, cache=around.cache(spec.features), bar=around.bar)
     validation, train = (around.images(split)[:n] for split in ("validation", "train"))
     reference = Reference(validation, using)
 
     def numbers(content: Images, name: str) -> dict[str, float | None]:
-        return scores(content, reference, using, name) | looks(make.net, judge, content, make.passes)
+        fid, fid_se = scores(content, reference, using, name)
+        return {"fid": fid, "fid_se": fid_se, **vars(looks(make.net, judge, content, make.passes))}
 
-    real = {"validation": looks(make.net, judge, validation, make.passes), "train": numbers(train, "train")}
-    curves: dict[str, dict[str, Any]] = {}
+    real = Real(validation=looks(make.net, judge, validation, make.passes), train=numbers(train, "train"))
+    curves = {}
     for curve, by_length in sets.items():
         found = [numbers(by_length[length], f"{curve} {length}") for length in lengths]
-        curves[curve] = {key: [number[key] for number in found] for key in found[0]}
-        curves[curve]["best"] = best(curves[curve]["fid"], lengths)
-    return {"real": real, "curves": curves}
+        columns: dict[str, Any] = {key: [number[key] for number in found] for key in found[0]}
+        curves[curve] = Curve(**columns, best=best(columns["fid"], lengths))
+    return real, curves

@@ -1,10 +1,14 @@
 """Curves, histograms and surfaces."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from advebm.figures.canvas import plt, save
+
+if TYPE_CHECKING:
+    from advebm.evaluation.steps import StepsResult
 
 SAFE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")  # Okabe and Ito 2008, without yellow
 MARKERS = "osD^vPX"
@@ -49,30 +53,31 @@ def landscapes(found: dict[str, dict], sides: dict[str, float], deviation: float
     return save(figure, path)
 
 
-def steps(numbers: dict, path: Path, title: str) -> Path:
+def steps(result: "StepsResult", path: Path, title: str) -> Path:
     """FID with a band of its standard error, label consistency and mean energy against the number of steps: a curve for
     each recipe, a dashed line for real images."""
-    lengths, real, most = numbers["lengths"], numbers["real"], len(numbers["curves"])
+    lengths, most = result.lengths, len(result.curves)
     figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
-    for i, (name, curve) in enumerate(numbers["curves"].items()):
+    for i, (name, curve) in enumerate(result.curves.items()):
         style = {"color": SAFE[i % len(SAFE)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4, "label": name}
         style["linestyle"] = "-" if i < len(SAFE) else ":"
-        low, high = (np.array(curve["fid"]) + sign * np.array(curve["fid_se"]) for sign in (-1, 1))
+        low, high = (np.array(curve.fid) + sign * np.array(curve.fid_se) for sign in (-1, 1))
         panels[0].fill_between(lengths, low, high, color=style["color"], alpha=0.2, linewidth=0)
         for ax, key in zip(panels, ("fid", "label_consistency", "energy"), strict=True):
-            if None not in curve[key]:
-                ax.plot(lengths, curve[key], **style)
-    lines = (("train", "fid"), ("validation", "label_consistency"), ("validation", "energy"))
+            if None not in (values := getattr(curve, key)):
+                ax.plot(lengths, values, **style)
+    real = result.real.validation
+    lines = (("training", result.real.train["fid"]), ("validation", real.label_consistency), ("validation", real.energy))
     labels = ("FID, with its standard error", "label consistency", "mean E(x)")
-    for ax, (split, key), label in zip(panels, lines, labels, strict=True):
-        if real[split][key] is not None:
-            ax.axhline(real[split][key], color="0.4", linestyle="--", linewidth=1)
-            ax.set_title(f"dashed: {'training' if split == 'train' else split} images", fontsize=8, color="0.4")
+    for ax, (split, value), label in zip(panels, lines, labels, strict=True):
+        if value is not None:
+            ax.axhline(value, color="0.4", linestyle="--", linewidth=1)
+            ax.set_title(f"dashed: {split} images", fontsize=8, color="0.4")
         ax.set(xscale="log", xlabel="steps", ylabel=label)
         ax.set_xticks(lengths, [str(length) for length in lengths], minor=False)
         ax.minorticks_off()
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(most, 4), frameon=False)
-    figure.suptitle(f"{title}: {numbers['images']} images against as many of the validation split")
+    figure.suptitle(f"{title}: {result.images} images against as many of the validation split")
     return save(figure, path)
 
 
