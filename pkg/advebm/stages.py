@@ -26,13 +26,18 @@ def parts(study: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "report": part(study["data"], reporting(without=COMPARED)),
         "compare": part(study["data"], reporting()),
     }
+    named: dict[str, list[str]] = {}  # measurements by stage
+    for name, measurement in MEASUREMENTS.items():
+        named.setdefault(measurement.stage, []).append(name)
+    sampling, measured = reached(["commands.sample"]), {stage: measuring(names) for stage, names in named.items()}
     for method in study["models"]:
         specs = config.stage_specs(study, method)
         found[f"train/{method}"] = part(study["models"][method], training(method))
-        found[f"sample/{method}"] = part(specs["sample"], reached(["commands.sample"]))
-        for stage in dict.fromkeys(measurement.stage for measurement in MEASUREMENTS.values()):
-            names = [name for name, measurement in MEASUREMENTS.items() if measurement.stage == stage]
-            found[f"{stage}/{method}"] = part({name: specs.get(name) for name in names}, measuring(names, method))
+        found[f"sample/{method}"] = part(specs["sample"], sampling)
+        for stage, names in named.items():
+            detects = any(MEASUREMENTS[name].detects for name in names)
+            own = reached([], alone=["methods.base", f"methods.{method}"]) if detects else {}
+            found[f"{stage}/{method}"] = part({name: specs.get(name) for name in names}, measured[stage] | own)
     return found
 
 
@@ -51,11 +56,10 @@ def reporting(without: tuple[str, ...] = ()) -> dict[str, str]:
     return reached(["commands.report", *shown], alone=[f"evaluation.{name}" for name in MEASUREMENTS], without=without)
 
 
-def measuring(names: list[str], method: str) -> dict[str, str]:
-    """The code of these measurements."""
+def measuring(names: list[str]) -> dict[str, str]:
+    """The code of these measurements, except that of the method whose detector they use."""
     roots, alone = ["networks", *(f"evaluation.{name}" for name in names)], ["commands.measure", "evaluation.subject"]
     for measurement in (MEASUREMENTS[name] for name in names):
         roots += [f"reports.{measurement.name}"] if measurement.picture else []
         roots += ["evaluation.generation"] if "gaussians" in measurement.inputs else []
-        alone += ["methods.base", f"methods.{method}"] if measurement.detects else []
     return reached(roots, alone=alone, without=TABLES)

@@ -34,7 +34,6 @@ def baselines(
         data=data,
         judge=judge,
         root=project.data_root(root),
-        cache=lambda features: state.features(features).part,
         bar=lambda name: progress.bar(f"quality {name}", quiet),
     )
     spec, fitted, n = config.build(Quality, entry["quality"]), Gaussians.load(gaussians), entry["samples"]

@@ -71,7 +71,6 @@ def measure(
     recipes = config.recipes(entry, method)
     specs = {m.name: config.build(m.spec, entry[m.name]) for m in measurements if entry.get(m.name) is not None}
     from advebm.data import images
-    from advebm.data.prepared import about
     from advebm.evaluation.subject import Subject
     from advebm.runtime import progress, state, tracking
 
@@ -85,22 +84,21 @@ def measure(
         count=entry["samples"],
         precision=entry["precision"],
         root=project.data_root(root),
-        cache=lambda features: state.features(features).part,
         bar=lambda name: progress.bar(f"{name} {study}/{method}", quiet),
         samples=samples,
         gaussians=gaussians,
         judge=judge,
         baselines=baselines,
     )
-    checkpoint = images.digest(model)
+    checkpoint, stages = images.digest(model), config.stage_specs(entry, method)
     for measurement in measurements:
         name = measurement.name
         file = out / f"{name}.json" if measurement.picture else out
         if name not in specs:
             leave_out(measurement, file, f"{study} {method}")
             continue
-        spec = config.stage_specs(entry, method)[name]
-        key = [method, spec, checkpoint, about(data)["sha256"], *subject.inputs(measurement.inputs)]
+        spec = stages[name]
+        key = [method, spec, checkpoint, subject.about["sha256"], *subject.inputs(measurement.inputs)]
         with ExitStack() as stack:
             subject.part = stack.enter_context(state.opened(name, file, key)).part
             result, drawn = specs[name].measure(subject)

@@ -64,7 +64,6 @@ def steps(
         data=data,
         judge=judge,
         root=project.data_root(root),
-        cache=lambda features: state.features(features).part,
         bar=lambda name: progress.bar(f"steps {name}", quiet),
     )
     described = around.about

@@ -21,6 +21,7 @@ from advebm.evaluation.result import Named, Result
 from advebm.evaluation.subject import Subject, Surroundings
 from advebm.networks.passes import convolving
 from advebm.ranges import Count
+from advebm.runtime import state
 from advebm.runtime.parts import BATCH, Part, anew
 
 LEAST = 10  # images of a class that are needed to fit a Gaussian
@@ -185,7 +186,9 @@ def score(
     """The scores of named images against the spec's reference, by the subject's judge. protocols: {name: protocol}, by
     default "ours". how: how the images were generated, for the text of the protocol."""
     net, _ = networks.load(subject.judge, networks.device(), shape=subject.about["shape"])
-    using = features.network(spec, net, net.shape[0], subject.root, cache=subject.cache(spec.features), bar=subject.bar)
+    using = features.network(
+        spec, net, net.shape[0], subject.root, cache=state.features(spec.features).part, bar=subject.bar
+    )
     wanted = spec.reference_images or max((len(s.x) for s in sets.values()), default=0)
     split = subject.images(spec.reference)
     if spec.reference == "train" and wanted > len(split.x):  # the whole published training set

@@ -20,6 +20,7 @@ from advebm.evaluation.quality import Quality, Reference, label_consistency
 from advebm.evaluation.result import Result
 from advebm.evaluation.subject import Surroundings
 from advebm.networks.passes import Passes
+from advebm.runtime import state
 from advebm.runtime.parts import BATCH, Part, anew
 from advebm.samplers.pgd import Ascent
 from advebm.samplers.recipes import Recipe, Starts
@@ -180,7 +181,7 @@ def measured(
 ) -> tuple[Real, dict[str, Curve]]:
     """The numbers of n real images of each split, and those of each curve."""
     judge, _ = networks.load(around.judge, networks.device(), shape=around.about["shape"])
-    using = network(spec, judge, judge.shape[0], around.root, cache=around.cache(spec.features), bar=around.bar)
+    using = network(spec, judge, judge.shape[0], around.root, cache=state.features(spec.features).part, bar=around.bar)
     validation, train = (around.images(split)[:n] for split in ("validation", "train"))
     reference = Reference(validation, using)
 

@@ -19,13 +19,12 @@ MADE_BY = {"samples": "sample", "gaussians": "gaussians", "judge": "train judge"
 
 @dataclass(kw_only=True)
 class Surroundings:
-    """The prepared data, the judge, and the caches and progress bars of a measurement."""
+    """The prepared data, the judge, and the saved parts and progress bars of a measurement."""
 
     data: Path  # the folder that `prepare` wrote
     judge: Path = Path()
     root: Path = Path()  # the data root, which may have Inception's weights
     part: Part = anew  # saves the parts of a long measurement
-    cache: Callable[[str], Part] = lambda features: anew  # saves features of images, by feature network
     bar: Callable[[str], Callable] = lambda name: iter  # a progress bar, by name
 
     @cached_property
