@@ -12,8 +12,10 @@ from PIL import Image
 from advebm import config
 from advebm.commands import sweep
 from advebm.commands.headline import headline
+from advebm.commands.measure import leave_out
 from advebm.commands.report import compare, report
 from advebm.data import images
+from advebm.evaluation import MEASUREMENTS
 from advebm.evaluation.ood import Scored, WorstCase
 from advebm.evaluation.robustness import UnderAttack
 from advebm.reports.papers import PUBLISHED, both_attacks, ours, papers
@@ -348,3 +350,10 @@ def test_a_sweep_tells_what_differs_between_its_experiments():
     lines = {"fid": {"sgld": {1: [2.0, 4.0], 2: [5.0]}}, "recall": {"sgld": {1: [0.5, 0.5]}}}
     assert sweep.rows(lines, "a.k") == [[1, "sgld", "3 ± 1.4", "0.5 ± 0", 2], [2, "sgld", 5.0, None, 1]]
     assert sweep.rows(lines, None)[0][0] == "sgld"
+
+
+def test_a_measurement_that_a_study_leaves_out_is_in_no_report(tmp_path):
+    for name in ("fisher", "calibration"):  # without and with a picture
+        leave_out(MEASUREMENTS[name], tmp_path / f"{name}.json", "tiny at")
+    assert {file.name for file in tmp_path.iterdir()} == {"fisher.json", "calibration.json", "calibration.png"}
+    assert measured(tmp_path, partial=True).of == {}
