@@ -55,10 +55,9 @@ def printed_fid() -> dict[tuple[str, str], str]:
 
     found: dict[tuple[str, str], str] = {}
     for entry in yaml.safe_load(PUBLISHED.read_text()):
-        for row in entry["rows"] if "fid" in entry["columns"] else ():
-            fid = row["cells"][list(entry["columns"]).index("fid")]
-            for recipe in row["recipes"] if fid is not None and row.get("data", DATA) == DATA else ():
-                found.setdefault((row["method"], recipe), f"{fid} ({entry['name']})")
+        for row in entry["rows"]:
+            for recipe in row["recipes"] if "fid" in row["printed"] and row.get("data", DATA) == DATA else ():
+                found.setdefault((row["method"], recipe), f"{row['printed']['fid']} ({entry['name']})")
     return found
 
 
@@ -74,8 +73,8 @@ def line(row: dict[str, Any], columns: list[str], found: Found | None) -> list[A
         recipe = next((recipe for recipe in row["recipes"] if recipe in found.samples), None)
         name = row["method"] if recipe is None else f"{row['method']}/{recipe}"
         numbers = ours(found, recipe, row.get("score"))
-    cells = [Beside(numbers.get(column), cell) for column, cell in zip(columns, row["cells"], strict=True)]
-    return [row["model"], name, *cells, row.get("note", "")]
+    cells = [Beside(numbers.get(column), row["printed"].get(column)) for column in columns]
+    return [row["row"], name, *cells, row.get("note", "")]
 
 
 def ours(found: Found, recipe: str | None, score: str | None = None) -> dict[str, float | str | None]:
