@@ -34,7 +34,7 @@ def test_every_transcribed_column_is_claimed_and_has_a_source():
     for table in TABLES:
         for cells in transcribed(table["name"]).values():
             assert {*cells} - {"row", "data", "note", "source"} == {*table["columns"].values()}
-            assert re.match("notes|issue 19", cells["source"])
+            assert re.match("notes|audit", cells["source"])
     files = {path.stem for path in (Path(__file__).parent / "published").glob("*.csv")}
     assert files == {table["name"].lower().replace(" ", "_") for table in TABLES}
 
