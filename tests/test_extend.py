@@ -34,13 +34,14 @@ import torch
 from advebm.evaluation.result import Result
 from advebm.evaluation.subject import Subject
 from advebm.ranges import Count
+from advebm.runtime.parts import Part
 
 
 @dataclass(kw_only=True)
 class Brightness:
     n: Count = 20
 
-    def measure(self, subject: Subject) -> "tuple[BrightnessResult, None]":
+    def measure(self, subject: Subject, part: Part) -> "tuple[BrightnessResult, None]":
         images = subject.images("test")[: self.n]
         with torch.no_grad():
             sure = subject.net(images.pixels()).softmax(1).amax(1)

@@ -10,7 +10,8 @@ The sign of the energy is decided in this file and nowhere else.
 """
 
 from collections.abc import Callable
-from typing import Concatenate, Generic, ParamSpec
+from dataclasses import dataclass
+from typing import Any, Concatenate, Generic, ParamSpec
 
 import torch
 from torch import Tensor
@@ -18,6 +19,17 @@ from torch import Tensor
 Energy = Callable[[Tensor], Tensor]
 Logits = Callable[[Tensor], Tensor]
 P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class NetworkEnergy:
+    """The energy of images x under a network f, of(f(x)). A sampler may use the parts of f."""
+
+    f: Any
+    of: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.of(self.f(x))
 
 
 class OfLogits(Generic[P]):
@@ -28,7 +40,7 @@ class OfLogits(Generic[P]):
         self.of, self.__doc__ = of, of.__doc__
 
     def __call__(self, f: Logits, *args: P.args, **kwargs: P.kwargs) -> Energy:
-        return lambda x: self.of(f(x), *args, **kwargs)
+        return NetworkEnergy(f, lambda logits: self.of(logits, *args, **kwargs))
 
 
 @OfLogits

@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import Discriminator
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from advebm.data.batches import Augmentation, Batch, Batches
 from advebm.data.images import Images
@@ -244,7 +245,8 @@ def restore(
 def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
     """average <- decay average + (1 - decay) net; buffers, such as running statistics, are copied."""
     weights = dict(net.named_parameters())
-    torch._foreach_lerp_(list(average.parameters()), [weights[n] for n, _ in average.named_parameters()], 1 - decay)
+    lerp = get_ema_multi_avg_fn(decay)
+    lerp(list(average.parameters()), [weights[n] for n, _ in average.named_parameters()], 0)
     for kept, new in zip(average.buffers(), net.buffers(), strict=True):
         kept.copy_(new)
 

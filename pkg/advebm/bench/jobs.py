@@ -79,15 +79,14 @@ def jobs(
 
         found.append(partial(Job, "one input gradient", batch, slope))
     if "chains" in wanted:
-        sgld = lambda f, sampler: sampler(marginal(f), x, streams())  # noqa: E731
-        found.append(partial(pair, f"SGLD, {steps} steps", sgld, langevin, replace(langevin, noise=0.0)))
+        chain = lambda f, sampler: sampler(marginal(f), x, streams())  # noqa: E731
+        found.append(partial(pair, f"SGLD, {steps} steps", chain, langevin, replace(langevin, noise=0.0)))
         if model.method.outputs(CLASSES) > 1:
             pgd = lambda f, chosen: chosen(negative(posterior(f, data.y)), x, streams())  # noqa: E731
             found.append(partial(pair, f"PGD, {steps} steps", pgd, attack, replace(attack, random_start=False)))
         if hasattr(net, "stem"):
             proximal = Proximal(outer=steps, inner=5, step_size=0.05, clamp_grad=1.0)
-            jempp = lambda f, sampler: sampler(f.stem, marginal(f.body), x)  # noqa: E731
-            found.append(partial(pair, f"m x n sampler, {steps} x 5", jempp, proximal, proximal))
+            found.append(partial(pair, f"m x n sampler, {steps} x 5", chain, proximal, proximal))
     if "step" in wanted:
         for name in methods:
             found.append(partial(step, entry, name, data, context))

@@ -7,12 +7,12 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from advebm.energy import Energy
+from advebm.energy import Energy, NetworkEnergy
 from advebm.methods.base import Method, ReplayMethod
 from advebm.networks import Network
 from advebm.samplers.buffer import Buffer, Replay, Start
 from advebm.samplers.pgd import Ascent, Attack
-from advebm.samplers.proximal import Proximal, Stem
+from advebm.samplers.proximal import Proximal
 from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
@@ -56,9 +56,11 @@ class PlainAttack(Attack):
 
 
 class PlainProximal(Proximal):
-    def __call__(self, stem: Stem, energy: Energy, x: Tensor) -> Tensor:
+    def __call__(self, energy: Energy, x: Tensor, streams: Streams | None = None) -> Tensor:
+        assert isinstance(energy, NetworkEnergy)
+        stem, of_body = energy.f.stem, replace(energy, f=energy.f.body)
         for _ in range(self.outer):
-            p = gradient(energy, stem(x))
+            p = gradient(of_body, stem(x))
             for _ in range(self.inner):
                 g = gradient(lambda v, p=p: stem(v) * p, x).clamp(-self.clamp_grad, self.clamp_grad)  # type: ignore[misc]
                 x = (x - self.step_size * g).clamp(0, 1)

@@ -45,8 +45,8 @@ def baselines(
     networks.load(judge)  # report a damaged judge before computing anything
     key = [entry["quality"], n, around.about["sha256"], images.digest(gaussians), images.digest(judge)]
     with state.opened("baselines", out, key) as opened:
-        around.part = opened.part
-        scores = score({"gaussians": drawn, "real": around.images(held_out)[:n]}, spec, around)
+        sets = {"gaussians": drawn, "real": around.images(held_out)[:n]}
+        scores = score(sets, spec, around, part=opened.part)
         out.mkdir(parents=True, exist_ok=True)
         (out / "baselines.json").write_text(json.dumps(Baselines(named=scores).json(), indent=1) + "\n")
     print(f"wrote {out}: FID {scores['gaussians'].fid:.3g} of class Gaussians, {scores['real'].fid:.3g} of real images")

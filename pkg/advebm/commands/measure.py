@@ -100,8 +100,8 @@ def measure(
         spec = stages[name]
         key = [method, spec, checkpoint, subject.about["sha256"], *subject.inputs(measurement.inputs)]
         with ExitStack() as stack:
-            subject.part = stack.enter_context(state.opened(name, file, key)).part
-            result, drawn = specs[name].measure(subject)
+            part = stack.enter_context(state.opened(name, file, key)).part
+            result, drawn = specs[name].measure(subject, part)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(result.json(), indent=1) + "\n")
             tracked = tracking.run(stage=name, study=study, method=method, checkpoint=checkpoint, spec=spec)
@@ -115,12 +115,12 @@ def measure(
 
 def leave_out(measurement: Measurement, file: Path, title: str) -> None:
     """Write the outputs that DVC expects of a measurement that the study leaves out."""
-    from advebm.figures.canvas import words
+    from advebm.figures.canvas import save_text
 
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("{}\n")
     if measurement.picture:
-        words("not measured", file.with_suffix(".png"), title)
+        save_text("not measured", file.with_suffix(".png"), title)
     print(f"wrote {file}: the study leaves it out")
 
 

@@ -30,7 +30,7 @@ def sample(
     from advebm import figures
     from advebm.data import images
     from advebm.data.prepared import about
-    from advebm.evaluation.generation import Generator, asked, batched
+    from advebm.evaluation.generation import Generator, batched, classes_of
     from advebm.runtime import progress, tracking
     from advebm.runtime.state import opened
 
@@ -53,7 +53,7 @@ def sample(
         for name, recipe in recipes.items():
             bar = progress.bar(f"sample {study}/{method} {name}", quiet)
             found = batched(partial(drawn, name), name, count, part=state.part, progress=bar)
-            made = images.Images(found["x"], asked(recipe, count, make.classes))
+            made = images.Images(found["x"], classes_of(recipe, count, make.classes))
             images.save(out / f"{name}.npz", made)
             title = f"{study} {method}: {name}"
             grid = pictures / f"{name}.png"

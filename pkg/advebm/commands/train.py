@@ -56,7 +56,7 @@ class Course:
         self.good = self.good._replace(tensors=tensors, about=about)
         self.state.save(self.good)
 
-    def go_back(self, error: "Diverged", attempts: int) -> None:
+    def roll_back(self, error: "Diverged", attempts: int) -> None:
         """Return to the last good state. Raises the error, with the recoveries tried, once there were `attempts` of
         them."""
         if len(self.recoveries) == attempts:
@@ -173,7 +173,7 @@ def train(
                 try:
                     net, own = trained(course)
                 except Diverged as error:
-                    course.go_back(error, model.training.recovery.attempts)
+                    course.roll_back(error, model.training.recovery.attempts)
                 except (Stopped, RuntimeError):  # a signal, or another rank has ended
                     if course.good.tensors:
                         state.save(course.good, always=True)

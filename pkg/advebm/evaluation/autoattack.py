@@ -30,9 +30,9 @@ class AutoAttack:
     split: Literal["validation", "test"] = "test"  # tune with validation
     eps: dict[Literal["linf", "l2"], Positive] = field(default_factory=lambda: {"linf": 8 / 255, "l2": 0.5})
 
-    def measure(self, subject: Subject) -> "tuple[AutoAttackResult, None]":
+    def measure(self, subject: Subject, part: Part) -> "tuple[AutoAttackResult, None]":
         images, bar = subject.images(self.split), subject.bar("autoattack")
-        return autoattack(subject.net, images, self, seed=SEED, part=subject.part, progress=bar), None
+        return autoattack(subject.net, images, self, seed=SEED, part=part, progress=bar), None
 
 
 @dataclass(kw_only=True)

@@ -13,7 +13,7 @@ from advebm.evaluation.subject import Subject
 from advebm.networks import Network, frozen
 from advebm.networks.passes import convolving
 from advebm.ranges import Count
-from advebm.runtime.parts import BATCH, SEED
+from advebm.runtime.parts import BATCH, SEED, Part
 
 RESAMPLES = 999  # of the bootstrap
 
@@ -25,7 +25,7 @@ class Calibration:
     split: Literal["validation", "test"] = "test"  # tune with validation
     bins: Count = 20
 
-    def measure(self, subject: Subject) -> "tuple[CalibrationResult, None]":
+    def measure(self, subject: Subject, part: Part) -> "tuple[CalibrationResult, None]":
         bar = subject.bar("calibration")
         return calibration(subject.net, subject.images(self.split), self, seed=SEED, progress=bar), None
 

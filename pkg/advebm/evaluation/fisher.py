@@ -31,9 +31,9 @@ class Fisher:
     split: Literal["validation", "test"] = "test"  # tune with validation
     probes: Count = 8  # of Hutchinson's estimate for each image, where the trace is not computed exactly
 
-    def measure(self, subject: Subject) -> "tuple[FisherResult, None]":
+    def measure(self, subject: Subject, part: Part) -> "tuple[FisherResult, None]":
         images, bar = subject.images(self.split), subject.bar("fisher")
-        return fisher(subject.net, images, self, seed=SEED, part=subject.part, progress=bar), None
+        return fisher(subject.net, images, self, seed=SEED, part=part, progress=bar), None
 
 
 @dataclass(kw_only=True)

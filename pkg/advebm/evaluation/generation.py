@@ -101,6 +101,6 @@ def batched(
     return {key: torch.cat([batch[key] for batch in made if key in batch]).numpy() for key in made[0]}
 
 
-def asked(recipe: Recipe, count: int, classes: int) -> np.ndarray | None:
+def classes_of(recipe: Recipe, count: int, classes: int) -> np.ndarray | None:
     """The classes (count,) that images are generated for; None where the recipe is not conditional on a class."""
     return np.arange(count) % classes if recipe.asks else None

@@ -15,7 +15,7 @@ from advebm.evaluation.result import Named
 from advebm.evaluation.subject import Subject
 from advebm.networks.passes import Passes
 from advebm.ranges import Count
-from advebm.runtime.parts import BATCH, SEED
+from advebm.runtime.parts import BATCH, SEED, Part
 from advebm.samplers.recipes import Recipe, Starts
 from advebm.samplers.streams import Streams
 
@@ -27,7 +27,7 @@ class Interpolation:
     rows: Count = 5
     columns: Annotated[int, Ge(2)] = 9
 
-    def measure(self, subject: Subject) -> "tuple[InterpolationResult, dict[str, np.ndarray | None]]":
+    def measure(self, subject: Subject, part: Part) -> "tuple[InterpolationResult, dict[str, np.ndarray | None]]":
         made, classes = subject.generator, subject.about["classes"]
         bar = subject.bar("interpolation")
         return interpolation(made.net, subject.recipes, made.starts, classes, self, made.passes, seed=SEED, progress=bar)

@@ -16,7 +16,7 @@ from advebm.evaluation.subject import Subject
 from advebm.networks import Network, frozen
 from advebm.networks.passes import convolving
 from advebm.ranges import Count, Positive
-from advebm.runtime.parts import BATCH, SEED
+from advebm.runtime.parts import BATCH, SEED, Part
 from advebm.samplers.streams import Streams
 
 ANGLES = 64  # points of the circle
@@ -31,7 +31,7 @@ class Landscape:
     points: Count = 21
     split: Literal["validation", "test"] = "test"
 
-    def measure(self, subject: Subject) -> "tuple[LandscapeResult, Surfaces]":
+    def measure(self, subject: Subject, part: Part) -> "tuple[LandscapeResult, Surfaces]":
         images, net = subject.images(self.split), subject.net
         result, energies = landscape(net, images, self, seed=SEED, progress=subject.bar("landscape"))
         return result, Surfaces(images.x[: self.images], energies, "E(x, y)" if net.outputs > 1 else "E(x)")

@@ -13,7 +13,7 @@ from advebm.evaluation.result import Named
 from advebm.evaluation.subject import Subject
 from advebm.networks import device
 from advebm.ranges import Count
-from advebm.runtime.parts import BATCH
+from advebm.runtime.parts import BATCH, Part
 
 CHUNK = 2**19  # values that SSIM compares at a time: as many as fit in the cache
 
@@ -25,7 +25,7 @@ class Neighbours:
     samples: Count = 6
     nearest: Count = 5
 
-    def measure(self, subject: Subject) -> "tuple[NeighboursResult, Nearest]":
+    def measure(self, subject: Subject, part: Part) -> "tuple[NeighboursResult, Nearest]":
         made, train, test = subject.sampled, subject.images("train"), subject.images("test")[: subject.count]
         bar = subject.bar("neighbours")
         result, found = neighbours(made, train, test, self, device=device(), progress=bar)

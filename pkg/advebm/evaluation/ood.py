@@ -46,11 +46,11 @@ class Ood:
             if radii != sorted(radii):
                 raise ValueError(f"ood.radii.{norm}: {radii} must increase: each radius starts from the result of the last")
 
-    def measure(self, subject: Subject) -> "tuple[OodResult, dict[str, dict[str, np.ndarray]]]":
+    def measure(self, subject: Subject, part: Part) -> "tuple[OodResult, dict[str, dict[str, np.ndarray]]]":
         spec = replace(self, n=self.n_of.get(subject.method, self.n))
         inside, outside, bar = subject.images(self.split), subject.outside, subject.bar("ood")
         net, detector = subject.net, subject.detector
-        return ood(net, detector, inside, outside, spec, seed=SEED, device=device(), part=subject.part, progress=bar)
+        return ood(net, detector, inside, outside, spec, seed=SEED, device=device(), part=part, progress=bar)
 
 
 @dataclass(kw_only=True)

@@ -41,7 +41,7 @@ class Quality:
     kid_subset: Count = 100  # images in each of KID's 100 subsets, at most the number of samples
     buffer: bool = True  # also score a method's replay buffer, by the protocol jempp-buffer
 
-    def measure(self, subject: Subject) -> "tuple[QualityResult, None]":
+    def measure(self, subject: Subject, part: Part) -> "tuple[QualityResult, None]":
         ends = Baselines.load(subject.baselines / "baselines.json", "baselines").named
         sets = dict(subject.sampled)
         protocols = {name: "atebm" for name, recipe in subject.recipes.items() if recipe.start == "outliers"}
@@ -50,7 +50,8 @@ class Quality:
         if self.buffer and buffer.is_file():
             sets[BUFFER] = confident(net, files.load(buffer), subject.count)
             protocols[BUFFER] = "jempp-buffer"
-        found = score(sets, self, subject, protocols=protocols, how=generated(subject.precision, header))
+        how = generated(subject.precision, header)
+        found = score(sets, self, subject, part=part, protocols=protocols, how=how)
         return QualityResult(named=found, baselines=ends), None
 
 
@@ -180,6 +181,7 @@ def score(
     spec: Quality,
     subject: Surroundings,
     *,
+    part: Part = anew,
     protocols: dict[str, str] | None = None,
     how: str = "",
 ) -> dict[str, Scores]:
@@ -212,7 +214,7 @@ def score(
         else:
             content = content if spec.reference_images else content[: len(split.x)]
             against = first(spec.reference_images or len(content.x))
-        numbers = fidelity(content, against, spec, using, name=name, part=subject.part)
+        numbers = fidelity(content, against, spec, using, name=name, part=part)
         consistency = None if content.y is None else label_consistency(net, content)
         distinct = len({x.tobytes() for x in content.x})
         words = protocol(spec, named, numbers, distinct, how)

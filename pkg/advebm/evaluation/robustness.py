@@ -56,9 +56,9 @@ class Robustness:
     attacks: Annotated[dict[str, Against], MinLen(1)]
     curve: Curve
 
-    def measure(self, subject: Subject) -> "tuple[RobustnessResult, None]":
+    def measure(self, subject: Subject, part: Part) -> "tuple[RobustnessResult, None]":
         images, bar = subject.images(self.split), subject.bar("robustness")
-        return robustness(subject.net, images, self, seed=SEED, part=subject.part, progress=bar), None
+        return robustness(subject.net, images, self, seed=SEED, part=part, progress=bar), None
 
 
 @dataclass(kw_only=True)

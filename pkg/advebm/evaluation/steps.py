@@ -15,7 +15,7 @@ from advebm.data.images import Images
 from advebm.energy import Energy, Logits, marginal
 from advebm.evaluation.features import FeatureNetwork, network
 from advebm.evaluation.frechet import distance, fitted, jackknife
-from advebm.evaluation.generation import Generator, asked, batched
+from advebm.evaluation.generation import Generator, batched, classes_of
 from advebm.evaluation.quality import Quality, Reference, label_consistency
 from advebm.evaluation.result import Result
 from advebm.evaluation.subject import Surroundings
@@ -101,7 +101,7 @@ def drawn(
     sets = {}
     for curve, (_, recipe) in curves.items():
         found = batched(partial(after, curve), curve, n, part=part, progress=bar(curve))
-        y = asked(recipe, n, make.classes)
+        y = classes_of(recipe, n, make.classes)
         sets[curve] = {length: Images(found[str(length)], y) for length in (0, *lengths)}
     return sets
 

@@ -11,7 +11,6 @@ from advebm.data.images import Images
 from advebm.data.prepared import about
 from advebm.evaluation.generation import Generator
 from advebm.ranges import Precision
-from advebm.runtime.parts import Part, anew
 from advebm.samplers.recipes import Recipe
 
 MADE_BY = {"samples": "sample", "gaussians": "gaussians", "judge": "train judge", "baselines": "baselines"}
@@ -19,12 +18,11 @@ MADE_BY = {"samples": "sample", "gaussians": "gaussians", "judge": "train judge"
 
 @dataclass(kw_only=True)
 class Surroundings:
-    """The prepared data, the judge, and the saved parts and progress bars of a measurement."""
+    """The prepared data, the judge, and the progress bars of a measurement."""
 
     data: Path  # the folder that `prepare` wrote
     judge: Path = Path()
     root: Path = Path()  # the data root, which may have Inception's weights
-    part: Part = anew  # saves the parts of a long measurement
     bar: Callable[[str], Callable] = lambda name: iter  # a progress bar, by name
 
     @cached_property

@@ -38,7 +38,7 @@ def show(axes: Axes, sheet: np.ndarray) -> None:
     axes.spines[:].set_visible(False)
 
 
-def words(text: str, path: Path, title: str) -> Path:
+def save_text(text: str, path: Path, title: str) -> Path:
     """A small picture of a text that says why there is no other."""
     figure, axes = plt.subplots(figsize=(3.2, 0.8))
     axes.set_axis_off()

@@ -1,9 +1,9 @@
 """The interface of training methods, and what several of them share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import log
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,19 +12,12 @@ from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
 from advebm.energy import Energy, Logits, conditional, marginal, posterior
 from advebm.networks import Network
-from advebm.networks.passes import Passes
+from advebm.networks.passes import Passes, View
 from advebm.ranges import Fraction, NonNegative
 from advebm.runtime import ranks
-from advebm.samplers.buffer import Buffer, Replay, Start
+from advebm.samplers import Sampler
+from advebm.samplers.buffer import Buffer, Replay, Start, uniform_start
 from advebm.samplers.streams import Streams
-
-Sample = Callable[[Tensor, Tensor, Streams], Tensor]  # continues chains: x (B, C, H, W), classes (B,), streams -> x
-
-
-class Chain(Protocol):
-    """The parameters of a method's chains. Each method imports its own sampler, and depends on the code of no other."""
-
-    def scaled(self, factor: float) -> Self: ...
 
 
 class Loss(NamedTuple):
@@ -125,21 +118,25 @@ class ReplayMethod(Method):
     """
 
     chains: ClassVar[bool] = True
-    sampler: Chain
+    sampler: Sampler  # each method imports its own, and depends on the code of no other
     buffer: Replay = field(default_factory=Replay)
     p_x: NonNegative = 1.0
     energy_l2: NonNegative = 0.0
     growth: Fraction = 0.0
 
     def start(self) -> Start:
-        """The start of the chains."""
+        """The start of the chains, by default U(0, 1)."""
+        return uniform_start(self.context.shape, self.context.device)
+
+    def descended(self, f: Logits, y: Tensor) -> Energy:
+        """The energy that chains of classes y descend."""
         raise NotImplementedError
 
     def begin(self, context: Context) -> None:
         super().begin(context)
         self.replay = Buffer(self.buffer, self.start(), self.context.seed, self.context.device)
 
-    def grown(self, step: int) -> Any:
+    def grown(self, step: int) -> Sampler:
         """The sampler of that step, shorter during `growth`."""
         part = (step + 1) / (self.growth * self.context.steps) if self.growth else 1.0
         return self.sampler.scaled(part) if part < 1 else self.sampler
@@ -147,12 +144,12 @@ class ReplayMethod(Method):
     def longer(self, factor: float) -> "Method":
         return replace(self, sampler=self.sampler.scaled(factor))
 
-    def negatives(self, sample: Sample, count: int, step: int) -> tuple[Tensor, Tensor]:
-        """x~ (B, C, H, W) and y~ (B,): draw chains from the buffer, continue them by `sample` and store them again. The
-        class of a chain is its place in the buffer modulo K."""
+    def negatives(self, f: View, count: int, step: int) -> tuple[Tensor, Tensor]:
+        """x~ (B, C, H, W) and y~ (B,): draw chains from the buffer, continue them and store them again. The class of a
+        chain is its place in the buffer modulo K."""
         x, places = self.replay.draw(step, count)
         y = ranks.share(places) % self.context.classes
-        x = sample(x, y, self.streams("negatives", step, count=count))
+        x = self.grown(step)(self.descended(f, y), x, self.streams("negatives", step, count=count))
         self.replay.store(places, x)
         return x, y
 
@@ -174,31 +171,46 @@ class ReplayMethod(Method):
 
 @dataclass(kw_only=True)
 class JointMethod(ReplayMethod):
-    """A method that trains p(y | x) and p(x) jointly. Chains run on E(x), as published, or with `chain_energy: conditional`
-    on E(x, y~), where y~ is the class of the chain and of the Gaussian that it may start from. (On a GPU each such start
-    synchronises the device.)"""
+    """A method that trains p(y | x) and p(x) jointly: min CE(x, y) + p_x (E(x+) - E(x~)), where x+ is x or, if `plain`, the
+    images without augmentation.
 
+    Chains run on E(x), as published, or with `chain_energy: conditional` on E(x, y~), where y~ is the class of the chain
+    and of the Gaussian that it may start from. (On a GPU each such start synchronises the device.)
+    """
+
+    informed: ClassVar[bool] = False  # whether chains start from class Gaussians
     positives: str  # which images are x+
     chain_energy: Literal["marginal", "conditional"] = "marginal"
 
     def start(self) -> Start:
-        """Class Gaussians, of uniformly drawn classes or of the chains' classes."""
-        gaussians = self.gaussians()
+        if not self.informed:
+            return super().start()
+        gaussians = self.gaussians()  # of uniformly drawn classes, or of the chains' classes
         return gaussians.start if self.chain_energy == "marginal" else gaussians.start_of_place
 
     def descended(self, f: Logits, y: Tensor) -> Energy:
-        """The energy that the chains descend."""
         return marginal(f) if self.chain_energy == "marginal" else conditional(f, y)
 
     @property
     def plain(self) -> bool:
         return self.positives == "plain"
 
+    def loss(self, net: Network, batch: Batch, step: int) -> Loss:
+        """The loss of JEM and JEM++."""
+        x, y = batch.x, batch.y
+        with self.passes.sampling(net) as f:
+            x_neg, _ = self.negatives(f, len(x), step)
+        data = [batch.x_plain, x] if self.plain else [x]
+        f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last, for batch norm's running statistics
+        ce = posterior.of(f_data[-1], y).mean()
+        term, logs = self.contrast(marginal.of(f_data[0]), marginal.of(f_neg))
+        return Loss(ce + term, {"ce": ce, **logs}, x_neg=x_neg)
+
 
 @dataclass(kw_only=True)
 class DensityMethod(Method):
-    """A method that fits log p(x), the only output of its network, to images of 256 levels. Processes cannot share it: the
-    first batch sets the network's scales, and random estimates are drawn for the whole batch."""
+    """A method that fits log p(x), the only output of its network, to images of 256 levels by maximum likelihood. Processes
+    cannot share it: the first batch sets the network's scales, and random estimates are drawn for the whole batch."""
 
     shared: ClassVar[bool] = False
 
@@ -212,6 +224,10 @@ class DensityMethod(Method):
     def bits_per_dim(self, energy: Tensor) -> Tensor:
         """-log2 P(levels) / D from E = -log p on [0, 1]^D."""
         return energy.detach() / (torch.Size(self.context.shape).numel() * log(2)) + 8
+
+    def loss(self, net: Network, batch: Batch, step: int) -> Loss:
+        energy = marginal(net)(self.dequantised(batch.x, "dequantise", step)).mean()
+        return Loss(energy, {"bits_per_dim": self.bits_per_dim(energy)})
 
     def score(self, net: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         return {"bits_per_dim": self.bits_per_dim(marginal(net)(self.dequantised(x, "validation")))}

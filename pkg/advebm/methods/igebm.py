@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from advebm.data.batches import Batch
-from advebm.energy import conditional
+from advebm.energy import Energy, Logits, conditional
 from advebm.methods.base import Loss, ReplayMethod
 from advebm.networks import Network
-from advebm.samplers.buffer import Start, uniform_start
 from advebm.samplers.sgld import Langevin
 
 
@@ -19,13 +20,13 @@ class IGEBM(ReplayMethod):
 
     sampler: Langevin
 
-    def start(self) -> Start:
-        return uniform_start(self.context.shape, self.context.device)
+    def descended(self, f: Logits, y: Tensor) -> Energy:
+        return conditional(f, y)
 
     def loss(self, net: Network, batch: Batch, step: int) -> Loss:
-        x, y, sampler = batch.x, batch.y, self.grown(step)
+        x, y = batch.x, batch.y
         with self.passes.sampling(net) as f:
-            x_neg, y_neg = self.negatives(lambda v, y, s: sampler(conditional(f, y), v, s), len(x), step)
+            x_neg, y_neg = self.negatives(f, len(x), step)
         f_neg, f_data = self.passes(net, x_neg, x)  # the data last, for batch norm's running statistics
         term, logs = self.contrast(conditional.of(f_data, y), conditional.of(f_neg, y_neg))
         return Loss(term, logs, x_neg=x_neg)

@@ -10,7 +10,6 @@ from advebm.energy import Logits, conditional, grad, marginal, posterior
 from advebm.methods.base import JointMethod, Loss
 from advebm.networks import Network
 from advebm.ranges import Count, NonNegative, Positive
-from advebm.samplers.buffer import Start, uniform_start
 from advebm.samplers.norms import Linf
 from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
@@ -32,9 +31,6 @@ class JEAT(JointMethod):
     sampler: Langevin
     positives: Literal["adversarial", "plain"] = "adversarial"
 
-    def start(self) -> Start:
-        return uniform_start(self.context.shape, self.context.device)
-
     def attack(self, f: Logits, x: Tensor, y: Tensor, streams: Streams) -> Tensor:
         """x_adv (B, C, H, W)."""
         ball, step_size = Linf(), self.eps if self.step_size is None else self.step_size
@@ -46,10 +42,10 @@ class JEAT(JointMethod):
         return (x + d).clamp(0, 1)
 
     def loss(self, net: Network, batch: Batch, step: int) -> Loss:
-        x, y, sampler = batch.x, batch.y, self.grown(step)
+        x, y = batch.x, batch.y
         with self.passes.sampling(net) as f:
             x_adv = self.attack(f, x, y, self.streams("attack", step, count=len(x)))
-            x_neg, _ = self.negatives(lambda v, k, s: sampler(self.descended(f, k), v, s), len(x), step)
+            x_neg, _ = self.negatives(f, len(x), step)
         data = [batch.x_plain, x_adv] if self.plain else [x_adv]
         f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last, for batch norm's running statistics
         ce = posterior.of(f_data[-1], y).mean()

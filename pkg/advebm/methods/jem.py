@@ -3,11 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from advebm.data.batches import Batch
-from advebm.energy import marginal, posterior
-from advebm.methods.base import JointMethod, Loss
-from advebm.networks import Network
-from advebm.samplers.buffer import Start, uniform_start
+from advebm.methods.base import JointMethod
 from advebm.samplers.sgld import Langevin
 
 
@@ -20,16 +16,3 @@ class JEM(JointMethod):
 
     sampler: Langevin
     positives: Literal["augmented", "plain"] = "augmented"
-
-    def start(self) -> Start:
-        return uniform_start(self.context.shape, self.context.device)
-
-    def loss(self, net: Network, batch: Batch, step: int) -> Loss:
-        x, y, sampler = batch.x, batch.y, self.grown(step)
-        with self.passes.sampling(net) as f:
-            x_neg, _ = self.negatives(lambda v, k, s: sampler(self.descended(f, k), v, s), len(x), step)
-        data = [batch.x_plain, x] if self.plain else [x]
-        f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last, for batch norm's running statistics
-        ce = posterior.of(f_data[-1], y).mean()
-        term, logs = self.contrast(marginal.of(f_data[0]), marginal.of(f_neg))
-        return Loss(ce + term, {"ce": ce, **logs}, x_neg=x_neg)

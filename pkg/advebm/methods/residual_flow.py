@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from advebm.data.batches import Batch
-from advebm.energy import marginal
 from advebm.methods.base import DensityMethod, Loss
 from advebm.networks import Network
 from advebm.networks.flow import estimates_from
@@ -17,7 +16,5 @@ class ResidualFlow(DensityMethod):
     networks: ClassVar = ("residual_flow",)
 
     def loss(self, net: Network, batch: Batch, step: int) -> Loss:
-        x = self.dequantised(batch.x, "dequantise", step)
         with estimates_from(self.context.seed, step):
-            energy = marginal(net)(x).mean()
-        return Loss(energy, {"bits_per_dim": self.bits_per_dim(energy)})
+            return super().loss(net, batch, step)

@@ -1,7 +1,7 @@
 """Robust JEM: JEM++ trained with adversarial examples (Korst and Asadulaev 2022)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from advebm.data.batches import Batch
 from advebm.energy import marginal, negative, posterior
@@ -23,15 +23,16 @@ class RobustJEM(JointMethod):
     - `attack.step_size`: by default 2.5 eps / steps (Madry et al. 2018), which reaches the whole ball.
     """
 
+    informed: ClassVar[bool] = True
     attack: Attack
     sampler: Proximal
     positives: Literal["clean", "adversarial", "plain"] = "clean"
 
     def loss(self, net: Network, batch: Batch, step: int) -> Loss:
-        x, y, sampler = batch.x, batch.y, self.grown(step)
+        x, y = batch.x, batch.y
         with self.passes.sampling(net) as f:
             x_adv = self.attack(negative(posterior(f, y)), x, self.streams("attack", step, count=len(x)))
-            x_neg, _ = self.negatives(lambda v, k, _: sampler(f.stem, self.descended(f.body, k), v), len(x), step)
+            x_neg, _ = self.negatives(f, len(x), step)
         data = [x_adv] if self.positives == "adversarial" else [x_adv, batch.x_plain if self.plain else x]
         f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last, for batch norm's running statistics
         ce = posterior.of(f_data[0], y).mean()

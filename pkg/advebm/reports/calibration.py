@@ -30,10 +30,10 @@ class CalibrationReport(Report[CalibrationResult]):
 
     def picture(self, result: CalibrationResult, drawn: None, path: Path, title: str) -> Path:
         """Accuracy in each bin of confidence, on the diagonal where calibrated, and the number of images in the bin."""
-        from advebm.figures.canvas import plt, save, words
+        from advebm.figures.canvas import plt, save, save_text
 
         if result.ece is None or result.ece_ci is None:
-            return words("no classes", path, title)
+            return save_text("no classes", path, title)
         bins = [b for b in result.bins if b.count]
         left, width = [b.low for b in bins], [b.high - b.low for b in bins]
         confidence, accuracy = [b.confidence for b in bins], [b.accuracy for b in bins]

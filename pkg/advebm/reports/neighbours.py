@@ -35,10 +35,10 @@ class NeighboursReport(Report[NeighboursResult]):
 
     def picture(self, result: NeighboursResult, drawn: Nearest, path: Path, title: str) -> Path:
         """A row for each sample of each recipe: the sample, then its nearest training images by L2 and by SSIM."""
-        from advebm.figures.canvas import plt, save, show, tiled, words
+        from advebm.figures.canvas import plt, save, save_text, show, tiled
 
         if not drawn.samples:
-            return words("no recipes", path, title)
+            return save_text("no recipes", path, title)
         blocks, median = {}, {name: near.l2.median for name, near in result.named.items()}
         for name, x in drawn.samples.items():
             by_l2, by_ssim = drawn.found[name]

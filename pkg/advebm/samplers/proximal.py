@@ -7,8 +7,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from advebm.energy import Energy, grad
+from advebm.energy import Energy, NetworkEnergy, grad
 from advebm.ranges import Count, Positive
+from advebm.samplers.streams import Streams
 
 
 class Stem(Protocol):
@@ -55,5 +56,7 @@ class Proximal:
         """A copy with `factor` times as many outer steps, rounded up."""
         return replace(self, outer=ceil(factor * self.outer))
 
-    def __call__(self, stem: Stem, energy: Energy, x: Tensor) -> Tensor:
-        return proximal(stem, energy, x, fused=stem.affine, **vars(self))
+    def __call__(self, energy: Energy, x: Tensor, streams: Streams | None = None) -> Tensor:
+        assert isinstance(energy, NetworkEnergy), "the m x n sampler needs the network's stem and body"
+        stem, of_body = energy.f.stem, replace(energy, f=energy.f.body)
+        return proximal(stem, of_body, x, fused=stem.affine, **vars(self))
