@@ -31,6 +31,7 @@ OTHERS = ("judge", "warm")  # models of a study other than those of its methods
 BESIDE = ("launch", "toy2d", "bases")  # top-level entries of params.yaml that are not studies
 KINDS = {"kind", "name", "recipe"}  # a part with one of these keys inherits nothing from the part it replaces
 WHOLE = ("augmentation",)  # parts without such a key that inherit nothing either
+NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 TABLES = (  # tables by name, from which null removes an inherited entry
     *("recipes", "models", "sampling", "sampling.*", "data.out"),
     *("ood.radii", "ood.n_of", "robustness.attacks", "autoattack.eps"),
@@ -299,8 +300,10 @@ def _check(entry: dict[str, Any], kind: str = "Study") -> None:
     """Raises _Mistake for the first mistake in the entry by the schema of `kind`."""
     from jsonschema.exceptions import best_match
 
-    if kind == "Study":
-        entry = {key: part for key, part in entry.items() if part is not None or key not in _optional()}
+    if kind == "Study":  # an optional part may be null
+        study = _definitions()["Study"]
+        optional = {key for key, part in study["properties"].items() if "$ref" in part}.difference(study["required"])
+        entry = {key: part for key, part in entry.items() if part is not None or key not in optional}
     error = best_match(_validator(kind).iter_errors(entry))
     if error is None:
         for key, number in flat(entry).items():
@@ -316,7 +319,7 @@ def _check(entry: dict[str, Any], kind: str = "Study") -> None:
         case "required":
             missing = [key for key in error.validator_value if key not in value]
             raise _Mistake(path, f"lacks {', '.join(missing)}")
-        case "type" if isinstance(value, str) and _is_number(value):
+        case "type" if isinstance(value, str) and re.fullmatch(NUMBER, value):
             raise _Mistake(path, f"{value!r} is text to YAML; write {float(value)!r} (1e-4 is 1.0e-4)")
     raise _Mistake(path, error.message)
 
@@ -332,25 +335,11 @@ def _validator(kind: str) -> Any:
     return Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": _definitions()})
 
 
-def _optional() -> list[str]:
-    """The optional parts of a study."""
-    study = _definitions()["Study"]
-    return [key for key, part in study["properties"].items() if key not in study["required"] and "$ref" in part]
-
-
 def _defaults_serve(method: str, entry: dict[str, Any]) -> bool:
     """Whether the study's network and training are all that a model of the method needs."""
     model = _definitions()["Models"]["properties"].get(method)
     general = {part: entry.get(part) for part in ("network", "training")}
     return model is not None and _validator(model["$ref"].rpartition("/")[2]).is_valid(general)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _nearest(word: object, known: Iterable[object]) -> str:

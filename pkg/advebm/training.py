@@ -23,7 +23,6 @@ from advebm.runtime import ranks
 
 Log = Callable[[int, dict[str, float]], None]
 Keep = Callable[[int, dict[str, Tensor]], None]
-Watch = Callable[[int, dict[str, Tensor]], None]
 CHECK = 10  # steps between checks that the numbers are finite
 COLLAPSED = 0.01  # chains have collapsed below this part of the data's standard deviation of pixels over images
 
@@ -127,7 +126,7 @@ def fit(
     context: Context,
     *,
     log: Log,
-    watch: Watch = lambda step, images: None,
+    watch: Keep = lambda step, images: None,
     keep: Keep = lambda step, state: None,
     start: int = 0,
     state: dict[str, Tensor] | None = None,
@@ -220,11 +219,7 @@ def captured(
 
 
 def restore(
-    state: dict[str, Tensor],
-    net: nn.Module,
-    average: nn.Module | None,
-    optimizer: torch.optim.Optimizer,
-    method: Method,
+    state: dict[str, Tensor], net: nn.Module, average: nn.Module | None, optimizer: torch.optim.Optimizer, method: Method
 ) -> None:
     """Load the state that `captured` returned."""
     parts: dict[str, dict[str, Tensor]] = {}

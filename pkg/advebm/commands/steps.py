@@ -90,7 +90,7 @@ def steps(
         title = f"{study} {method}"
         run.artifact(figures.steps(result, out / "steps.png", title), "steps")
         for name, by_length in sets.items():
-            rows = {f"{length} steps": x[:STRIP] for length, (x, _) in by_length.items()}
+            rows = {f"{length} steps": found.x[:STRIP] for length, found in by_length.items()}
             picture = out / "pictures" / f"{re.sub(r'[^A-Za-z0-9_.=-]+', '_', name)}.png"
             run.artifact(figures.strip(rows, picture, f"{title}: {name}"), "steps")
         for i, length in enumerate(counts):

@@ -2,10 +2,8 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from zipfile import ZipFile, ZipInfo
 
 import numpy as np
@@ -19,10 +17,6 @@ class Images:
 
     x: np.ndarray
     y: np.ndarray | None = None
-
-    def __iter__(self) -> Iterator[Any]:
-        """x, then y, so that `x, y = images`."""
-        return iter((self.x, self.y))
 
     def __getitem__(self, index: slice | np.ndarray) -> "Images":
         return Images(self.x[index], None if self.y is None else self.y[index])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -101,17 +102,10 @@ def calibration(
     confidence, right = torch.cat(parts, 1).numpy()
     which, edges = bin_of(confidence, spec.bins), np.linspace(0, 1, spec.bins + 1).tolist()
     bins = []
-    for m in range(spec.bins):
-        inside, filled = which == m, bool((which == m).any())
-        bins.append(
-            Bin(
-                low=edges[m],
-                high=edges[m + 1],
-                confidence=float(confidence[inside].mean()) if filled else None,
-                accuracy=float(right[inside].mean()) if filled else None,
-                count=int(inside.sum()),
-            )
-        )
+    for m, (low, high) in enumerate(pairwise(edges)):
+        inside = which == m
+        means = [float(values[inside].mean()) if inside.any() else None for values in (confidence, right)]
+        bins.append(Bin(low=low, high=high, confidence=means[0], accuracy=means[1], count=int(inside.sum())))
     return CalibrationResult(
         ece=error(confidence, right, spec.bins),
         ece_ci=interval(confidence, right, spec.bins, seed),

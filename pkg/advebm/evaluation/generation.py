@@ -50,13 +50,7 @@ class Generator:
 
     @classmethod
     def load(
-        cls,
-        model: Path,
-        data: Path,
-        gaussians: Path,
-        recipes: dict[str, Recipe],
-        precision: Precision,
-        where: str,
+        cls, model: Path, data: Path, gaussians: Path, recipes: dict[str, Recipe], precision: Precision, where: str
     ) -> "Generator":
         """Load from files. A network that was trained with chains on batch statistics is put in training mode. Raises
         ValueError where a recipe needs class logits that the network does not have."""
@@ -83,12 +77,7 @@ class Generator:
 
 
 def batched(
-    draw: Callable[[Tensor], dict[str, Tensor]],
-    name: str,
-    count: int,
-    *,
-    part: Part = anew,
-    progress: Callable = iter,
+    draw: Callable[[Tensor], dict[str, Tensor]], name: str, count: int, *, part: Part = anew, progress: Callable = iter
 ) -> dict[str, np.ndarray]:
     """{key: uint8 (N, H, W, C)} that `draw(ids)` returns for `count` images in batches; each batch is a part, under `name`.
     A key that only the first batch has covers that batch."""

@@ -27,7 +27,11 @@ class Result:
     @classmethod
     def load(cls, file: Path, command: str) -> Self:
         """The result in a file that the command wrote. Raises FileNotFoundError or ValueError that names both."""
-        content = read_json(file, command)
+        return cls.checked(read_json(file, command), file, command)
+
+    @classmethod
+    def checked(cls, content: dict[str, Any], file: Path, command: str) -> Self:
+        """The result in the content of such a file. Raises ValueError that names both."""
         try:
             return cls.read(content)
         except KeyError as error:

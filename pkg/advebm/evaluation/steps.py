@@ -1,7 +1,7 @@
 """How generated images change with the number of steps of a recipe's chain: FID, label consistency, energy, saturation."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -28,37 +28,22 @@ from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
 
-@dataclass
-class Kept:
-    """A Langevin chain of the longest of the lengths, which keeps its images at each length and before the first step. They
-    equal those of separate chains bit for bit, as the noise continues in the same streams."""
-
-    chain: Langevin
-    lengths: Sequence[int]
-    images: dict[int, Tensor] = field(default_factory=dict)
-
-    def __call__(self, energy: Energy, x: Tensor, streams: Streams) -> Tensor:
-        self.images[0] = x
-        for before, length in pairwise((0, *self.lengths)):
-            x = self.images[length] = replace(self.chain, steps=length - before)(energy, x, streams)
-        return x
+def continued(chain: Langevin, lengths: Sequence[int], energy: Energy, x: Tensor, streams: Streams) -> dict[int, Tensor]:
+    """The images of one chain at each length, and before the first step. They equal those of separate chains bit for bit,
+    as the noise continues in the same streams."""
+    images = {0: x}
+    for before, length in pairwise((0, *lengths)):
+        images[length] = replace(chain, steps=length - before)(energy, images[before], streams)
+    return images
 
 
-@dataclass
-class Repeated:
-    """As `Kept`, for an ascent: it is rerun for each length, as its ball is around the start."""
-
-    ascent: Ascent
-    lengths: Sequence[int]
-    images: dict[int, Tensor] = field(default_factory=dict)
-
-    def __call__(self, energy: Energy, x: Tensor, streams: Streams) -> Tensor:
-        runs = {length: replace(self.ascent, steps=length) for length in (0, *self.lengths)}
-        self.images |= {length: ascent(energy, x, streams) for length, ascent in runs.items()}
-        return self.images[self.lengths[-1]]
+def repeated(ascent: Ascent, lengths: Sequence[int], energy: Energy, x: Tensor, streams: Streams) -> dict[int, Tensor]:
+    """As `continued`, for an ascent: it is rerun for each length, as its ball is around the start."""
+    return {length: replace(ascent, steps=length)(energy, x, streams) for length in (0, *lengths)}
 
 
-KEEPERS = {"chain": Kept, "ascent": Repeated}  # by the recipe's field with its last chain
+# by the recipe's field with its last chain
+KEEPERS: dict[str, Callable[..., dict[int, Tensor]]] = {"chain": continued, "ascent": repeated}
 
 
 def last_chain(recipe: Recipe) -> str | None:
@@ -73,9 +58,15 @@ def snapshots(
     is the start of that chain, which the recipe must have."""
     name = last_chain(recipe)
     assert name is not None, "the recipe has no chain"
-    keeper = KEEPERS[name](getattr(recipe, name), lengths)
-    replace(recipe, **{name: keeper})(f, y, starts, streams)
-    return keeper.images
+    images: dict[int, Tensor] = {}
+
+    def keep(energy: Energy, x: Tensor, streams: Streams) -> Tensor:
+        images.update(KEEPERS[name](getattr(recipe, name), lengths, energy, x, streams))
+        return images[lengths[-1]]
+
+    changed: Any = {name: keep}
+    replace(recipe, **changed)(f, y, starts, streams)
+    return images
 
 
 def drawn(

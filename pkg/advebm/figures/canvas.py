@@ -22,20 +22,27 @@ def save(figure: Figure, path: Path) -> Path:
 
 def tiled(x: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
     """One picture of the images, row by row, with a white gap between them."""
-    rows = -(-len(x) // columns)
-    height, width, channels = x.shape[1:]
-    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
-    for i, image in enumerate(x):
-        top, left = (i // columns) * (height + gap) + gap, (i % columns) * (width + gap) + gap
-        sheet[top : top + height, left : left + width] = image
-    return sheet
+    x = np.pad(x, [(0, -len(x) % columns), (gap, 0), (gap, 0), (0, 0)], constant_values=255)
+    _, height, width, channels = x.shape
+    rows = x.reshape(-1, columns, height, width, channels).swapaxes(1, 2)
+    sheet = rows.reshape(-1, columns * width, channels)
+    return np.pad(sheet, [(0, gap), (0, gap), (0, 0)], constant_values=255)
 
 
 def show(axes: Axes, sheet: np.ndarray) -> None:
     axes.imshow(sheet.squeeze() if sheet.shape[2] == 1 else sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
+
+
+def stacked(blocks: dict[str, np.ndarray], heading: float, title: str) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with sheets of images below each other, with `heading` inches more for each, and the axes of each."""
+    height = 5 * sum(sheet.shape[0] / sheet.shape[1] for sheet in blocks.values()) + heading * len(blocks)
+    figure, axes = plt.subplots(len(blocks), 1, figsize=(5, height), squeeze=False, layout="constrained")
+    for ax, sheet in zip(axes.flat, blocks.values(), strict=True):
+        show(ax, sheet)
+    figure.suptitle(title)
+    return figure, dict(zip(blocks, axes.flat, strict=True))
 
 
 def save_text(text: str, path: Path, title: str) -> Path:

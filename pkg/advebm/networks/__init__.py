@@ -34,12 +34,7 @@ def frozen(net: nn.Module) -> Iterator[nn.Module]:
 
 def save(path: Path, net: Network, **about: Any) -> None:
     """Write the weights as safetensors; its JSON metadata holds the spec of the network, and `about`."""
-    header = {
-        "network": asdict(net.spec),
-        "shape": list(net.shape),
-        "outputs": net.outputs,
-        **about,
-    }
+    header = {"network": asdict(net.spec), "shape": list(net.shape), "outputs": net.outputs, **about}
     state = {name: tensor.contiguous().cpu() for name, tensor in net.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path, metadata={"advebm": json.dumps(header, sort_keys=True)})

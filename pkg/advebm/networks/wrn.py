@@ -1,7 +1,8 @@
 """Wide residual networks (Zagoruyko and Komodakis 2016), as JEM and JEM++ use them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -9,6 +10,12 @@ from torch import Tensor, nn
 
 from advebm.networks.norms import FrozenBatchNorm2d
 from advebm.ranges import Count, Fraction, Positive
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "leaky_relu": partial(nn.LeakyReLU, 0.2),
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+}
 
 
 @dataclass(kw_only=True)
@@ -52,13 +59,7 @@ class WideResNet:
                 return nn.GroupNorm(min(8, channels), channels)
 
     def activation_layer(self) -> nn.Module:
-        match self.activation:
-            case "leaky_relu":
-                return nn.LeakyReLU(0.2)
-            case "relu":
-                return nn.ReLU()
-            case "silu":
-                return nn.SiLU()
+        return ACTIVATIONS[self.activation]()
 
 
 class Stem(nn.Sequential):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from advebm.evaluation.autoattack import ATTACKS, AutoAttackResult
 from advebm.reports.base import Numbers, Report
-from advebm.reports.robustness import counts, masked
+from advebm.reports.robustness import counts, masked, printed
 from advebm.reports.tables import Table, within
 
 
@@ -12,9 +12,7 @@ class AutoAttackReport(Report[AutoAttackResult]):
     columns = ("autoattack linf", "autoattack l2")
 
     def line(self, result: AutoAttackResult) -> str:
-        accuracies = {norm: ball.accuracy for norm, ball in result.balls.items()}
-        shown = ", ".join(f"{norm} {'-' if a is None else f'{a:.4f}'}" for norm, a in accuracies.items())
-        return "\n".join([shown, *(f"warning: gradients may be masked: {warning}" for warning in result.warnings)])
+        return printed({norm: ball.accuracy for norm, ball in result.balls.items()}, result.warnings)
 
     def metrics(self, result: AutoAttackResult) -> Numbers:
         return {f"autoattack/{norm}": ball.accuracy for norm, ball in result.balls.items()}

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from advebm.evaluation import MEASUREMENTS
-from advebm.evaluation.quality import BUFFER
-from advebm.reports import quality
+from advebm.evaluation.ood import OodResult
+from advebm.evaluation.quality import BUFFER, QualityResult
+from advebm.reports import ood, quality
 from advebm.reports.base import Numbers
-from advebm.reports.ood import detection
 from advebm.reports.results import Found
 from advebm.reports.tables import Table
 
@@ -33,7 +33,7 @@ def rows(found: dict[str, Found]) -> dict[str, Numbers]:
         for recipe in content.samples or [None]
     }
     first = next(iter(found.values()))
-    return lines | {name: quality.summary(scores) for name, scores in quality.ends(first.of["quality"]).items()}
+    return lines | {name: quality.summary(scores) for name, scores in quality.ends(first[QualityResult]).items()}
 
 
 def row(found: Found, recipe: str | None) -> Numbers:
@@ -43,16 +43,16 @@ def row(found: Found, recipe: str | None) -> Numbers:
         report = MEASUREMENTS[name].report
         numbers |= dict.fromkeys(report.columns) | (report.summary(found.of[name]) if name in found.of else {})
     images = quality.summary(found.samples.get(recipe) if recipe else None)
-    return numbers | images | MEASUREMENTS["ood"].report.summary(found.of["ood"])
+    return numbers | images | ood.REPORT.summary(found[OodResult])
 
 
 def overview(found: dict[str, Found], *notes: str) -> list[Table]:
     """Every method as a classifier, as a generator and as a detector; notes: further notes under the first table."""
     first = next(iter(found.values()))
     images = {f"{method}/{recipe}": s for method, content in found.items() for recipe, s in content.samples.items()}
-    generation = quality.samples(images | quality.ends(first.of["quality"]))
-    detectors = {method: content.of["ood"] for method, content in found.items()}
-    return [classification(found, *filter(None, notes)), generation, detection(detectors)]
+    generation = quality.samples(images | quality.ends(first[QualityResult]))
+    detectors = {method: content[OodResult] for method, content in found.items()}
+    return [classification(found, *filter(None, notes)), generation, ood.detection(detectors)]
 
 
 def classification(found: dict[str, Found], *notes: str) -> Table:

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from advebm.evaluation.ood import OodResult
 from advebm.evaluation.quality import BUFFER, Scores
+from advebm.evaluation.robustness import RobustnessResult
 from advebm.reports.papers import DATA, printed_fid
 from advebm.reports.results import Found, measured
 from advebm.reports.tables import about, table
@@ -38,7 +40,7 @@ def not_run(method: str, recipes: list[str]) -> list[list[Any]]:
 
 def measured_rows(method: str, found: Found) -> list[list[Any]]:
     """A row for each recipe; the first also has the numbers that do not depend on it. None for what was not measured."""
-    robust, outside = found.of.get("robustness"), found.of.get("ood")
+    robust, outside = found.get(RobustnessResult), found.get(OodResult)
     detected = next(iter(outside.named.values())) if outside else None
     attacks = robust.attacks.values() if robust else ()
     pgd = next((a for a in attacks if (a.norm, a.ascends, a.steps) == ("linf", "ce", 20)), None)

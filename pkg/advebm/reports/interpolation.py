@@ -27,17 +27,14 @@ class InterpolationReport(Report[InterpolationResult]):
 
     def picture(self, result: InterpolationResult, drawn: dict[str, np.ndarray | None], path: Path, title: str) -> Path:
         """A block of rows for each recipe; its images are (rows, columns, H, W, C)."""
-        from advebm.figures.canvas import plt, save, save_text, show, tiled
+        from advebm.figures.canvas import save, save_text, stacked, tiled
 
         blocks = {name: tiled(x.reshape(-1, *x.shape[2:]), x.shape[1]) for name, x in drawn.items() if x is not None}
         if not blocks:
             return save_text("no start" if drawn else "no recipes", path, title)
-        height = 5 * sum(sheet.shape[0] / sheet.shape[1] for sheet in blocks.values()) + 0.4 * len(blocks)
-        figure, axes = plt.subplots(len(blocks), 1, figsize=(5, height), squeeze=False, layout="constrained")
-        for ax, (name, sheet) in zip(axes.flat, blocks.items(), strict=True):
-            show(ax, sheet)
+        figure, axes = stacked(blocks, 0.4, title)
+        for name, ax in axes.items():
             ax.set_title(name, fontsize=9)
-        figure.suptitle(title)
         return save(figure, path)
 
 

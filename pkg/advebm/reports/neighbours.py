@@ -25,17 +25,14 @@ class NeighboursReport(Report[NeighboursResult]):
 
     def table(self, result: NeighboursResult) -> Table:
         """A row for each recipe, and one for the test images to compare with."""
-        rows = [
-            [name, near.l2.min, near.l2.q05, near.l2.median, near.n, near.ssim.max, near.ssim.median, near.ssim.n]
-            for name, near in result.named.items()
-        ]
+        rows = [[name, *vars(near.l2).values(), near.n, *vars(near.ssim).values()] for name, near in result.named.items()]
         header = ["images", "L2, minimum", "L2, 5%", "L2, median", "n", "SSIM, maximum", "SSIM, median", "n of SSIM"]
         note = "To the nearest training image. Copies would be nearer than test images. More images have a lower minimum."
         return Table("Nearest training images", header, rows, (note,))
 
     def picture(self, result: NeighboursResult, drawn: Nearest, path: Path, title: str) -> Path:
         """A row for each sample of each recipe: the sample, then its nearest training images by L2 and by SSIM."""
-        from advebm.figures.canvas import plt, save, save_text, show, tiled
+        from advebm.figures.canvas import save, save_text, stacked, tiled
 
         if not drawn.samples:
             return save_text("no recipes", path, title)
@@ -45,18 +42,15 @@ class NeighboursReport(Report[NeighboursResult]):
             blank = np.full((len(by_l2), 1, *x.shape[1:]), 255, np.uint8)
             row = np.concatenate([x[: len(by_l2), None], blank, drawn.train[by_l2], blank, drawn.train[by_ssim]], 1)
             blocks[name] = tiled(row.reshape(-1, *x.shape[1:]), row.shape[1])
-        height = 5 * sum(b.shape[0] / b.shape[1] for b in blocks.values()) + 0.55 * len(blocks)
-        figure, axes = plt.subplots(len(blocks), 1, figsize=(5, height), squeeze=False, layout="constrained")
-        for ax, (name, block) in zip(axes.flat, blocks.items(), strict=True):
-            show(ax, block)
+        figure, axes = stacked(blocks, 0.55, title)
+        for name, ax in axes.items():
             k = drawn.found[name][0].shape[1]
-            pitch = block.shape[1] / (2 * k + 3)
+            pitch = blocks[name].shape[1] / (2 * k + 3)
             places = [0.5 * pitch, (2 + k / 2) * pitch, (3 + 1.5 * k) * pitch]
             ax.set_xticks(places, ["sample", "nearest training images by L2", "by SSIM"])
             ax.tick_params(length=0)
             of_test = median["test images"]
             ax.set_title(f"{name}: median distance {median[name]:.2f}, of test images {of_test:.2f}", fontsize=9)
-        figure.suptitle(title)
         return save(figure, path)
 
 

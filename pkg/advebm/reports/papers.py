@@ -80,8 +80,7 @@ def line(row: dict[str, Any], columns: list[str], found: Found | None) -> list[A
 def ours(found: Found, recipe: str | None, score: str | None = None) -> dict[str, float | str | None]:
     """The numbers of a method and of a recipe's samples, by the columns of published.yaml; score: the one that detects
     out-distribution images, by default the detector's own."""
-    robust: RobustnessResult = found.of["robustness"]
-    outside: OodResult = found.of["ood"]
+    robust, outside = found[RobustnessResult], found[OodResult]
     samples, attacks = found.samples.get(recipe or ""), list(robust.attacks.values())
     pgd = next((a for a in attacks if a.norm == "linf" and a.ascends == "ce"), None)
     ordinary, energy = both_attacks(attacks)

@@ -2,24 +2,38 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from advebm.evaluation import MEASUREMENTS
-from advebm.evaluation.quality import Scores
+from advebm.evaluation.quality import QualityResult, Scores
+from advebm.evaluation.result import Result
 from advebm.runtime.disk import read_json
+
+R = TypeVar("R", bound=Result)
 
 
 @dataclass
 class Found:
     """The results of a method, and the recoveries of its training."""
 
-    of: dict[str, Any]  # by name of the measurement, if it was measured
+    of: dict[str, Result]  # by name of the measurement, if it was measured
     recoveries: list[dict[str, Any]]  # from divergence
+
+    def get(self, kind: type[R]) -> R | None:
+        """The result of that kind, if it was measured."""
+        return next((result for result in self.of.values() if isinstance(result, kind)), None)
+
+    def __getitem__(self, kind: type[R]) -> R:
+        """The result of that kind, which must have been measured."""
+        result = self.get(kind)
+        assert result is not None, f"no {kind.__name__}"
+        return result
 
     @property
     def samples(self) -> dict[str, Scores]:
         """The quality of its images, by recipe, and of the replay buffer."""
-        return self.of["quality"].named if "quality" in self.of else {}
+        quality = self.get(QualityResult)
+        return quality.named if quality else {}
 
 
 def measured(results: Path, model: Path | None = None, *, partial: bool = False) -> Found:
@@ -28,7 +42,8 @@ def measured(results: Path, model: Path | None = None, *, partial: bool = False)
     found = {}
     for name, measurement in MEASUREMENTS.items():
         file, required = results / f"{name}.json", measurement.required and not partial
-        if required or (file.is_file() and read_json(file, name)):  # {} where the study leaves it out
-            found[name] = measurement.result.load(file, name)
+        content = read_json(file, name) if required or file.is_file() else {}
+        if required or content:  # {} where the study leaves it out
+            found[name] = measurement.result.checked(content, file, name)
     diverged = model / "recoveries.json" if model else None
     return Found(found, read_json(diverged, "train")["recoveries"] if diverged and diverged.is_file() else [])

@@ -14,8 +14,7 @@ class RobustnessReport(Report[RobustnessResult]):
     caption = "Accuracy and loss under attack, against the radius."
 
     def line(self, result: RobustnessResult) -> str:
-        shown = ", ".join(f"{name} {'-' if v is None else f'{v:.4f}'}" for name, v in self.summary(result).items())
-        return "\n".join([shown, *(f"warning: gradients may be masked: {warning}" for warning in result.warnings)])
+        return printed(self.summary(result), result.warnings)
 
     def metrics(self, result: RobustnessResult) -> Numbers:
         return {f"robustness/{name}": value for name, value in self.summary(result).items()}
@@ -59,6 +58,12 @@ class RobustnessReport(Report[RobustnessResult]):
 def counts(numbers: Iterable[int]) -> str:
     """The number of images; several, joined by "or", where methods differ."""
     return " or ".join(map(str, sorted(set(numbers))))
+
+
+def printed(accuracies: Numbers, warnings: list[str]) -> str:
+    """Accuracies, and a line for each sign of masked gradients."""
+    shown = ", ".join(f"{name} {'-' if v is None else f'{v:.4f}'}" for name, v in accuracies.items())
+    return "\n".join([shown, *(f"warning: gradients may be masked: {warning}" for warning in warnings)])
 
 
 def masked(warnings: list[str]) -> tuple[str, ...]:
