@@ -12,9 +12,8 @@ from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images
 from advebm.energy import conditional, marginal
 from advebm.evaluation import MEASUREMENTS, calibration, fisher, interpolation, landscape, neighbours
-from advebm.evaluation.generation import start_images
+from advebm.evaluation.generation import Generator, start_images
 from advebm.networks.flow import Glow, ResidualFlow
-from advebm.networks.passes import Passes
 from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import WideResNet
 from advebm.samplers.pgd import Ascent, Attack
@@ -284,9 +283,10 @@ def test_between_the_ends_the_start_is_between(wrn, starts):
 def test_interpolation(wrn, starts, tmp_path):
     spec = interpolation.Interpolation(rows=4, columns=5)
     recipes = {**RECIPES, "draw": Draw(recipe="draw")}
-    numbers, pictures = interpolation.interpolation(wrn, recipes, starts, 3, spec, Passes(), seed=0, batch=7)
+    make = Generator(net=wrn, starts=starts, classes=3)
+    numbers, pictures = interpolation.interpolation(make, recipes, spec, seed=0, batch=7)
     assert numbers.json()["draw"] == {"smoothness": None} and pictures["draw"] is None
-    again, other = interpolation.interpolation(wrn, recipes, starts, 3, spec, Passes(), seed=0, batch=20)
+    again, other = interpolation.interpolation(make, recipes, spec, seed=0, batch=20)
     for name in RECIPES:
         assert pictures[name].shape == (4, 5, 4, 4, 1)
         assert np.abs(pictures[name].astype(int) - other[name]).max() <= 1

@@ -65,13 +65,7 @@ class AutoAttackResult(Result):
 
 @convolving("fp32")
 def autoattack(
-    net: Network,
-    images: Images,
-    spec: AutoAttack,
-    *,
-    seed: int,
-    part: Part = anew,
-    progress: Callable = iter,
+    net: Network, images: Images, spec: AutoAttack, *, seed: int, part: Part = anew, progress: Callable = iter
 ) -> AutoAttackResult:
     """The accuracy after each attack. An attack runs only on images that all attacks before it left correct.
 

@@ -53,6 +53,11 @@ class FisherResult(Result):
     marginal: Score | None  # of E(x)
     n: int
 
+    @property
+    def scores(self) -> dict[str, Score]:
+        """Those that the network has."""
+        return {name: score for name, score in vars(self).items() if isinstance(score, Score)}
+
 
 class _Pieces(fx.Tracer):
     """Traces a network down to its piecewise linear layers. Weights may depend on other weights (spectral norm), but not on
@@ -123,14 +128,7 @@ def summary(scores: Tensor, ways: str) -> Score:
 
 @convolving("fp32")
 def fisher(
-    net: Network,
-    images: Images,
-    spec: Fisher,
-    *,
-    seed: int,
-    batch: int = 100,
-    part: Part = anew,
-    progress: Callable = iter,
+    net: Network, images: Images, spec: Fisher, *, seed: int, batch: int = 100, part: Part = anew, progress: Callable = iter
 ) -> FisherResult:
     """E[.5 |grad E|^2 - tr(Hess E)] over images, of E(x, y) and of E(x) (Hyvarinen 2005; Zhu et al. 2021, Eq. 23 and 24).
 
@@ -149,11 +147,9 @@ def fisher(
             scores = exact(net, x, y)
         else:
             ids = torch.arange(start, start + len(x), device=device)
-            energies = {"marginal": marginal(net)} | ({"joint": conditional(net, y)} if net.outputs > 1 else {})
-            scores = {
-                name: hutchinson(energy, x, spec.probes, Streams(seed, "fisher", name, ids=ids))
-                for name, energy in energies.items()
-            }
+            streams = {name: Streams(seed, "fisher", name, ids=ids) for name in names}
+            energies = {"joint": conditional(net, y), "marginal": marginal(net)}
+            scores = {name: hutchinson(energies[name], x, spec.probes, streams[name]) for name in names}
         return torch.stack([scores[name].detach() for name in names]).cpu()
 
     with frozen(net):

@@ -7,13 +7,13 @@ from typing import Annotated
 import numpy as np
 import torch
 from annotated_types import Ge
-from torch import Tensor, nn
+from torch import Tensor
 
 from advebm.data.images import to_bytes
 from advebm.energy import Logits
+from advebm.evaluation.generation import Generator
 from advebm.evaluation.result import Named
 from advebm.evaluation.subject import Subject
-from advebm.networks.passes import Passes
 from advebm.ranges import Count
 from advebm.runtime.parts import BATCH, SEED, Part
 from advebm.samplers.recipes import Recipe, Starts
@@ -28,9 +28,7 @@ class Interpolation:
     columns: Annotated[int, Ge(2)] = 9
 
     def measure(self, subject: Subject, part: Part) -> "tuple[InterpolationResult, dict[str, np.ndarray | None]]":
-        made, classes = subject.generator, subject.about["classes"]
-        bar = subject.bar("interpolation")
-        return interpolation(made.net, subject.recipes, made.starts, classes, self, made.passes, seed=SEED, progress=bar)
+        return interpolation(subject.generator, subject.recipes, self, seed=SEED, progress=subject.bar("interpolation"))
 
 
 @dataclass(kw_only=True)
@@ -49,7 +47,6 @@ def between(f: Logits, recipe: Recipe, y: Tensor, starts: Starts, t: Tensor, one
     """Images (B, C, H, W) of classes y (B,) that the recipe generates from the starts (1 - t) a + t b, t (B,) in [0, 1]
     (Yin, Li and Rohde 2022, Section 5.2). The streams `one` give a and then the recipe's noise; `other` gives b. So the
     images at t = 0 are the recipe's samples, and those at t = 1 start from b."""
-
     name = recipe.start
     assert name is not None, "the recipe has no start"
 
@@ -70,12 +67,9 @@ def smoothness(x: Tensor) -> float:
 
 
 def interpolation(
-    net: nn.Module,
+    make: Generator,
     recipes: dict[str, Recipe],
-    starts: Starts,
-    classes: int,
     spec: Interpolation,
-    passes: Passes,
     *,
     seed: int,
     batch: int = BATCH,
@@ -87,7 +81,7 @@ def interpolation(
     sample i + K rows does, which has the same class. All images of a row share the random stream of sample i. On batch
     statistics, images also depend on the rest of their batch. Raises ValueError where images are not finite.
     """
-    device, shape = next(net.parameters()).device, (spec.rows, spec.columns)
+    device, shape = next(make.net.parameters()).device, (spec.rows, spec.columns)
     row = torch.arange(spec.rows, device=device).repeat_interleave(spec.columns)
     t = torch.linspace(0, 1, spec.columns, device=device).repeat(spec.rows)
     found: dict[str, Smoothness] = {}
@@ -97,10 +91,10 @@ def interpolation(
         if recipe.start is None:
             continue
         parts = []
-        with passes.sampling(net) as f:
+        with make.passes.sampling(make.net) as f:
             for ids, part in progress(list(zip(row.split(batch), t.split(batch), strict=True))):
-                one, other = (Streams(seed, "sample", name, ids=i) for i in (ids, ids + classes * spec.rows))
-                parts.append(between(f, recipe, ids % classes, starts, part, one, other))
+                one, other = (Streams(seed, "sample", name, ids=i) for i in (ids, ids + make.classes * spec.rows))
+                parts.append(between(f, recipe, ids % make.classes, make.starts, part, one, other))
         x = torch.cat(parts)
         if not x.isfinite().all():
             raise ValueError(f"interpolation by {name}: images are not finite; use smaller steps or less noise")

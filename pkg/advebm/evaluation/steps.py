@@ -163,12 +163,7 @@ def best(fid: Sequence[float], lengths: Sequence[int]) -> int:
 
 
 def measured(
-    sets: dict[str, dict[int, Images]],
-    lengths: list[int],
-    n: int,
-    make: Generator,
-    spec: Quality,
-    around: Surroundings,
+    sets: dict[str, dict[int, Images]], lengths: list[int], n: int, make: Generator, spec: Quality, around: Surroundings
 ) -> tuple[Real, dict[str, Curve]]:
     """The numbers of n real images of each split, and those of each curve."""
     judge, _ = networks.load(around.judge, networks.device(), shape=around.about["shape"])

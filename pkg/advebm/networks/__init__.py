@@ -11,7 +11,7 @@ import torch
 from pydantic import Discriminator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from advebm.networks.flow import Flow, Glow, ResidualFlow
 from advebm.networks.resnet import ResNet
@@ -48,17 +48,16 @@ def load(
     Raises FileNotFoundError, or ValueError if the file is damaged, its weights do not fit its spec, or the network is not
     for images of the given shape (C, H, W).
     """
-    net, header, state = _read(path)
+    net, header = _read(path)
     if shape is not None and list(shape) != header["shape"]:
         raise ValueError(f"{path}: is for images {header['shape']}, not {list(shape)}; it belongs to another study")
-    _fill(net, state, path)
     return net.to(device).eval().requires_grad_(False), header
 
 
 def initialise(net: Network, path: Path) -> None:
     """Load the weights of a model file into `net`. Their specs may differ in the norm only, such as `frozen` and `batch`.
     Raises FileNotFoundError, or ValueError with the difference."""
-    other, _, state = _read(path)
+    other, _ = _read(path)
     ours, theirs = (vars(own.spec) | {"outputs": own.outputs, "shape": own.shape} for own in (net, other))
     for key, value in ours.items():
         if key not in ("norm", "bn_momentum") and value != theirs.get(key):
@@ -66,13 +65,13 @@ def initialise(net: Network, path: Path) -> None:
                 f"{path}: its network has {key} {theirs.get(key)}, not {value}; training can only start from the same "
                 "network, except for its norm"
             )
-    if net.state_dict().keys() != state.keys():
+    if net.state_dict().keys() != other.state_dict().keys():
         raise ValueError(f"{path}: its network has norm {theirs['norm']}, which does not fit norm {ours['norm']}")
-    _fill(net, state, path)
+    net.load_state_dict(other.state_dict())
 
 
-def _read(path: Path) -> tuple[Network, dict[str, Any], dict[str, Tensor]]:
-    """The contents of a model file: the network without its weights, the header, and the weights."""
+def _read(path: Path) -> tuple[Network, dict[str, Any]]:
+    """The contents of a model file: the network, in training mode, and the header."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such model file; `advebm train` makes one")
     try:
@@ -82,14 +81,11 @@ def _read(path: Path) -> tuple[Network, dict[str, Any], dict[str, Tensor]]:
         net = NETWORKS[header["network"]["kind"]](**header["network"]).build(header["shape"], header["outputs"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: is not a readable advebm model ({error}); it may be damaged") from error
-    return net, header, state
-
-
-def _fill(net: Network, state: dict[str, Tensor], path: Path) -> None:
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit the network ({' '.join(str(error).split())})") from error
+    return net, header
 
 
 def device() -> torch.device:

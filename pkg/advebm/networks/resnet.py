@@ -23,7 +23,6 @@ class ResNet:
     std: Positive = 1.0
 
     def build(self, shape: tuple[int, int, int], outputs: int) -> Classifier:
-        """The network for images of shape (C, H, W)."""
         from advebm.vision import resnet
 
         block, layers = BLOCKS[self.depth]

@@ -33,7 +33,6 @@ class WideResNet:
     std: Positive = 0.5
 
     def build(self, shape: tuple[int, int, int], outputs: int) -> "Classifier":
-        """The network for images of shape (C, H, W)."""
         widths = [16, 16 * self.width, 32 * self.width, 64 * self.width]
         stem = Stem(Normalise(self.mean, self.std), self.normalised(nn.Conv2d(shape[0], widths[0], 3, padding=1)))
         trunk = nn.Sequential()

@@ -27,7 +27,6 @@ class AutoAttackReport(Report[AutoAttackResult]):
         return f"autoattack: {described}, {counts(result.n for result in results)} images."
 
     def table(self, result: AutoAttackResult) -> Table:
-        """A row for each norm."""
         rows = [[n, b.eps, *b.left.values(), within(b.accuracy, b.ci), result.n] for n, b in result.balls.items()]
         note = "AutoAttack, standard version: the accuracy after each attack and all attacks before it."
         header = ["norm", "radius", "clean", *ATTACKS, "all [95%]", "n"]

@@ -20,7 +20,6 @@ class InterpolationReport(Report[InterpolationResult]):
         return {f"interpolation/{name}/smoothness": entry.smoothness for name, entry in result.named.items()}
 
     def table(self, result: InterpolationResult) -> Table:
-        """A row for each recipe."""
         rows = [[name, entry.smoothness] for name, entry in result.named.items()]
         note = "The largest step in a row of images over the distance of its ends, median over rows; 1 where a row jumps."
         return Table("Interpolation", ["recipe", "smoothness"], rows, (note,))

@@ -32,7 +32,6 @@ class RobustnessReport(Report[RobustnessResult]):
         return f"Accuracy on {counts(result.n for result in results)} test images; {'; '.join(described)}."
 
     def table(self, result: RobustnessResult) -> Table:
-        """A row for each attack."""
         rows = [["none", *[None] * 5, within(result.clean, result.clean_ci), result.n]]
         for name, a in result.attacks.items():
             rows.append([name, a.norm, a.eps, a.ascends, a.steps, a.restarts, within(a.accuracy, a.ci), result.n])
