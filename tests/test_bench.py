@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from advebm import cli
-from advebm.bench import jobs, plain, timing, ways
+from advebm.bench import jobs, plain, timing
 from advebm.energy import grad, marginal
 from advebm.networks import passes
 from advebm.networks.passes import Passes
@@ -40,7 +40,7 @@ def test_bench_tells_when_the_two_ways_differ(tmp_path, monkeypatch):
 
 def test_the_plain_way_is_float32_and_a_third_one_as_torch_is(tmp_path, monkeypatch, capsys):
     """As on a GPU: plain in float32, default with TF32; the package with TF32 in training, float32 for measurements."""
-    monkeypatch.setattr(ways, "has_tf32", lambda device: True)
+    monkeypatch.setattr(timing, "has_tf32", lambda device: True)
     seen = []
 
     def watched(way, real):

@@ -6,29 +6,52 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from advebm.bench.jobs import Job
+from advebm.networks.passes import convolving, has_bf16
 from advebm.reports.tables import Table, document
-
-if TYPE_CHECKING:
-    import torch
-
-    from advebm.bench.ways import Job
 
 ERROR = {"fp32": 0.05, "tf32": 0.3, "bf16": 0.5}  # largest error allowed: signs flip where a gradient is near 0
 
 
-def kind(result: dict[str, Any], row: dict[str, Any]) -> str:
-    """The coarsest precision of the package in a row."""
-    return (
-        "fp32" if row["float32"] else max((result[name] for name in ("precision", "loss_precision")), key=ERROR.__getitem__)
-    )
+def largest_error(result: dict[str, Any], row: dict[str, Any]) -> float:
+    """The error that is allowed in a row, by the coarsest precision of the package."""
+    return ERROR["fp32"] if row["float32"] else max(ERROR[result["precision"]], ERROR[result["loss_precision"]])
 
 
-def measured(job: "Job", repeats: int, rates: dict[str, float], device: "torch.device") -> dict[str, Any]:
+def implementations(job: Job, device: torch.device, package: str = "fast") -> dict[str, Callable[[bool], Any]]:
+    """A job's implementations by name: `plain` in float32; on a GPU `default`, the same with TF32 convolutions; `fast`,
+    the package with training's precision, or in float32 if it generates or measures; package: `fast`, or `eager` without
+    graphs."""
+    found: dict[str, Callable[[bool], Any]] = {"plain": convolving("fp32")(partial(job.run, "plain"))}
+    if has_tf32(device):
+        found["default"] = convolving("tf32")(partial(job.run, "default"))
+    fast = partial(job.run, package)
+    return found | {"fast": convolving("fp32")(fast) if job.float32 else fast}
+
+
+def effective(precision: str, device: torch.device) -> str:
+    """The precision that passes really have on this machine."""
+    if precision == "bf16" and has_bf16(device):
+        return "bf16"
+    return "tf32" if has_tf32(device) and precision != "fp32" else "fp32"
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Whether float32 convolutions are TF32 by default."""
+    return device.type == "cuda"
+
+
+def measured(job: Job, images: int, repeats: int, rates: dict[str, float], device: torch.device) -> dict[str, Any]:
     """For each implementation, images a second (median, least, most), peak memory, and the rate of its operations as a
     fraction of the matrix rate. `error` is the distance of the package's result from the plain one, relative to the
     latter's length.
@@ -36,14 +59,13 @@ def measured(job: "Job", repeats: int, rates: dict[str, float], device: "torch.d
     `ratio` is how many times faster the package is than the plain implementation, `ratio_default` than that with torch's
     defaults (None if these are the same): from the medians and, least and most, from the pairs of each turn.
     """
-    from advebm.bench.ways import distance, ways
-
-    runs = ways(job, device)
-    found: dict[str, Any] = {"error": distance(runs["fast"](True), runs["plain"](True))}
+    runs = implementations(job, device)
+    fast, plain = runs["fast"](True), runs["plain"](True)
+    found: dict[str, Any] = {"error": ((fast - plain).norm() / plain.norm()).item()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     memory, flops = {}, {}
-    for name, run in ways(job, device, "eager").items():
-        memory[name], flops[name] = weighed(partial(run, False), device)
+    for name, run in implementations(job, device, "eager").items():
+        memory[name], flops[name] = memory_and_flops(partial(run, False), device)
         runs[name](False)  # to warm up
     for _ in range(repeats):
         for name, run in runs.items():
@@ -53,11 +75,11 @@ def measured(job: "Job", repeats: int, rates: dict[str, float], device: "torch.d
             synchronise(device)
             seconds[name].append(time.perf_counter() - begun)
     for name, times in seconds.items():
-        rate = [job.images / t for t in times]
+        rate = [images / t for t in times]
         found[name] = {"images_per_s": statistics.median(rate), "least": min(rate), "most": max(rate)}
         part = flops[name] / statistics.median(times) / max(rates.values())
         found[name] |= {"memory_mb": memory[name], "of_matrix_rate": part}
-    found["gflop_per_image"] = flops["fast"] / job.images / 1e9
+    found["gflop_per_image"] = flops["fast"] / images / 1e9
     for key, slow in {"ratio": "plain", "ratio_default": "default"}.items():
         pairs = [t / fast for t, fast in zip(seconds[slow], seconds["fast"], strict=True)] if slow in runs else []
         found[key] = found["fast"]["images_per_s"] / found[slow]["images_per_s"] if pairs else None
@@ -65,10 +87,8 @@ def measured(job: "Job", repeats: int, rates: dict[str, float], device: "torch.d
     return found
 
 
-def matrix_rates(device: "torch.device") -> dict[str, float]:
+def matrix_rates(device: torch.device) -> dict[str, float]:
     """Operations a second of a product of two square matrices, the best of five, by precision."""
-    import torch
-
     gpu = device.type == "cuda"
     n = 8192 if gpu else 1536
     rates: dict[str, float] = {}
@@ -86,44 +106,29 @@ def matrix_rates(device: "torch.device") -> dict[str, float]:
     return rates
 
 
-def weighed(way: Callable[[], Any], device: "torch.device") -> tuple[float, int]:
+def memory_and_flops(run: Callable[[], Any], device: torch.device) -> tuple[float, int]:
     """Peak memory in MB of the tensors that it allocates, and the operations of its matrix products and convolutions."""
-    from torch.utils.flop_counter import FlopCounterMode
-    from torch.utils.module_tracker import ModuleTracker
-
-    class Whole(ModuleTracker):
-        """Tracks no module: tracking fails if a gradient is taken with respect to the input."""
-
-        def __enter__(self) -> "Whole":
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            pass
-
-    operations = FlopCounterMode(display=False)
-    operations.mod_tracker = Whole()
-    with operations:
-        peak = peak_on_gpu(way) if device.type == "cuda" else peak_on_cpu(way)
-    return peak / 2**20, operations.get_total_flops()
+    counter, tracker = FlopCounterMode(display=False), nullcontext()
+    tracker.parents = {"Global"}  # type: ignore[attr-defined]  # tracking modules fails if a gradient is of the input
+    counter.mod_tracker = tracker  # type: ignore[assignment]
+    with counter:
+        peak = peak_on_gpu(run) if device.type == "cuda" else peak_on_cpu(run)
+    return peak / 2**20, counter.get_total_flops()
 
 
-def peak_on_gpu(way: Callable[[], Any]) -> int:
+def peak_on_gpu(run: Callable[[], Any]) -> int:
     """Peak of the bytes allocated while it runs, without those allocated before."""
-    import torch
-
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    way()
+    run()
     return torch.cuda.max_memory_allocated() - before
 
 
-def peak_on_cpu(way: Callable[[], Any]) -> int:
+def peak_on_cpu(run: Callable[[], Any]) -> int:
     """Like `peak_on_gpu`, from the trace of torch's profiler."""
-    from torch.profiler import ProfilerActivity, profile
-
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # otherwise the profiler logs its start and stop
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        way()
+        run()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder, "trace.json")
         profiler.export_chrome_trace(str(trace))
@@ -132,27 +137,14 @@ def peak_on_cpu(way: Callable[[], Any]) -> int:
     return max(change["Total Allocated"] for change in changes) - (first["Total Allocated"] - first["Bytes"])
 
 
-def synchronise(device: "torch.device") -> None:
-    import torch
-
+def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def markdown(study: str, result: dict[str, Any]) -> str:
-    header = [
-        "what",
-        "images/s plain",
-        "plain, TF32",
-        "package",
-        "times plain",
-        "times TF32",
-        "GFLOP/image",
-        "of matrix rate",
-        "MB plain",
-        "MB",
-        "error",
-    ]
+    rates = ["images/s plain", "plain, TF32", "package", "times plain", "times TF32"]
+    header = ["what", *rates, "GFLOP/image", "of matrix rate", "MB plain", "MB", "error"]
 
     def rate(row: dict[str, Any], way: str) -> float | None:
         return row[way]["images_per_s"] if way in row else None
@@ -174,7 +166,7 @@ def markdown(study: str, result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     network = ", ".join(f"{key} {value}" for key, value in result["network"].items())
-    rates = ", ".join(f"{name} {rate / 1e9:.4g} GFLOP/s" for name, rate in result["matrix_flops"].items())
+    matrix = ", ".join(f"{name} {rate / 1e9:.4g} GFLOP/s" for name, rate in result["matrix_flops"].items())
     notes = (
         f"{result['device']}, {result['threads']} threads; network: {network}; batches of {result['batch']}; chains and "
         f"attacks of {result['steps']} steps; the package's gradients, chains and training steps sample in "
@@ -183,7 +175,7 @@ def markdown(study: str, result: dict[str, Any]) -> str:
         "convolutions on a GPU; a dash on a CPU, which has none. times: how many times faster the package is.",
         "A training step is loss, gradients and optimiser, without reading or augmenting the batch.",
         f"Medians of {result['repeats']} turns [least, most of a turn]; the JSON file has all numbers. Operations of "
-        f"matrix products and convolutions are counted. Matrix multiplication: {rates}; the fraction is of the faster.",
+        f"matrix products and convolutions are counted. Matrix multiplication: {matrix}; the fraction is of the faster.",
         "Error: distance of the package's result from the plain one, without noise, relative to the length of the plain "
         "one; for a chain or an attack, of the displacement of its images. A fault is more than "
         f"{', '.join(f'{most} at {name}' for name, most in ERROR.items())}.",

@@ -1,7 +1,5 @@
 """The two ends of the scale of sample quality."""
 
-import json
-
 from advebm import config
 from advebm.commands import options as o
 from advebm.runtime import project
@@ -26,15 +24,12 @@ def baselines(
     from advebm.data.gaussians import Gaussians
     from advebm.evaluation.quality import Baselines, Quality, score
     from advebm.evaluation.subject import Surroundings
-    from advebm.runtime import progress, state
+    from advebm.runtime import disk, progress, state
     from advebm.runtime.parts import BATCH, SEED
     from advebm.samplers.streams import Streams
 
     around = Surroundings(
-        data=data,
-        judge=judge,
-        root=project.data_root(root),
-        bar=lambda name: progress.bar(f"quality {name}", quiet),
+        data=data, judge=judge, root=project.data_root(root), bar=lambda name: progress.bar(f"quality {name}", quiet)
     )
     spec, fitted, n = config.build(Quality, entry["quality"]), Gaussians.load(gaussians), entry["samples"]
     ids = torch.arange(n)
@@ -47,6 +42,5 @@ def baselines(
     with state.opened("baselines", out, key) as opened:
         sets = {"gaussians": drawn, "real": around.images(held_out)[:n]}
         scores = score(sets, spec, around, part=opened.part)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "baselines.json").write_text(json.dumps(Baselines(named=scores).json(), indent=1) + "\n")
+        disk.write_json(out / "baselines.json", Baselines(named=scores).json())
     print(f"wrote {out}: FID {scores['gaussians'].fid:.3g} of class Gaussians, {scores['real'].fid:.3g} of real images")

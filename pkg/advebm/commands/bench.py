@@ -1,7 +1,5 @@
 """Speed of the package and of the plain implementation."""
 
-import json
-from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Option
@@ -14,17 +12,12 @@ WHAT = ("gradient", "chains", "step", "sample", "evaluate")
 
 
 def bench(
-    out: Annotated[Path, Option(help="JSON file to write; a Markdown file of the same name is written too")],
+    out: o.ReportFile,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    method: Annotated[
-        list[str] | None,
-        Option(help="a method to train, may be repeated; the first one's network is measured [default: all]"),
-    ] = None,
+    method: o.Methods = None,
     what: Annotated[list[str] | None, Option(help=f"{', '.join(WHAT)}; may be repeated [default: all]")] = None,
-    change: Annotated[
-        list[str] | None, Option("--set", help="KEY=VALUE to set in each method's entry, such as network.width=4")
-    ] = None,
+    change: o.Changes = None,
     batch: Annotated[int, Option(min=1, help="images in a batch")] = 64,
     steps: Annotated[int, Option(min=1, help="steps of a chain or an attack measured by itself")] = 5,
     repeats: Annotated[int, Option(min=1, help="times that each implementation is run, alternating")] = 5,
@@ -34,7 +27,8 @@ def bench(
 ) -> None:
     """Measure images a second of the package and of the plain implementation (plain.py), alternating in one process:
     medians and spread, memory, and the fraction of the machine's rate of matrix multiplication. On a GPU, also measure the
-    plain implementation with torch's defaults, which use TF32 in convolutions.
+    plain implementation with torch's defaults, which use TF32 in convolutions. Training steps are of each method, the rest
+    of the first one's network.
 
     Images are noise; only the two files are written. Features by Inception are measured if its weights are in the root.
     Raises RuntimeError, after writing the files, if the package and the plain implementation differ by more than ERROR.
@@ -53,9 +47,8 @@ def bench(
 
     from advebm import networks
     from advebm.bench import timing
-    from advebm.bench.jobs import jobs
-    from advebm.bench.ways import effective
-    from advebm.runtime import progress
+    from advebm.bench.jobs import Bench
+    from advebm.runtime import disk, progress
 
     if device not in (None, "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ValueError(f"--device {device}: must be cpu, or cuda on a machine with a GPU")
@@ -63,12 +56,11 @@ def bench(
     torch.manual_seed(0)
     rates = timing.matrix_rates(place)
     rows: list[dict[str, Any]] = []
-    for make in progress.bar(f"bench {study}", quiet)(
-        jobs(entry, methods, wanted, batch, steps, place, project.data_root(root))
-    ):
+    shared = Bench(entry, methods[0], batch, steps, place, project.data_root(root))
+    for make in progress.bar(f"bench {study}", quiet)(shared.jobs(wanted, methods)):
         job = make()
-        row = {"name": job.name, "images": job.images, "float32": job.float32}
-        rows.append(row | timing.measured(job, repeats, rates, place))
+        row = {"name": job.name, "images": batch, "float32": job.float32}
+        rows.append(row | timing.measured(job, batch, repeats, rates, place))
     training = config.model(entry, methods[0]).training
     result = {
         "device": torch.cuda.get_device_name() if place.type == "cuda" else torch.cpu.get_capabilities()["cpu_name"],
@@ -77,19 +69,13 @@ def bench(
         "batch": batch,
         "steps": steps,
         "repeats": repeats,
-        "precision": effective(training.precision, place),
-        "loss_precision": effective(training.loss_precision, place),
+        "precision": timing.effective(training.precision, place),
+        "loss_precision": timing.effective(training.loss_precision, place),
         "matrix_flops": rates,
         "rows": rows,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    text = timing.markdown(study, result)
-    out.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)
-    wrong = [
-        f"{row['name']} {row['error']:.3g}" for row in rows if not row["error"] <= timing.ERROR[timing.kind(result, row)]
-    ]
+    disk.write_report(out, result, timing.markdown(study, result))
+    wrong = [f"{row['name']} {row['error']:.3g}" for row in rows if not row["error"] <= timing.largest_error(result, row)]
     if wrong:
         raise RuntimeError(
             f"{out}: the two implementations differ too much: {', '.join(wrong)}; the limits are {timing.ERROR}"

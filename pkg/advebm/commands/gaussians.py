@@ -5,11 +5,7 @@ from advebm.commands import options as o
 
 
 def gaussians(
-    data: o.Prepared,
-    out: o.OutFile,
-    study: o.Study = "digits",
-    params: o.Params = o.PARAMS,
-    quiet: o.Quiet = False,
+    data: o.Prepared, out: o.OutFile, study: o.Study = "digits", params: o.Params = o.PARAMS, quiet: o.Quiet = False
 ) -> None:
     """Fit a Gaussian to the training images of each class."""
     spec = config.build(config.Gaussian, config.read(params, study)["gaussians"])

@@ -14,7 +14,7 @@ def headline(
     results: Annotated[Path, Option(help="folder with a sub-folder for each method")],
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    method: Annotated[list[str] | None, Option(help="a method to list, may be repeated [default: all]")] = None,
+    method: o.Methods = None,
 ) -> None:
     """Fill in a study's table between two lines of a page: a row for each recipe of each method, "not run" where the method
     has no results.

@@ -1,6 +1,5 @@
 """Describe the installation, a model file or a study; validate the params file."""
 
-import json
 from typing import Annotated, Any
 
 from typer import Argument, Option
@@ -8,7 +7,7 @@ from typer import Argument, Option
 from advebm import config
 from advebm.commands import options as o
 from advebm.reports.tables import table
-from advebm.runtime import project
+from advebm.runtime import disk, project
 
 
 def info(
@@ -82,9 +81,7 @@ def check(
     if out is not None:
         from advebm import stages
 
-        texts = {f"{name}.json": json.dumps(part, indent=1) + "\n" for name, part in stages.parts(entry).items()}
-        texts["params.yaml"] = written(study, entry)
-        for name, text in texts.items():
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            (out / name).write_text(text)
+        for name, part in stages.parts(entry).items():
+            disk.write_json(out / f"{name}.json", part)
+        (out / "params.yaml").write_text(written(study, entry))
     print(f"{params}: {study} is valid")

@@ -1,52 +1,42 @@
 """Measurements: a command for each of MEASUREMENTS, and `look`, which makes all measurements of its stage."""
 
-import inspect
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any
-
-from typer import Option
+from typing import Any
 
 from advebm import config
 from advebm.commands import options as o
 from advebm.evaluation import MEASUREMENTS, Measurement
-from advebm.runtime import project
+from advebm.runtime import disk, project
 
 INPUTS = {  # a command's option for each input of its measurements
-    "samples": Annotated[Path, Option(help="folder that `sample` wrote")],
+    "samples": o.Samples,
     "gaussians": o.GaussiansFile,
     "judge": o.Judge,
-    "baselines": Annotated[Path, Option(help="folder that `baselines` wrote")],
+    "baselines": o.Baselines,
     "root": o.Root,
 }
+DEFAULTS = {"root": None, "study": "digits", "params": o.PARAMS, "quiet": False}
 
 
 def command(name: str, about: str, measurements: list[Measurement]) -> Callable[..., None]:
     """Create the function behind a command that makes these measurements; its options are their inputs."""
-    inputs = [key for key in INPUTS if any(key in measurement.inputs for measurement in measurements)]
-    folder = any(measurement.picture for measurement in measurements)
 
     def run(method: str, model: Path, data: Path, out: Path, **more: Any) -> None:
         measure(measurements, method, model, data, out, **more)
 
-    options: dict[str, Any] = {
-        "method": o.Method,
-        "model": o.ModelFile,
-        "data": o.Prepared,
-        "out": o.OutFolder if folder else o.OutFile,
-    }
-    options |= {key: INPUTS[key] for key in inputs} | {"study": o.Study, "params": o.Params, "quiet": o.Quiet}
-    defaults = {"study": "digits", "params": o.PARAMS, "quiet": False, "root": None}
-    kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
-    listed = [
-        inspect.Parameter(key, kind, default=defaults.get(key, empty), annotation=annotation)
-        for key, annotation in options.items()
-    ]
-    listed.sort(key=lambda parameter: parameter.default is not empty)
+    options: dict[str, Any] = {"method": o.Method, "model": o.ModelFile, "data": o.Prepared}
+    options["out"] = o.OutFolder if any(measurement.picture for measurement in measurements) else o.OutFile
+    options |= {key: kind for key, kind in INPUTS.items() if any(key in m.inputs for m in measurements)}
+    options |= {"study": o.Study, "params": o.Params, "quiet": o.Quiet}
     run.__name__, run.__doc__, run.__annotations__ = name, about, options
-    run.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
+    parameters = [
+        Parameter(key, Parameter.KEYWORD_ONLY, default=DEFAULTS.get(key, Parameter.empty), annotation=kind)
+        for key, kind in options.items()
+    ]
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     return run
 
 
@@ -60,10 +50,7 @@ def measure(
     params: Path = o.PARAMS,
     quiet: bool = False,
     root: Path | None = None,
-    samples: Path = Path(),
-    gaussians: Path = Path(),
-    judge: Path = Path(),
-    baselines: Path = Path(),
+    **inputs: Any,
 ) -> None:
     """Make the measurements of a model: write, draw and log each result in the model's run. Writes {} for a measurement
     that the study leaves out."""
@@ -85,31 +72,24 @@ def measure(
         precision=entry["precision"],
         root=project.data_root(root),
         bar=lambda name: progress.bar(f"{name} {study}/{method}", quiet),
-        samples=samples,
-        gaussians=gaussians,
-        judge=judge,
-        baselines=baselines,
+        **inputs,
     )
     checkpoint, stages = images.digest(model), config.stage_specs(entry, method)
     for measurement in measurements:
-        name = measurement.name
+        name, title = measurement.name, f"{study} {method}"
         file = out / f"{name}.json" if measurement.picture else out
         if name not in specs:
-            leave_out(measurement, file, f"{study} {method}")
+            leave_out(measurement, file, title)
             continue
-        spec = stages[name]
-        key = [method, spec, checkpoint, subject.about["sha256"], *subject.inputs(measurement.inputs)]
+        key = [method, stages[name], checkpoint, subject.about["sha256"], *subject.inputs(measurement.inputs)]
         with ExitStack() as stack:
             part = stack.enter_context(state.opened(name, file, key)).part
             result, drawn = specs[name].measure(subject, part)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(result.json(), indent=1) + "\n")
-            tracked = tracking.run(stage=name, study=study, method=method, checkpoint=checkpoint, spec=spec)
-            run = stack.enter_context(tracked)
+            disk.write_json(file, result.json())
+            run = stack.enter_context(tracking.run(name, study, method, checkpoint=checkpoint, spec=stages[name]))
             run.metrics(measurement.report.metrics(result))
             if measurement.picture:
-                path = file.with_suffix(".png")
-                run.artifact(measurement.report.picture(result, drawn, path, f"{study} {method}"), name)
+                run.artifact(measurement.report.picture(result, drawn, file.with_suffix(".png"), title), name)
         print(f"wrote {file}: {measurement.report.line(result)}")
 
 
@@ -117,8 +97,7 @@ def leave_out(measurement: Measurement, file: Path, title: str) -> None:
     """Write the outputs that DVC expects of a measurement that the study leaves out."""
     from advebm.figures.canvas import save_text
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("{}\n")
+    disk.write_json(file, {})
     if measurement.picture:
         save_text("not measured", file.with_suffix(".png"), title)
     print(f"wrote {file}: the study leaves it out")

@@ -22,6 +22,16 @@ ModelFile = Annotated[Path, Option("--model", help="model that `train` wrote (.s
 Judge = Annotated[Path, Option(help="model of the judge (.safetensors)")]
 OutFolder = Annotated[Path, Option(help="folder to write", callback=_own)]
 OutFile = Annotated[Path, Option(help="file to write", callback=_own)]
+ReportFile = Annotated[Path, Option(help="JSON file to write; a Markdown file of the same name is written too")]
+Methods = Annotated[list[str] | None, Option("--method", help="a method, may be repeated [default: all]")]
+Changes = Annotated[
+    list[str] | None, Option("--set", help="KEY=VALUE to set in each method's entry, such as training.optimizer.lr=0.1")
+]
+Samples = Annotated[Path, Option("--samples", help="folder that `sample` wrote")]
+Baselines = Annotated[Path, Option("--baselines", help="folder that `baselines` wrote")]
+WarmFolder = Annotated[
+    Path | None, Option("--warm", help="folder that `train warm` wrote, for models with `warm: true`, which start from it")
+]
 Seed = Annotated[int, Option(min=0, help="seed of all random numbers")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="no progress bar")]
 Root = Annotated[

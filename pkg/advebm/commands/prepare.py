@@ -1,11 +1,5 @@
 """Data sets and out-distribution sets, as the later stages read them."""
 
-import json
-from pathlib import Path
-from typing import Annotated
-
-from typer import Option
-
 from advebm import config
 from advebm.commands import options as o
 from advebm.runtime import project
@@ -17,7 +11,7 @@ def prepare(
     out: o.OutFolder,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    root: Annotated[Path | None, Option(help="folder of data sets [default: ADVEBM_DATA, or data/raw]")] = None,
+    root: o.Root = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Write train, validation and test images, and the out-distribution sets, as .npz files."""
@@ -27,7 +21,7 @@ def prepare(
     from sklearn.model_selection import train_test_split
 
     from advebm.data import images, sources
-    from advebm.runtime import progress
+    from advebm.runtime import disk, progress
 
     root = project.data_root(root)
     splits = sources.labelled(spec.source, root)
@@ -73,5 +67,5 @@ def prepare(
         "out": {"outliers": spec.outliers, **spec.out},
         "sha256": images.digest_arrays(sets),
     }
-    (out / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+    disk.write_json(out / "about.json", about)
     print(f"wrote {out}: " + ", ".join(f"{n} {name}" for name, n in about["images"].items()))

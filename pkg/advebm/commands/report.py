@@ -1,6 +1,5 @@
 """A method's numbers next to the published ones, and the comparison of all methods."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,13 +7,14 @@ from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
+from advebm.runtime import disk
 
 
 def report(
     method: o.Method,
     results: Annotated[Path, Option(help="folder with the method's quality.json, ood.json, robustness.json, ...")],
     model: o.ModelFile,
-    out: Annotated[Path, Option(help="JSON file to write; a Markdown file of the same name is written too")],
+    out: o.ReportFile,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
 ) -> None:
@@ -24,11 +24,7 @@ def report(
     from advebm.reports.results import measured
 
     found = measured(results, model.parent)
-    text = markdown(study, entry["data"], method, found, results)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(numbers(found), indent=1) + "\n")
-    out.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)
+    disk.write_report(out, numbers(found), markdown(study, entry["data"], method, found, results))
 
 
 def compare(
@@ -68,7 +64,6 @@ def compare(
         raise FileNotFoundError(f"{results}: no method has results{what}; run `dvc repro -P`")
     note = f"Left out: {'; '.join(left_out)}." if left_out else ""
     general = [*comparison.overview(found, note), *papers(study, entry["data"], found)]
-    text = document(f"{study}: every method", general)
     sheets = {
         f"{method}/{recipe}": images.load(results / method / "samples" / f"{recipe}.npz").x
         for method, content in found.items()
@@ -80,10 +75,7 @@ def compare(
         for method, content in found.items()
     }
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(comparison.rows(found), indent=1) + "\n")
-    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    disk.write_report(out, comparison.rows(found), document(f"{study}: every method", general))
     if sheets:
         figures.sheets(sheets, out.with_suffix(".png"), f"{study}: the first samples of each method and recipe")
     out.with_suffix(".html").write_text(page(study, general, out.with_suffix(".png"), shown), encoding="utf-8")
-    print(text)

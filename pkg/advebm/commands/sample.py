@@ -48,7 +48,7 @@ def sample(
         return {"x": x} | ({stage: x[:STRIP] for stage, x in stages.items()} if ids[0] == 0 else {})
 
     key = [method, spec, checkpoint, about(data)["sha256"], images.digest(gaussians)]
-    tracked = tracking.run(stage="sample", study=study, method=method, checkpoint=checkpoint, spec=spec)
+    tracked = tracking.run("sample", study, method, checkpoint=checkpoint, spec=spec)
     with opened("sample", out, key) as state, tracked as run:
         for name, recipe in recipes.items():
             bar = progress.bar(f"sample {study}/{method} {name}", quiet)

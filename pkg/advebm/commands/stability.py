@@ -14,15 +14,13 @@ from advebm.reports.tables import Table, document
 def stability(
     data: o.Prepared,
     gaussians: o.GaussiansFile,
-    out: Annotated[Path, Option(help="JSON file to write; a Markdown file of the same name is written too")],
+    out: o.ReportFile,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
-    method: Annotated[list[str] | None, Option(help="a method to train, may be repeated [default: all]")] = None,
+    method: o.Methods = None,
     seeds: Annotated[int, Option(min=1, help="trainings of each method, with seeds 0, 1, ...")] = 5,
-    warm: Annotated[Path | None, Option(help="folder that `train warm` wrote, for models that start from it")] = None,
-    change: Annotated[
-        list[str] | None, Option("--set", help="KEY=VALUE to set in each method's entry, such as training.optimizer.lr=0.1")
-    ] = None,
+    warm: o.WarmFolder = None,
+    change: o.Changes = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Train each method with several seeds; count how many trainings diverge, at which step, and how many recover.
@@ -38,7 +36,7 @@ def stability(
     from advebm.commands.train import train
     from advebm.data import images
     from advebm.data.prepared import about
-    from advebm.runtime.disk import read_json
+    from advebm.runtime import disk
     from advebm.runtime.state import opened
     from advebm.training import Diverged
 
@@ -59,7 +57,7 @@ def stability(
             except Diverged as error:
                 return torch.tensor([*(event["step"] for event in error.recoveries), error.step])
             events = place / "recoveries.json"
-            recovered = read_json(events, "train")["recoveries"] if events.exists() else []
+            recovered = disk.read_json(events, "train")["recoveries"] if events.exists() else []
             return torch.tensor([*(event["step"] for event in recovered), -1])
 
         start = None if warm is None else images.digest(warm / "model.safetensors")
@@ -69,11 +67,7 @@ def stability(
                 for name in methods
             }
             numbers = {name: summary(runs) for name, runs in found.items()}
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(numbers, indent=1) + "\n")
-            text = markdown(study, numbers, change or [])
-            out.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)
+            disk.write_report(out, numbers, markdown(study, numbers, change or []))
 
 
 def summary(runs: list[list[int]]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Sample quality against the number of steps."""
 
 import copy
-import json
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,13 +57,10 @@ def steps(
     from advebm.evaluation.generation import Generator
     from advebm.evaluation.quality import Quality
     from advebm.evaluation.subject import Surroundings
-    from advebm.runtime import progress, state, tracking
+    from advebm.runtime import disk, progress, state, tracking
 
     around = Surroundings(
-        data=data,
-        judge=judge,
-        root=project.data_root(root),
-        bar=lambda name: progress.bar(f"steps {name}", quiet),
+        data=data, judge=judge, root=project.data_root(root), bar=lambda name: progress.bar(f"steps {name}", quiet)
     )
     described = around.about
     available = min(described["images"][split] for split in ("validation", "train"))
@@ -80,13 +76,12 @@ def steps(
     }
     spec = {**numbers, "quality": entry["quality"], "precision": entry["precision"]}
     key = [method, spec, described["sha256"], *(digest(file) for file in (model, gaussians, judge))]
-    tracked = tracking.run(stage="steps", study=study, method=method, checkpoint=digest(model), spec=spec)
+    tracked = tracking.run("steps", study, method, checkpoint=digest(model), spec=spec)
     with state.opened("steps", out, key) as opened, tracked as run:
         sets = s.drawn(curves, counts, images, make, part=opened.part, bar=around.bar)
         real, found = s.measured(sets, counts, images, make, config.build(Quality, entry["quality"]), around)
         result = s.StepsResult(**numbers, real=real, curves=found)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "steps.json").write_text(json.dumps(result.json(), indent=1) + "\n")
+        disk.write_json(out / "steps.json", result.json())
         title = f"{study} {method}"
         run.artifact(figures.steps(result, out / "steps.png", title), "steps")
         for name, by_length in sets.items():

@@ -83,12 +83,8 @@ def train(
     params: o.Params = o.PARAMS,
     seed: o.Seed = 0,
     init: Annotated[Path | None, Option(help="model of the same network to start from (.safetensors)")] = None,
-    warm: Annotated[
-        Path | None, Option(help="folder that `train warm` wrote, for models with `warm: true`, which start from it")
-    ] = None,
-    change: Annotated[
-        list[str] | None, Option("--set", help="KEY=VALUE to set in the method's entry, such as training.optimizer.lr=0.1")
-    ] = None,
+    warm: o.WarmFolder = None,
+    change: o.Changes = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Train a network. Writes model.safetensors, curves.csv and curves.png; pictures and replay_buffer.npz if the method
@@ -112,7 +108,7 @@ def train(
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
     from advebm.methods.base import Context
-    from advebm.runtime import progress, ranks, tracking
+    from advebm.runtime import disk, progress, ranks, tracking
     from advebm.runtime.signals import Stopped
     from advebm.runtime.state import Good, opened
     from advebm.training import Diverged, fit, recovered
@@ -162,7 +158,7 @@ def train(
     with opened("train", out, key) as state:
         good = state.load() or Good({}, {"step": 0, "rows": [], "recoveries": [], "run": None})
         resumed = good.about["run"]
-        with tracking.run(stage="train", study=study, method=method, params=config.flat(spec), uid=resumed) as run:
+        with tracking.run("train", study, method, params=config.flat(spec), uid=resumed) as run:
             course = Course(state, good, run, f"{study} {method}")
             run.tags(data__sha256=described["sha256"], **{f"{name}__sha256": sha for name, sha in origin.items()})
             earlier = [] if init is None else _before(init.with_name("curves.csv"))
@@ -186,7 +182,7 @@ def train(
             if course.grids.exists():
                 shutil.copytree(course.grids, out / "grids", dirs_exist_ok=True)
             if course.recoveries:
-                (out / "recoveries.json").write_text(json.dumps({"recoveries": course.recoveries}, indent=1) + "\n")
+                disk.write_json(out / "recoveries.json", {"recoveries": course.recoveries})
             names = list(dict.fromkeys(name for row in rows for name in row))
             with (out / "curves.csv").open("w", newline="") as file:
                 writer = csv.DictWriter(file, names, lineterminator="\n")

@@ -29,6 +29,18 @@ def write(path: Path, data: bytes) -> None:
     force(path.parent)
 
 
+def write_json(file: Path, content: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def write_report(file: Path, numbers: Any, text: str) -> None:
+    """Write the numbers as JSON and, with the same name, the text as Markdown; print the text."""
+    write_json(file, numbers)
+    file.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+
+
 def read_json(file: Path, command: str) -> dict[str, Any]:
     """Read what a command wrote. Raises FileNotFoundError or ValueError with the file and the command."""
     try:

@@ -241,10 +241,10 @@ def outbox() -> Path:
 
 @contextmanager
 def run(
-    *,
     stage: str,
     study: str,
     method: str,
+    *,
     params: dict[str, Any] | None = None,
     checkpoint: str | None = None,
     spec: Any = None,
