@@ -2,44 +2,33 @@
 
 import re
 import sys
+import tomllib
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 
 from run import stage
 
-NEEDED = {  # module: its name for pip
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "numpy": "numpy",
-    "scipy": "scipy",
-    "sklearn": "scikit-learn",
-    "matplotlib": "matplotlib",
-    "PIL": "pillow",
-    "yaml": "pyyaml",
-    "tqdm": "tqdm",
-    "typer": "typer>=0.29",
-    "pydantic": "pydantic",
-    "annotated_types": "annotated-types",
-    "jsonschema": "jsonschema",
-    "filelock": "filelock",
-    "safetensors": "safetensors",
-    "torch_fidelity": "torch-fidelity>=0.4",
-}
-SOME = {"jinja2": "compare", "pyautoattack": "autoattack, and ood by queries"}  # module: the stages that fail without it
-FLOWS = ("glow", "residual_flow")  # these also need normflows
+ELSEWHERE = ("dvc", "mlflow", "ruamel.yaml.clib")  # packages that only DVC's and MLflow's commands need
+VERSIONS = ("typer", "torch-fidelity")  # packages whose older versions do not serve
+FLOWS = ("glow", "residual_flow")  # methods that need normflows
+SOME = {"jinja2": "compare", "pyautoattack": "autoattack, and ood by queries"}  # package: the stages that fail without it
+MODULES = {"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml"}  # of packages of another name
 
 
-def missing(methods: list[str]) -> list[str]:
-    """The packages that pip must install."""
-    needed = NEEDED | ({"normflows": "normflows"} if set(FLOWS) & set(methods) else {})
-    return [package for module, package in needed.items() if not found(module, package)]
+def needed(methods: list[str]) -> list[str]:
+    """The requirements of pyproject.toml without which `away` cannot run these methods."""
+    project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())["project"]
+    packages = dict(re.match(r"([\w.-]+)(.*)", text).groups() for text in project["dependencies"])
+    without = {*ELSEWHERE, *SOME, *(() if set(FLOWS) & set(methods) else ["normflows"])}
+    return [name + least * (name in VERSIONS) for name, least in packages.items() if name not in without]
 
 
-def found(module: str, package: str) -> bool:
-    """Whether the module is installed, in the version that `name>=version` requires."""
+def found(package: str) -> bool:
+    """Whether the package is installed, in the version that `name>=version` requires."""
     name, _, least = package.partition(">=")
     try:
-        if find_spec(module) is None:
+        if find_spec(MODULES.get(name, name.replace("-", "_"))) is None:
             return False
         return not least or numbers(metadata.version(name)) >= numbers(least)
     except ImportError:  # also if the package has no version
@@ -52,11 +41,11 @@ def numbers(version: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    packages = missing(sys.argv[3:])
-    if packages:
-        command = " ".join(f"'{package}'" for package in packages)
-        sys.exit(f"advebm: not installed: {', '.join(packages)}; {sys.executable} -m pip install {command}")
-    for module, stages in SOME.items():
-        if not found(module, module):
-            print(f"advebm: {module} is not installed: {stages} will fail", file=sys.stderr)
+    missing = [package for package in needed(sys.argv[3:]) if not found(package)]
+    if missing:
+        command = " ".join(f"'{package}'" for package in missing)
+        sys.exit(f"advebm: not installed: {', '.join(missing)}; {sys.executable} -m pip install {command}")
+    for package, stages in SOME.items():
+        if not found(package):
+            print(f"advebm: {package} is not installed: {stages} will fail", file=sys.stderr)
     stage("away")

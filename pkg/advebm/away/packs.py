@@ -111,17 +111,11 @@ def binned(listed: list[dict[str, Any]], room: int) -> list[Part]:
     return parts
 
 
+@dataclass
 class Pack:
-    """The manifest and the received contents of some parts of one packing, in a folder."""
-
-    def __init__(self, manifest: dict[str, Any], folder: Path):
-        self.manifest, self.folder = manifest, folder
-        self.cut: dict[str, str] = {}  # files of which only some chunks were received, and how many
-
-    def came(self) -> dict[str, Path]:
-        """The content of each file that was received, by path; not of those of which only some chunks were."""
-        contents = {entry["path"]: self.folder / entry["sha256"] for entry in self.manifest["files"]}
-        return {path: content for path, content in contents.items() if content.is_file()}
+    manifest: dict[str, Any]
+    contents: dict[str, Path] = field(default_factory=dict)  # of the files that were received, by their paths
+    incomplete: dict[str, str] = field(default_factory=dict)  # files of which only some chunks were, and how many
 
 
 def read(parts: Iterable[Path], folder: Path) -> Pack:
@@ -138,7 +132,7 @@ def read(parts: Iterable[Path], folder: Path) -> Pack:
                 f"{part}: is damaged, or was not written by `advebm away`: its manifest does not match its sha256"
             )
         if pack is None:
-            pack, first = Pack(_manifest(text, part), folder), text
+            pack, first = Pack(_manifest(text, part)), text
             listed = {entry["path"]: entry["sha256"] for entry in pack.manifest["files"]}
         elif text != first:
             raise ValueError(f"{part}: is of another packing than the first part; give parts of one packing")
@@ -153,8 +147,11 @@ def read(parts: Iterable[Path], folder: Path) -> Pack:
     if pack is None:
         raise ValueError("no parts to unpack")
     for entry in pack.manifest["files"]:
-        if some := _join(entry, folder):
-            pack.cut[entry["path"]] = some
+        content = folder / entry["sha256"]
+        if some := _join(entry, content):
+            pack.incomplete[entry["path"]] = some
+        elif content.is_file():
+            pack.contents[entry["path"]] = content
     return pack
 
 
@@ -195,10 +192,10 @@ def _manifest(text: bytes, part: Path) -> dict[str, Any]:
     return manifest
 
 
-def _join(entry: dict[str, Any], folder: Path) -> str:
+def _join(entry: dict[str, Any], content: Path) -> str:
     """Join the chunks of a file; if some are missing, remove the others and return how many were received. Raises
     ValueError if they are damaged."""
-    chunks = {int(file.name.split(".")[1]): file for file in folder.glob(f"{entry['sha256']}.*")}
+    chunks = {int(file.name.split(".")[1]): file for file in content.parent.glob(f"{content.name}.*")}
     if not chunks:
         return ""
     count = next(iter(chunks.values())).name.split(".")[2]
@@ -211,5 +208,5 @@ def _join(entry: dict[str, Any], folder: Path) -> str:
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         path = entry["path"]
         raise ValueError(f"{path}: is damaged: its chunks do not match the manifest's sha256; transfer its parts again")
-    (folder / entry["sha256"]).write_bytes(data)
+    content.write_bytes(data)
     return ""

@@ -4,14 +4,13 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from advebm.away import packs, pipeline
+from advebm.away.pipeline import Stage
 from advebm.data.prepared import about
 from advebm.evaluation import MEASUREMENTS
-from advebm.runtime import project
-
-if TYPE_CHECKING:
-    from advebm.away.pipeline import Stage
+from advebm.runtime import project, tracking
 
 SOON = ("train", "sample", "quality", "robustness")  # for every method, before any of
 LATE = ("ood", "look", "fisher", "autoattack")  # then these, and those of further measurements
@@ -22,7 +21,7 @@ TEXTS = (".json", ".jsonl", ".csv", ".md", ".html")
 
 
 class Piece:
-    """A time limit in seconds, ended early by SIGINT, SIGTERM or SIGHUP; code: the exit code once it is over."""
+    """A time limit in seconds, ended early by the signals ENDING; code: the exit code once it is over."""
 
     def __init__(self, seconds: float):
         self.end, self.code = time.monotonic() + seconds, AGAIN
@@ -49,11 +48,8 @@ def order(methods: list[str]) -> list[str]:
     return [*soon, *late[0], "report", *(name for names in late[1:] for name in names), "compare"]
 
 
-def run(study: str, stages: list["Stage"], piece: Piece) -> int:
+def run(study: str, stages: list[Stage], piece: Piece) -> int:
     """Run the stages that are not done until the piece is over; returns the exit code."""
-    from advebm.away import pipeline
-    from advebm.runtime import tracking
-
     failed: dict[str, int] = {}  # exit codes
     lost: dict[str, str] = {}  # stages that failed or depend on one that did, and the latter
     for stage in stages:
@@ -72,10 +68,8 @@ def run(study: str, stages: list["Stage"], piece: Piece) -> int:
         except OSError as error:
             print(f"advebm: {error}", file=sys.stderr)
             code = 1
-        if code and piece.over():
-            return over(f"in {stage.name}", piece.code)
-        if code in [128 + number for number in ENDING]:
-            return over(f"in {stage.name}", code)
+        if code and (piece.over() or code in [128 + number for number in ENDING]):
+            return over(f"in {stage.name}", piece.code if piece.over() else code)
         if code:
             print(f"advebm: {stage.name} failed with exit code {code}: {stage.command}", file=sys.stderr, flush=True)
             failed[stage.name], lost[stage.name] = code, stage.name
@@ -96,19 +90,13 @@ def over(where: str, code: int) -> int:
     return code
 
 
-def pack(study: str, stages: list["Stage"]) -> list[Path]:
+def pack(study: str, stages: list[Stage]) -> list[Path]:
     """Write away/STUDY/part-001.tar, ... with the outputs of all stages that are done and the records for MLflow."""
-    from advebm.away import packs, pipeline
-    from advebm.runtime import tracking
-
     records = {stage.name: found for stage in stages if (found := pipeline.record(study, stage))}
-    written = {name: found["outs"] for name, found in records.items() if name not in HOME}
-    listed = [
-        packs.described(file, stage=name)
-        for name, outs in written.items()
-        for out in outs
-        for file in pipeline.files(Path(out))
-    ]
+    listed = []
+    for name in (name for name in records if name not in HOME):
+        files = [file for out in records[name]["outs"] for file in pipeline.files(Path(out))]
+        listed += [packs.described(file, stage=name) for file in files]
     unsent = [] if tracking.off() else tracking.waiting(study)
     listed += [packs.described(file.relative_to(project.root()), stage="mlflow") for file in unsent]
     listed.sort(key=lambda entry: rank(Path(entry["path"])))

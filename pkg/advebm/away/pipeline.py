@@ -15,14 +15,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from string import Template
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from advebm.runtime import disk, project
 
@@ -110,11 +107,8 @@ def files(path: Path) -> list[Path]:
     """The file, or all files in the folder, sorted, except temporary ones."""
     if path.is_file():
         return [path]
-    return sorted(file for file in path.rglob("*") if file.is_file() and _counts(file))
-
-
-def _counts(file: Path) -> bool:
-    return "__pycache__" not in file.parts and file.suffix != ".part"
+    found = (file for file in path.rglob("*") if "__pycache__" not in file.parts and file.suffix != ".part")
+    return sorted(file for file in found if file.is_file())
 
 
 def digest(path: Path) -> str | None:
@@ -124,8 +118,7 @@ def digest(path: Path) -> str | None:
         return _digest(path.absolute(), about.st_size, about.st_mtime_ns)
     if not path.is_dir():
         return None
-    listed = {file.relative_to(path).as_posix(): digest(file) for file in files(path)}
-    return project.digest(listed)
+    return project.digest({file.relative_to(path).as_posix(): digest(file) for file in files(path)})
 
 
 @cache
@@ -145,21 +138,6 @@ def _file(study: str, stage: Stage) -> Path:
     return project.root() / "state" / "away" / study / f"{stage.name}.json"
 
 
-@contextmanager
-def alone(*outs: str) -> Iterator[None]:
-    """Within this block no other process that locks its outputs, as training and measurements do, writes these. Raises
-    BlockingIOError if one is writing them."""
-    with ExitStack() as stack:
-        for out in outs:
-            lock = project.lock(Path(out))
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(FileLock(lock, timeout=0))
-            except Timeout:
-                raise BlockingIOError(f"{out}: another process is writing it; wait for it, or stop it") from None
-        yield
-
-
 def run(study: str, stage: Stage, *, stopped: Callable[[], bool], tracking: str) -> int:
     """Run the stage as DVC does, without its previous outputs, and record its inputs and outputs. Returns its exit code,
     for a signal 128 plus its number. The stage gets SIGTERM once `stopped` returns True or this process ends, and is
@@ -169,7 +147,7 @@ def run(study: str, stage: Stage, *, stopped: Callable[[], bool], tracking: str)
     python, *arguments = shlex.split(stage.command)
     if python != "python":
         raise ValueError(f"{stage.target}: its command starts with {python}, but only python can be run here")
-    with alone(*stage.outs):
+    with project.locked(*map(Path, stage.outs)):
         for out in map(Path, stage.outs):
             shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
     environment = os.environ | {"DVC_ROOT": str(project.root()), "ADVEBM_TRACKING": tracking}

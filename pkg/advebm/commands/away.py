@@ -1,7 +1,7 @@
 """Run a study on a machine without DVC, MLflow and git, and receive its results at home."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from typer import Argument
 
@@ -9,9 +9,6 @@ from advebm import config
 from advebm.commands import options as o
 from advebm.commands.info import check
 from advebm.runtime import project
-
-if TYPE_CHECKING:
-    from advebm.away.pieces import Piece
 
 
 def away(
@@ -29,28 +26,23 @@ def away(
     """
     from advebm.away import pieces, pipeline
 
-    with pipeline.alone("state/away"):
-        return begin(study, pieces.Piece(seconds), list(dict.fromkeys(methods)))
-
-
-def begin(study: str, piece: "Piece", methods: list[str]) -> int:
-    """`away`, when no other process runs it in this folder."""
-    from advebm.away import pieces, pipeline
-
-    config.check_top(o.PARAMS)
-    content = config.read_yaml(o.PARAMS)
-    for method in methods:
-        if method not in content["methods"]:
-            raise ValueError(f"{o.PARAMS}: no method {method!r} in methods; there are {', '.join(content['methods'])}")
-        check(method, study)
-    weights(config.read(o.PARAMS, study)["quality"])
-    by_name = pipeline.read(study, methods[0], methods, content["seed"])
-    stages = list(pipeline.ordered(by_name, pieces.order(methods)))
-    try:
-        return pieces.run(study, stages, piece)
-    finally:
-        parts = pieces.pack(study, stages)
-        print(f"packed {len(parts)} files; at home: advebm receive {parts[0].parent}/part-*.tar", flush=True)
+    with project.locked(Path("state/away")):
+        piece, methods = pieces.Piece(seconds), list(dict.fromkeys(methods))
+        config.check_top(o.PARAMS)
+        content = config.read_yaml(o.PARAMS)
+        for method in methods:
+            if method not in content["methods"]:
+                known = ", ".join(content["methods"])
+                raise ValueError(f"{o.PARAMS}: no method {method!r} in methods; there are {known}")
+            check(method, study)
+        weights(config.read(o.PARAMS, study)["quality"])
+        by_name = pipeline.read(study, methods[0], methods, content["seed"])
+        stages = list(pipeline.ordered(by_name, pieces.order(methods)))
+        try:
+            return pieces.run(study, stages, piece)
+        finally:
+            parts = pieces.pack(study, stages)
+            print(f"packed {len(parts)} files; at home: advebm receive {parts[0].parent}/part-*.tar", flush=True)
 
 
 def weights(quality: dict[str, Any]) -> None:

@@ -3,8 +3,12 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 
 def root() -> Path:
@@ -20,6 +24,20 @@ def data_root(given: Path | None = None) -> Path:
 def lock(out: Path) -> Path:
     """The file that a process locks while it writes `out`."""
     return root() / "state" / "locks" / f"{digest(str(out.resolve()))[:16]}.lock"
+
+
+@contextmanager
+def locked(*outs: Path) -> Iterator[None]:
+    """Within this block no other process that locks its outputs writes these. The system releases a lock when the process
+    ends in any way. Raises BlockingIOError if another process is writing them."""
+    with ExitStack() as stack:
+        for out in outs:
+            lock(out).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(FileLock(lock(out), timeout=0))
+            except Timeout:
+                raise BlockingIOError(f"{out}: another process is writing it; wait for it, or stop it") from None
+        yield
 
 
 def digest(entry: Any) -> str:

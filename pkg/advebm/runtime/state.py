@@ -146,22 +146,17 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
     """
     if ranks.rank():
         with signals.raised():
-            yield State(ranks.leaders(Path()))
+            yield State(ranks.leaders(out))
             ranks.barrier()
         return
     root = project.root() / "state"
     digest = project.digest({"key": key, "code": code(), "torch": torch.__version__})[:16]
-    locks = root / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:  # the system releases a lock when the process ends in any way
-        try:
-            stack.enter_context(FileLock(project.lock(Path(out)), timeout=0))
-        except Timeout:
-            raise BlockingIOError(f"{out}: another process is writing it; wait for it, or stop it") from None
+    with ExitStack() as stack:
+        stack.enter_context(project.locked(out))
         for slot in count():  # the same work for another `out` has its own slot
             folder = root / f"{stage}-{digest}-{slot}"
             try:
-                stack.enter_context(FileLock(locks / f"{folder.name}.lock", timeout=0))
+                stack.enter_context(FileLock(root / "locks" / f"{folder.name}.lock", timeout=0))
                 break
             except Timeout:
                 continue
