@@ -25,7 +25,7 @@ def test_a_stage_runs_a_command_and_depends_on_its_own_part(name):
     if name == "check":
         assert listed == ["params.yaml", "stages/run.py", "pkg/advebm"]
     elif name == "toy2d":
-        needed = {f"pkg/advebm/{file}" for file in code.reached(["commands.toy2d"])}
+        needed = {f"pkg/advebm/{file}" for file in stages.code(["commands.toy2d"])}
         assert all(any(file.startswith(path) for path in listed) for file in needed)
     else:
         (part,) = [path.removeprefix(own).removesuffix(".json") for path in listed if path.startswith(own)]

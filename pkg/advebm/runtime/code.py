@@ -8,11 +8,6 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-IDLE = (  # modules that cannot change a result: configuration, storage, progress, tracking, and tables of names
-    *("config", "ranges", "commands.options", "methods", "evaluation"),
-    *("runtime.code", "runtime.disk", "runtime.progress", "runtime.project", "runtime.signals"),
-    *("runtime.state", "runtime.tracking"),
-)
 
 
 def reached(roots: Iterable[str], *, alone: Iterable[str] = (), without: Iterable[str] = ()) -> dict[str, str]:
@@ -20,36 +15,34 @@ def reached(roots: Iterable[str], *, alone: Iterable[str] = (), without: Iterabl
     these name.
 
     Modules are named without the package, as in "evaluation.ood". alone: modules that count without their imports. without:
-    packages or modules to leave out, in addition to IDLE.
+    files to leave out, with what only they import, and folders, which end with /.
     """
-    alone, without = set(alone), {*without, *IDLE}
+    single = {_file(module) for module in alone}
     found: dict[str, str] = {}
-    seen: set[str] = set()
-    ahead = [*roots, *alone]
+    ahead = [*map(_file, roots), *single]
     while ahead:
-        module = ahead.pop()
-        if module in seen or module in without or module.split(".")[0] in without - {"methods", "evaluation"}:
+        file = ahead.pop()
+        name = file.relative_to(PACKAGE).as_posix()
+        if name in found or name.startswith(tuple(without)):
             continue
-        seen.add(module)
-        file = _file(module)
         for path in (file, *_named(file)):
             found[path.relative_to(PACKAGE).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-        if module not in alone:
+        if file not in single:
             ahead += imported(file)
     return dict(sorted(found.items()))
 
 
 @cache
-def imported(file: Path) -> tuple[str, ...]:
+def imported(file: Path) -> tuple[Path, ...]:
     """The package's modules that a file imports, at its top or in a function, except for type checkers only."""
-    names = []
+    found: dict[Path, None] = {}
     for node in _statements(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "advebm":
             base = (node.module or "").partition(".")[2]
             for alias in node.names:
-                name = f"{base}.{alias.name}".strip(".")
-                names.append(name if _file(name).is_file() else base)
-    return tuple(dict.fromkeys(name for name in names if name))
+                module = _file(f"{base}.{alias.name}".strip("."))
+                found[module if module.is_file() else _file(base)] = None
+    return tuple(found)
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
