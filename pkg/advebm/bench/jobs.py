@@ -95,9 +95,13 @@ class Bench:
         classifies = self.net.outputs > 1
         spec = config.build(quality.Quality, self.entry["quality"])
         scores = spec.features == "judge" or (self.root / spec.inception).is_file()
+        proximal = Proximal(outer=self.steps, inner=5, step_size=0.05, clamp_grad=1.0)
+        sgld = partial(self.chain, f"SGLD, {self.steps} steps", self.langevin, self.chained)
+        pgd = partial(self.chain, f"PGD, {self.steps} steps", self.attack, self.attacked)
+        jempp = partial(self.chain, f"m x n sampler, {self.steps} x 5", proximal, self.chained)
         found: dict[str, list[Callable[[], Job]]] = {
             "gradient": [self.gradient],
-            "chains": [self.sgld, *[self.pgd] * classifies, *[self.proximal] * hasattr(self.net, "stem")],
+            "chains": [sgld, *[pgd] * classifies, *[jempp] * hasattr(self.net, "stem")],
             "step": [partial(self.step, name) for name in methods],
             "sample": [self.sample],
             "evaluate": [*[self.robustness, self.auto_pgd] * classifies, self.fisher, *[self.features] * scores],
@@ -127,24 +131,11 @@ class Bench:
 
         return Job(name, way)
 
-    def sgld(self) -> Job:
-        def run(f: View, sampler: Langevin) -> Tensor:
-            return sampler(marginal(f), self.data.x, self.streams())
-
-        return self.chain(f"SGLD, {self.steps} steps", self.langevin, run)
-
-    def pgd(self) -> Job:
-        return self.chain(f"PGD, {self.steps} steps", self.attack, self.attacked)
+    def chained(self, f: View, sampler: Any) -> Tensor:
+        return sampler(marginal(f), self.data.x, self.streams())
 
     def attacked(self, f: View, attack: Attack) -> Tensor:
         return attack(negative(posterior(f, self.data.y)), self.data.x, self.streams())
-
-    def proximal(self) -> Job:
-        def run(f: View, sampler: Proximal) -> Tensor:
-            return sampler(marginal(f), self.data.x)
-
-        sampler = Proximal(outer=self.steps, inner=5, step_size=0.05, clamp_grad=1.0)
-        return self.chain(f"m x n sampler, {self.steps} x 5", sampler, run)
 
     def step(self, name: str) -> Job:
         """A training step: loss, gradients, optimiser."""

@@ -26,16 +26,16 @@ def summary(
 
     found: dict[tuple[str, str], dict[str, float]] = {}  # (method, metric): {seed: value}
     runs = tracking.runs(study)  # newest first
-    trained = {run["tags"].get("checkpoint.sha256"): run["params"] for run in runs if run["params"]}
+    trained = {run.tags.get("checkpoint.sha256"): run.params for run in runs if run.params}
     for run in runs:
-        tags = run["tags"]
+        tags = run.tags
         logged = dict(trained.get(tags.get("checkpoint.sha256"), {}))  # a run may hold only measurements
         method, seed = tags.get("method"), logged.pop("seed", None)
         if method not in entry["models"] or logged != trained_with(entry, study, method):
             continue
         for stage, spec in config.stage_specs(entry, method).items():
             if tags.get(f"spec.{stage}") == project.digest(spec):
-                for name, value in run["metrics"].items():
+                for name, value in run.metrics.items():
                     if name.startswith(f"{stage}/") and any(part in name for part in metric or [""]):
                         found.setdefault((method, name), {}).setdefault(seed, value)
     if not found:

@@ -43,13 +43,11 @@ class Course:
 
         if ranks.rank():  # the leader draws
             return
-        paths = {name: self.grids / f"{name}_{step:06d}.png" for name in pictures}
-        for name, path in paths.items():
-            title = f"{self.title}: {name.replace('_', ' ')}, step {step}"
-            figures.grid(images.to_bytes(pictures[name][:100]), path, title)
+        for name, x in pictures.items():
+            path = self.grids / f"{name}_{step:06d}.png"
+            figures.grid(images.to_bytes(x[:100]), path, f"{self.title}: {name.replace('_', ' ')}, step {step}")
             self.run.artifact(path, "grids")
-        if paths:
-            disk.force(*paths.values(), self.grids)
+            disk.force(path, self.grids)
 
     def keep(self, step: int, tensors: dict[str, "Tensor"]) -> None:
         about = {"step": step, "rows": list(self.rows), "recoveries": list(self.recoveries), "run": self.run.uid}
@@ -119,7 +117,7 @@ def train(
             raise ValueError(f"{study}.models.{method} starts from the study's warm start: give its folder as --warm")
         init = warm / "model.safetensors"
     if not model.method.shared:
-        ranks.part()
+        ranks.leader_only()
     device = networks.device()
     start = None if gaussians is None else Gaussians.load(gaussians, device)
     context = Context(seed, tuple(described["shape"]), described["classes"], start, device)

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 T = TypeVar("T")
 M = TypeVar("M")
 PATIENCE = timedelta(days=7)  # with a slower rank; one that ends is noticed at once
-_parted = False
+_leader_only = False
 
 
 def size() -> int:
-    return dist.get_world_size() if dist.is_initialized() and not _parted else 1
+    return dist.get_world_size() if dist.is_initialized() and not _leader_only else 1
 
 
 def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() and not _parted else 0
+    return dist.get_rank() if dist.is_initialized() and not _leader_only else 0
 
 
 @contextmanager
@@ -55,12 +55,12 @@ def joined() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def part() -> None:
+def leader_only() -> None:
     """From here on only the leader works, and the other ranks end: for work that cannot be shared."""
-    global _parted
+    global _leader_only
     if rank():
         raise SystemExit(0)
-    _parted = True
+    _leader_only = True
 
 
 def barrier() -> None:
@@ -78,13 +78,8 @@ def launch(processes: int, script: Sequence[str]) -> int:
     for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # they print tracebacks
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
-    settings: dict[str, Any] = {
-        "rdzv_backend": "c10d",
-        "rdzv_endpoint": "localhost:0",
-        "local_addr": "localhost",
-        "max_restarts": 0,
-    }
-    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=str(os.getpid()), **settings)
+    local: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
+    config = LaunchConfig(1, 1, processes, run_id=str(os.getpid()), max_restarts=0, **local)
     try:
         elastic_launch(config, sys.executable)(*script)
     except ChildFailedError as error:
@@ -138,7 +133,7 @@ def mean(numbers: dict[str, float]) -> dict[str, float]:
     return dict(zip(numbers, values.tolist(), strict=True))
 
 
-def leaders(value: T) -> T:
+def from_leader(value: T) -> T:
     """The leader's value."""
     if size() == 1:
         return value

@@ -29,15 +29,8 @@ from advebm.runtime.parts import Made
 SHARE = 20  # a state is written after this many times the duration of the last writing: at most 5% of the time
 GENERATIONS = 2  # of states that are kept
 RESULTS = (
-    "energy.py",
-    "runtime/parts.py",
-    "runtime/ranks.py",
-    "training.py",
-    "data",
-    "evaluation",
-    "methods",
-    "networks",
-    "samplers",
+    *("energy.py", "training.py", "runtime/parts.py", "runtime/ranks.py"),
+    *("data", "evaluation", "methods", "networks", "samplers"),
 )
 BOUND = 4 * 10**9  # bytes of features that are kept: Inception's of more than 300,000 images
 
@@ -59,7 +52,7 @@ class State:
     def load(self) -> Good | None:
         """The newest intact state, or None. Damaged ones are reported and removed. All ranks get the leader's."""
         files = sorted(self.folder.glob("*.safetensors"), reverse=True) if ranks.rank() == 0 else []
-        return ranks.leaders(next((content for content in map(_read, files) if content is not None), None))
+        return ranks.from_leader(next((content for content in map(_read, files) if content is not None), None))
 
     def save(self, good: Good, *, always: bool = False) -> None:
         """Save the state from which training resumes, unless the last one is too recent. Only the leader does. Raises
@@ -111,10 +104,10 @@ class Cache:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Within this block no other process reads or changes the folder."""
-        locks = self.folder.parent / "locks"
-        for folder in (self.folder, locks):
+        lock = self.folder.parent / "locks" / f"{self.folder.name}.lock"
+        for folder in (self.folder, lock.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{self.folder.name}.lock"):
+        with FileLock(lock):
             yield
 
     def _trim(self) -> None:
@@ -146,7 +139,7 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
     """
     if ranks.rank():
         with signals.raised():
-            yield State(ranks.leaders(out))
+            yield State(ranks.from_leader(out))
             ranks.barrier()
         return
     root = project.root() / "state"
@@ -165,7 +158,7 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
         for torn in folder.rglob("*.part"):
             torn.unlink()
         stack.enter_context(signals.raised())
-        yield State(ranks.leaders(folder))
+        yield State(ranks.from_leader(folder))
         ranks.barrier()
         disk.force(out.parent, out, *out.rglob("*"))  # before the state is removed
         shutil.rmtree(folder)

@@ -10,6 +10,7 @@ folder. Only `advebm summary` reads from MLflow: with tracking off every file is
 """
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -23,10 +24,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from advebm.runtime import disk, project
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import RunData
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -48,16 +52,11 @@ def off() -> bool:
 
 
 def enabled() -> bool:
-    if off():
-        return False
-    return "DVC_ROOT" in os.environ or "MLFLOW_TRACKING_URI" in os.environ
+    return not off() and ("DVC_ROOT" in os.environ or "MLFLOW_TRACKING_URI" in os.environ)
 
 
 def client() -> "MlflowClient":
     """A client of the store. A new sqlite file is created first, by one process at a time."""
-    import logging
-
-    from filelock import FileLock
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
@@ -132,26 +131,25 @@ class Outbox:
         """Send the next event, and of metrics also those that follow; returns how many were sent."""
         from mlflow.entities import Metric, Param
 
-        kind, *content = self.events[self.sent]
-        if kind == "metrics":
-            numbers = list(takewhile(lambda event: event[0] == "metrics", self.events[self.sent : self.sent + 25]))
-            batch = [Metric(name, v, now, step) for _, values, step, now in numbers for name, v in values.items()]
-            store.log_batch(self.run_id, metrics=batch)
-            return len(numbers)
-        if kind == "begin":
-            self.run_id = _open(store, *content)
-        elif kind == "params":
-            store.log_batch(self.run_id, params=[Param(key, value) for key, value in content[0].items()])
-        elif kind == "tags":
-            for name, value in content[0].items():
-                store.set_tag(self.run_id, name, value)
-        elif kind == "artifact":
-            copy, folder = self.folder / content[0], content[1]
-            if copy.exists():  # otherwise it was sent just before an interruption
-                store.log_artifact(self.run_id, str(copy), folder)
-                copy.unlink()
-        else:  # status, end
-            store.update_run(self.run_id, status=content[0])
+        match self.events[self.sent]:
+            case ["metrics", *_]:
+                numbers = list(takewhile(lambda event: event[0] == "metrics", self.events[self.sent : self.sent + 25]))
+                batch = [Metric(name, v, now, step) for _, values, step, now in numbers for name, v in values.items()]
+                store.log_batch(self.run_id, metrics=batch)
+                return len(numbers)
+            case ["begin", about]:
+                self.run_id = _open(store, about)
+            case ["params", values]:
+                store.log_batch(self.run_id, params=[Param(key, value) for key, value in values.items()])
+            case ["tags", values]:
+                for name, value in values.items():
+                    store.set_tag(self.run_id, name, value)
+            case ["artifact", name, folder]:
+                if (self.folder / name).exists():  # otherwise it was sent just before an interruption
+                    store.log_artifact(self.run_id, str(self.folder / name), folder)
+                    (self.folder / name).unlink()
+            case ["status" | "end", status]:
+                store.update_run(self.run_id, status=status)
         return 1
 
 
@@ -161,25 +159,14 @@ def _open(store: "MlflowClient", about: dict[str, Any]) -> str:
     stage, method, checkpoint = about["stage"], about["method"], about["checkpoint"]
     found = list(store.search_runs([experiment], f"tags.`run.uid` = '{about['uid']}'"))
     if not found and checkpoint:
-        same = f"tags.`checkpoint.sha256` = '{checkpoint}' and tags.method = '{method}'"
-        found = [
-            known
-            for known in store.search_runs([experiment], same)
-            if known.data.tags.get(f"spec.{stage}", about["spec"]) == about["spec"]
-        ]
-    if found:
-        run_id = found[0].info.run_id
-    else:
+        same = store.search_runs([experiment], f"tags.`checkpoint.sha256` = '{checkpoint}' and tags.method = '{method}'")
+        found = [known for known in same if known.data.tags.get(f"spec.{stage}", about["spec"]) == about["spec"]]
+    if not found:
         name = about["experiment"]
-        tags = {
-            "run.uid": about["uid"],
-            "study": about["study"],
-            "method": method,
-            "git.commit": about["commit"],
-            "dvc.experiment": name or "workspace",
-            **({"checkpoint.sha256": checkpoint} if checkpoint else {}),
-        }
-        run_id = store.create_run(experiment, run_name=f"{method} {name}" if name else method, tags=tags).info.run_id
+        tags = {"run.uid": about["uid"], "study": about["study"], "method": method, "git.commit": about["commit"]}
+        tags |= {"dvc.experiment": name or "workspace"} | ({"checkpoint.sha256": checkpoint} if checkpoint else {})
+        found = [store.create_run(experiment, run_name=f"{method} {name}" if name else method, tags=tags)]
+    run_id = found[0].info.run_id
     store.update_run(run_id, status="RUNNING")
     store.set_tag(run_id, f"spec.{stage}", about["spec"])
     return run_id
@@ -256,8 +243,6 @@ def run(
     if not enabled():
         yield _Off()
         return
-    from filelock import FileLock
-
     uid = uid or f"{time.time_ns():x}-{uuid.uuid4().hex[:8]}"  # sorts by time
     folder = outbox() / uid
     folder.mkdir(parents=True, exist_ok=True)
@@ -285,8 +270,6 @@ def run(
 
 def sync() -> int:
     """Send the outbox of all stages that are not running; returns of how many stages. Raises ConnectionError."""
-    from filelock import FileLock, Timeout
-
     count = 0
     for folder in sorted(outbox().glob("*")):
         try:
@@ -303,18 +286,18 @@ def sync() -> int:
 
 def waiting(study: str) -> list[Path]:
     """The files of the study's outbox, oldest stage first."""
-    folders = [folder for folder in sorted(outbox().glob("*")) if (folder / "events.jsonl").is_file()]
-    begun = ((folder, Outbox(folder).events) for folder in folders)
-    own = [folder for folder, events in begun if events and events[0][1]["study"] == study]
-    ignored = ("lock", "sent.json")
-    return [file for folder in own for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in ignored]
+    found: list[Path] = []
+    for journal in sorted(outbox().glob("*/events.jsonl")):
+        events = Outbox(journal.parent).events
+        if events and events[0][1]["study"] == study:
+            files = (file for file in sorted(journal.parent.rglob("*")) if file.is_file())
+            found += [file for file in files if file.name not in ("lock", "sent.json")]
+    return found
 
 
 def receive(uid: str, files: dict[str, Path]) -> None:
     """Put a stage's records from another machine into the outbox; `files` are by their names in the stage's folder.
     Records received before are not sent again."""
-    from filelock import FileLock
-
     journal = files["events.jsonl"].read_bytes()
     if received(uid, journal):
         return
@@ -353,11 +336,11 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def runs(study: str) -> list[dict[str, Any]]:
-    """{tags, params, metrics} of each finished run of a study, newest first."""
+def runs(study: str) -> list["RunData"]:
+    """Tags, params and metrics of each finished run of a study, newest first."""
     store = client()
     found = store.get_experiment_by_name(f"advebm/{study}")
     if found is None:
         return []
     page = store.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", max_results=1000)
-    return [{"tags": r.data.tags, "params": r.data.params, "metrics": r.data.metrics} for r in page]
+    return [run.data for run in page]
