@@ -278,14 +278,14 @@ def test_other_data_are_refused_and_rounding_is_not(monkeypatch, tmp_path):
         (there | {"images": "cd"}, "the images of data/tiny differ from those that these files were made with"),
         (there | {"gaussians": [[1.0, -2.01]]}, "the class Gaussians differ"),
     ):
-        monkeypatch.setattr(receive, "facts", lambda study, here=here: here)
+        monkeypatch.setattr(receive, "identity", lambda study, here=here: here)
         with pytest.raises(ValueError, match=message):
             receive.prepared(pack)
-    monkeypatch.setattr(receive, "facts", lambda study: there | {"gaussians": [[1.0, -2.0001]]})
+    monkeypatch.setattr(receive, "identity", lambda study: there | {"gaussians": [[1.0, -2.0001]]})
     assert receive.prepared(pack) is False, "without DVC nothing is run"
     Path(".dvc").mkdir()
     assert receive.prepared(pack) is True
-    monkeypatch.setattr(receive, "facts", lambda study: {})
+    monkeypatch.setattr(receive, "identity", lambda study: {})
     with pytest.raises(FileNotFoundError, match="are missing; nothing is unpacked"):
         receive.prepared(pack)
     monkeypatch.setattr(receive, "dvc", lambda *arguments: False)
@@ -328,7 +328,7 @@ def made(tmp_path, monkeypatch):
     Path("b/equal").write_bytes(Path("a/small").read_bytes())
 
     def write(*names, **more):
-        listed = [packs.described(Path(name)) | more for name in names]
+        listed = [packs.file_entry(Path(name)) | more for name in names]
         return packs.write(Path("out"), {"study": "s", "stages": {}, "home": {}, "files": listed})
 
     def read(*parts):

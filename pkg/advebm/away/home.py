@@ -14,7 +14,7 @@ from typing import Any
 from advebm import config
 from advebm.away import packs, pipeline
 from advebm.away.packs import Pack
-from advebm.away.pieces import HOME, facts
+from advebm.away.pieces import HOME, identity
 from advebm.away.pipeline import Stage
 from advebm.runtime import disk, project, tracking
 
@@ -70,7 +70,7 @@ def prepared(pack: Pack) -> bool:
     can = find_spec("dvc") is not None and Path(".dvc").is_dir()
     if can and not dvc("repro", "gaussians"):
         raise OSError("`dvc repro gaussians` failed, see above; nothing is unpacked")
-    here = facts(study)
+    here = identity(study)
     if can and not here:
         raise FileNotFoundError(f"data/{study} or its class Gaussians are missing; nothing is unpacked")
     for name, kind in (("images", f"the images of data/{study} differ"), ("gaussians", "the class Gaussians differ")):
@@ -112,7 +112,7 @@ def queue(pack: Pack) -> None:
         measured = tracking.checkpoints(journals[uid])[0] if uid in journals else None
         if uid in missing or measured in waiting or (measured and unknown):
             print(f"not sent to MLflow until more parts are received: state/outbox/{uid}")
-        elif not tracking.received(uid, journals[uid]):
+        else:
             tracking.receive(uid, {name: pack.contents[path] for name, path in names.items()})
 
 

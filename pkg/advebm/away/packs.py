@@ -56,7 +56,7 @@ def _cost(size: int) -> int:
     return tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE))
 
 
-def described(path: Path, **more: Any) -> dict[str, Any]:
+def file_entry(path: Path, **more: Any) -> dict[str, Any]:
     """A file's entry in the manifest."""
     data = path.read_bytes()
     return {"path": path.as_posix(), "size": len(data), "sha256": hashlib.sha256(data).hexdigest(), **more}
@@ -65,7 +65,7 @@ def described(path: Path, **more: Any) -> dict[str, Any]:
 def write(folder: Path, manifest: dict[str, Any]) -> list[Path]:
     """Write the files of manifest["files"], in order, as part-001.tar, ...; previous parts are removed."""
     text = (json.dumps(manifest, indent=1) + "\n").encode()
-    parts = binned(manifest["files"], PART - _cost(len(text)) - 2 * tarfile.BLOCKSIZE)
+    parts = divided(manifest["files"], PART - _cost(len(text)) - 2 * tarfile.BLOCKSIZE)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for number, part in enumerate(parts or [Part(0)], 1):
@@ -89,7 +89,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def binned(listed: list[dict[str, Any]], room: int) -> list[Part]:
+def divided(listed: list[dict[str, Any]], room: int) -> list[Part]:
     """Put each file in the first part that has room for it, and those that are too large in chunks, each alone."""
     parts, kept = [], set()
     for entry in listed:

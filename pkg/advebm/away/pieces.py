@@ -60,7 +60,7 @@ def run(study: str, stages: list[Stage], piece: Piece) -> int:
             lost[stage.name] = cause
             continue
         if piece.over():
-            return over(f"before {stage.name}", piece.code)
+            return ended(f"before {stage.name}", piece.code)
         print(f"== {stage.name}, {piece.left():.0f} s left", flush=True)
         mode = "off" if tracking.off() else "outbox"
         try:
@@ -69,7 +69,7 @@ def run(study: str, stages: list[Stage], piece: Piece) -> int:
             print(f"advebm: {error}", file=sys.stderr)
             code = 1
         if code and (piece.over() or code in [128 + number for number in ENDING]):
-            return over(f"in {stage.name}", piece.code if piece.over() else code)
+            return ended(f"in {stage.name}", piece.code if piece.over() else code)
         if code:
             print(f"advebm: {stage.name} failed with exit code {code}: {stage.command}", file=sys.stderr, flush=True)
             failed[stage.name], lost[stage.name] = code, stage.name
@@ -83,7 +83,7 @@ def run(study: str, stages: list[Stage], piece: Piece) -> int:
     return next(iter(failed.values()))
 
 
-def over(where: str, code: int) -> int:
+def ended(where: str, code: int) -> int:
     """Print why and where a piece ends; returns the code."""
     why = "the piece is over" if code == AGAIN else f"stopped by {signal.Signals(code - 128).name}"
     print(f"{why} {where}; run it again")
@@ -96,15 +96,15 @@ def pack(study: str, stages: list[Stage]) -> list[Path]:
     listed = []
     for name in (name for name in records if name not in HOME):
         files = [file for out in records[name]["outs"] for file in pipeline.files(Path(out))]
-        listed += [packs.described(file, stage=name) for file in files]
+        listed += [packs.file_entry(file, stage=name) for file in files]
     unsent = [] if tracking.off() else tracking.waiting(study)
-    listed += [packs.described(file.relative_to(project.root()), stage="mlflow") for file in unsent]
-    listed.sort(key=lambda entry: rank(Path(entry["path"])))
-    manifest = {"study": study, "stages": records, "home": facts(study), "files": listed}
+    listed += [packs.file_entry(file.relative_to(project.root()), stage="mlflow") for file in unsent]
+    listed.sort(key=lambda entry: priority(Path(entry["path"])))
+    manifest = {"study": study, "stages": records, "home": identity(study), "files": listed}
     return packs.write(Path("away", study), manifest)
 
 
-def rank(path: Path) -> int:
+def priority(path: Path) -> int:
     """The place of a file: numbers, pictures, models, samples, and then the rest, such as replay buffers."""
     if path.suffix in TEXTS:
         return 0
@@ -113,7 +113,7 @@ def rank(path: Path) -> int:
     return 2 if path.name == "model.safetensors" else 3 if "samples" in path.parts else 4
 
 
-def facts(study: str) -> dict[str, Any]:
+def identity(study: str) -> dict[str, Any]:
     """What identifies data and class Gaussians, which are not transferred: sha256 of the images; for each class the norm
     of the mean, and trace and log determinant of the covariance, which other machines reproduce up to rounding."""
     data, fitted = Path("data", study), Path("models", study, "gaussians.safetensors")

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -152,31 +153,29 @@ def run(study: str, stage: Stage, *, stopped: Callable[[], bool], tracking: str)
             shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
     environment = os.environ | {"DVC_ROOT": str(project.root()), "ADVEBM_TRACKING": tracking}
     command = [sys.executable, *arguments]
-    running = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_bound())
+    running = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_end_with_parent())
     try:
         while running.poll() is None and not stopped():
             time.sleep(POLL)
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGTERM)
-            running.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        pass
+            with suppress(subprocess.TimeoutExpired):
+                running.wait(GRACE)
     finally:
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
     code = running.wait()
     if code == 0:
         found = stage.now() | {"deps": depended}
-        for path, sha256 in found["outs"].items():
-            if sha256 is None:
-                raise FileNotFoundError(f"{stage.name}: ended without writing {path}")
+        if missing := [path for path, sha256 in found["outs"].items() if sha256 is None]:
+            raise FileNotFoundError(f"{stage.name}: ended without writing {missing[0]}")
         file = _file(study, stage)
         file.parent.mkdir(parents=True, exist_ok=True)
         disk.write(file, (json.dumps(found, indent=1) + "\n").encode())
     return 128 - code if code < 0 else code
 
 
-def _bound() -> Callable[[], None] | None:
+def _end_with_parent() -> Callable[[], None] | None:
     """What a child calls first, to get SIGTERM when this process ends; None if the system is not Linux."""
     if sys.platform != "linux":
         return None

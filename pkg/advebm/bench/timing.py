@@ -69,11 +69,7 @@ def measured(job: Job, images: int, repeats: int, rates: dict[str, float], devic
         runs[name](False)  # to warm up
     for _ in range(repeats):
         for name, run in runs.items():
-            synchronise(device)
-            begun = time.perf_counter()
-            run(False)
-            synchronise(device)
-            seconds[name].append(time.perf_counter() - begun)
+            seconds[name].append(timed(partial(run, False), device))
     for name, times in seconds.items():
         rate = [images / t for t in times]
         found[name] = {"images_per_s": statistics.median(rate), "least": min(rate), "most": max(rate)}
@@ -87,6 +83,16 @@ def measured(job: Job, images: int, repeats: int, rates: dict[str, float], devic
     return found
 
 
+def timed(run: Callable[[], Any], device: torch.device) -> float:
+    """Seconds that it takes, with all that it starts on a GPU."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    begun = time.perf_counter()
+    run()
+    wait()
+    return time.perf_counter() - begun
+
+
 def matrix_rates(device: torch.device) -> dict[str, float]:
     """Operations a second of a product of two square matrices, the best of five, by precision."""
     gpu = device.type == "cuda"
@@ -97,11 +103,7 @@ def matrix_rates(device: torch.device) -> dict[str, float]:
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
         a, b = torch.randn(2, n, n, device=device).to(torch.bfloat16 if name == "bfloat16" else torch.float32)
         for _ in range(5):
-            synchronise(device)
-            begun = time.perf_counter()
-            a @ b
-            synchronise(device)
-            rates[name] = max(rates.get(name, 0.0), 2 * n**3 / (time.perf_counter() - begun))
+            rates[name] = max(rates.get(name, 0.0), 2 * n**3 / timed(partial(torch.matmul, a, b), device))
         torch.backends.cuda.matmul.allow_tf32 = before
     return rates
 
@@ -137,34 +139,20 @@ def peak_on_cpu(run: Callable[[], Any]) -> int:
     return max(change["Total Allocated"] for change in changes) - (first["Total Allocated"] - first["Bytes"])
 
 
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def markdown(study: str, result: dict[str, Any]) -> str:
     rates = ["images/s plain", "plain, TF32", "package", "times plain", "times TF32"]
     header = ["what", *rates, "GFLOP/image", "of matrix rate", "MB plain", "MB", "error"]
 
-    def rate(row: dict[str, Any], way: str) -> float | None:
-        return row[way]["images_per_s"] if way in row else None
-
-    def ratio(row: dict[str, Any], key: str) -> str | None:
-        return row[key] and f"{row[key]:.2f} [{row[f'{key}_least']:.2f}, {row[f'{key}_most']:.2f}]"
-
-    rows = [
-        [
-            row["name"],
-            *(rate(row, way) for way in ("plain", "default", "fast")),
-            *(ratio(row, key) for key in ("ratio", "ratio_default")),
-            row["gflop_per_image"],
-            row["fast"]["of_matrix_rate"],
-            row["plain"]["memory_mb"],
-            row["fast"]["memory_mb"],
-            row["error"],
+    rows = []
+    for row in result["rows"]:
+        speeds = [row[name]["images_per_s"] if name in row else None for name in ("plain", "default", "fast")]
+        ratios = [
+            row[key] and f"{row[key]:.2f} [{row[f'{key}_least']:.2f}, {row[f'{key}_most']:.2f}]"
+            for key in ("ratio", "ratio_default")
         ]
-        for row in result["rows"]
-    ]
+        plain, fast = row["plain"], row["fast"]
+        rows.append([row["name"], *speeds, *ratios, row["gflop_per_image"], fast["of_matrix_rate"]])
+        rows[-1] += [plain["memory_mb"], fast["memory_mb"], row["error"]]
     network = ", ".join(f"{key} {value}" for key, value in result["network"].items())
     matrix = ", ".join(f"{name} {rate / 1e9:.4g} GFLOP/s" for name, rate in result["matrix_flops"].items())
     notes = (

@@ -1,5 +1,6 @@
 """Describe the installation, a model file or a study; validate the params file."""
 
+from importlib import metadata
 from typing import Annotated, Any
 
 from typer import Argument, Option
@@ -52,11 +53,9 @@ def written(study: str, entry: dict[str, Any]) -> str:
 
 def _version(package: str) -> str:
     """The version of an installed package, or "-"."""
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
-        return version(package)
-    except PackageNotFoundError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return "-"
 
 

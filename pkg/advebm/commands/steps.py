@@ -69,11 +69,8 @@ def steps(
     networks.load(judge, shape=described["shape"])  # report a wrong judge before drawing anything
     recipes = {name: made for name, (_, made) in curves.items()}
     make = Generator.load(model, data, gaussians, recipes, entry["precision"], f"{study}.sampling.{method}")
-    numbers: dict[str, Any] = {
-        "images": images,
-        "lengths": counts,
-        "recipes": {name: asdict(made) for name, made in recipes.items()},
-    }
+    numbers: dict[str, Any] = {"images": images, "lengths": counts}
+    numbers["recipes"] = {name: asdict(made) for name, made in recipes.items()}
     spec = {**numbers, "quality": entry["quality"], "precision": entry["precision"]}
     key = [method, spec, described["sha256"], *(digest(file) for file in (model, gaussians, judge))]
     tracked = tracking.run("steps", study, method, checkpoint=digest(model), spec=spec)

@@ -30,7 +30,7 @@ def summary(
     for run in runs:
         tags = run.tags
         logged = dict(trained.get(tags.get("checkpoint.sha256"), {}))  # a run may hold only measurements
-        method, seed = tags.get("method"), logged.pop("seed", None)
+        method, seed = tags.get("method", ""), logged.pop("seed", "")
         if method not in entry["models"] or logged != trained_with(entry, study, method):
             continue
         for stage, spec in config.stage_specs(entry, method).items():

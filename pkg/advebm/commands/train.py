@@ -162,10 +162,10 @@ def train(
             earlier = [] if init is None else _before(init.with_name("curves.csv"))
             for row in earlier if resumed is None else ():  # a resumed run has them
                 run.metrics({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
-            net: Network | None = None
-            while net is None:
+            while True:
                 try:
                     net, own = trained(course)
+                    break
                 except Diverged as error:
                     course.roll_back(error, model.training.recovery.attempts)
                 except (Stopped, RuntimeError):  # a signal, or another rank has ended
