@@ -175,14 +175,14 @@ class Bench:
             else:
                 losses, optimizer = begun(kind)
             with convolving(losses.precision):
+                loss = losses(data, 0)
                 optimizer.zero_grad()
-                loss = losses(data, 0).value
-                loss.backward()
+                loss.value.backward()
             if calm:
                 return torch.cat([p.grad.flatten() for p in losses.parameters() if p.grad is not None])
             optimizer.step()
             if kind in PLAIN:
-                loss.item()  # printed at each step, which waits for it
+                loss.value.item()  # printed at each step, which waits for it
             return None
 
         return Job(f"training step of {name}", run)
