@@ -475,6 +475,22 @@ def test_a_frozen_norm_keeps_statistics_and_a_fixed_one_scale_and_shift(make, ba
         assert ("trunk.0.residual.0.weight" in changed) is trained and "trunk.0.residual.2.weight" in changed
 
 
+def test_at_ebms_initialisation_is_torchs():
+    """As the released code leaves it: without a norm that works, f starts near 0; torchvision's is far from it."""
+    x = Streams(0, "x", ids=torch.arange(4)).uniform(3, 32, 32)
+    largest = {}
+    for init in ("torch", "kaiming"):
+        torch.manual_seed(0)
+        net = ResNet(depth=50, mean=0.473, std=0.2009, init=init).build((3, 32, 32), 1)
+        convolutions = [layer for layer in net.modules() if isinstance(layer, torch.nn.Conv2d)]
+        for layer in convolutions if init == "torch" else ():
+            bound = layer.weight[0].numel() ** -0.5  # U(-b, b), b = 1 / sqrt(fan in)
+            assert layer.weight.abs().max() <= bound
+            assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+        largest[init] = net(x).abs().max().item()
+    assert len(convolutions) == 53 and largest["torch"] < 0.1 < 1 < largest["kaiming"]
+
+
 def test_positives_without_augmentation(make, small, batch):
     """SADA-JEM: E(x+) on the images without augmentation, CE on the augmented images."""
     plain = batch._replace(x_plain=batch.x.flip(3))
