@@ -503,6 +503,18 @@ def test_positives_without_augmentation(make, small, batch):
         assert torch.equal(ours.x_neg, theirs.x_neg)
 
 
+def test_positives_of_another_batch(make, small, batch):
+    """JEM and JEM++ as released: E(x+) on images drawn apart from those of the cross-entropy."""
+    apart = batch._replace(x_other=1 - batch.x)
+    for name in ("jem", "jempp"):
+        method = make(name, positives="other")
+        assert method.other and not method.plain and not make(name).other
+        loss = method.loss(small, apart, 2)
+        ce = -small(batch.x).log_softmax(1)[torch.arange(len(batch.y)), batch.y].mean()
+        gap = slow_energy(small, apart.x_other).mean() - slow_energy(small, loss.x_neg).mean()
+        assert loss.value.item() == pytest.approx((ce + gap).item())
+
+
 @pytest.mark.parametrize("name", ["jempp", "robust_jem"])
 def test_chains_of_the_class_of_their_gaussian(make, small, batch, name):
     """A fresh chain at a place in the buffer has the class of that place and descends its E(x, y)."""

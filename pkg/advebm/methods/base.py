@@ -67,6 +67,11 @@ class Method:
         """Whether batches need images without augmentation, x_plain."""
         return False
 
+    @property
+    def other(self) -> bool:
+        """Whether batches need images beside those with classes, x_other."""
+        return False
+
     def outputs(self, classes: int) -> int:
         """The number of logits of the network."""
         return classes
@@ -193,6 +198,15 @@ class JointMethod(ReplayMethod):
     @property
     def plain(self) -> bool:
         return self.positives == "plain"
+
+    @property
+    def other(self) -> bool:
+        return self.positives == "other"
+
+    def apart(self, batch: Batch) -> list[Tensor]:
+        """x+ if they are not among the images of the cross-entropy: one batch, or none."""
+        x = batch.x_plain if self.plain else batch.x_other if self.other else None
+        return [] if x is None else [x]
 
 
 @dataclass(kw_only=True)

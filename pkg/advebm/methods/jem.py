@@ -15,11 +15,12 @@ from advebm.samplers.sgld import Langevin
 class JEM(JointMethod):
     """min CE(x, y) + p_x (E(x+) - E(x~)), x~ by SGLD on E(x) from U(0, 1) (Algorithm 1).
 
-    x+ is x, or with `positives: plain` the images without augmentation (Yang et al. 2023, SADA-JEM).
+    x+ is x; with `positives: other` images drawn apart from those with classes, as released; with `plain` the images
+    without augmentation (Yang et al. 2023, SADA-JEM).
     """
 
     sampler: Langevin
-    positives: Literal["augmented", "plain"] = "augmented"
+    positives: Literal["augmented", "plain", "other"] = "augmented"
 
     def start(self) -> Start:
         return uniform_start(self.context.shape, self.context.device)
@@ -28,7 +29,7 @@ class JEM(JointMethod):
         x, y, sampler = batch.x, batch.y, self.grown(step)
         with self.passes.sampling(net) as f:
             x_neg, _ = self.negatives(lambda v, k, s: sampler(self.descended(f, k), v, s), len(x), step)
-        data = [batch.x_plain, x] if self.plain else [x]
+        data = [*self.apart(batch), x]
         f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last, for batch norm's running statistics
         ce = posterior.of(f_data[-1], y).mean()
         term, logs = self.contrast(marginal.of(f_data[0]), marginal.of(f_neg))
