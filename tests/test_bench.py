@@ -7,7 +7,7 @@ import torch
 
 from advebm import cli
 from advebm.bench import jobs, plain, timing
-from advebm.energy import grad, marginal
+from advebm.energy import evaluated, grad, marginal
 from advebm.networks import passes
 from advebm.networks.passes import Passes
 from advebm.networks.wrn import WideResNet
@@ -47,8 +47,9 @@ def test_the_plain_way_is_float32_and_a_third_one_as_torch_is(tmp_path, monkeypa
         return lambda energy, x: seen.append((way, torch.backends.cudnn.allow_tf32)) or real(energy, x)
 
     monkeypatch.setattr(plain, "gradient", watched("plain", plain.gradient))
-    for module in (jobs, pgd, sgld):
+    for module in (jobs, sgld):
         monkeypatch.setattr(module, "grad", watched("fast", grad))
+    monkeypatch.setattr(pgd, "evaluated", watched("fast", evaluated))
     for what, fast in (("gradient", True), ("chains", True), ("step", True), ("sample", False)):
         seen.clear()
         cli.bench(out=tmp_path / "b.json", study="tiny", method=["robust_jem"], what=[what], batch=4, repeats=1, quiet=True)

@@ -85,6 +85,8 @@ def test_papers_numbers_are_converted():
     assert jem.method.sampler.step_size == 1 / 4 and jem.method.sampler.noise == 0.01 / 2
     assert jempp.method.sampler.step_size == 0.2 / 4 and jempp.method.sampler.clamp_grad == 1 * 2
     assert robust.method.attack.eps == 0.1 / 2 and robust.method.attack.steps == 15
+    released = config.recipes(entry, "jempp")["sgld"].chain  # five inner steps and an outer one, each of size 1
+    assert released.step_size == 6 / 4 and released.clamp_grad == 1 * 2 and released.noise == 0.01 / 2
     assert jem.training.augmentation.noise == 0.03 / 2 and entry["gaussians"]["ridge"] == 1e-4 / 4
     assert entry["robustness"]["attacks"]["pgd20"]["eps"] == 8 / 255
 

@@ -148,6 +148,20 @@ def test_augmentation_is_crops_flips_and_noise_of_the_image(streams):
     assert abs((noisy - x).std() - 0.1) < 0.005
 
 
+def test_padding_has_the_given_value(streams):
+    """Each image is one of torchvision's crops, as `RandomCrop(padding=1, fill=...)` draws them."""
+    from advebm.vision import transforms
+
+    x = streams(100).uniform(1, 5, 5)
+    for fill in (0.0, 0.473):
+        out = Augmentation(pad=1, fill=fill)(x, streams(100, seed=1))
+        padded = transforms.functional.pad(x, 1, fill=fill)
+        places = list(product(range(3), range(3)))
+        crops = [transforms.functional.crop(padded, row, column, 5, 5) for row, column in places]
+        equal = torch.stack([(crop == out).flatten(1).all(1) for crop in crops])
+        assert equal.any(0).all() and equal.any(1).all()
+
+
 def test_batches_are_a_function_of_seed_and_step(images):
     def batches(seed):
         return Batches(images, 16, Augmentation(pad=1, noise=0.1), seed, "cpu")
@@ -174,17 +188,31 @@ def test_outliers_come_beside_the_images(images):
         Batches(images, 20, Augmentation(), 0, "cpu", out[:10])
 
 
-def test_autoaugment_is_torchvisions_on_each_image(streams):
+def test_other_images_are_drawn_apart(images):
+    """As by JEM's two loaders: an epoch of x_other is the set too, in another order; x and y are as without it."""
+    both, alone = (Batches(images, 20, Augmentation(noise=0.1), 0, "cpu", other=other) for other in (True, False))
+    assert torch.equal(both(1).x, alone(1).x) and torch.equal(both(1).y, alone(1).y) and alone(1).x_other is None
+    draws = Batches(images, 20, Augmentation(), 0, "cpu", other=True)
+    batches = [draws(step) for step in range(3)]
+    whole, other = (torch.cat(parts) for parts in ([b.x for b in batches], [b.x_other for b in batches]))
+    assert {x.numpy().tobytes() for x in other} == {x.numpy().tobytes() for x in whole}
+    assert not torch.equal(whole, other)
+    again = Batches(images, 20, Augmentation(), 0, "cpu", other=True)
+    assert torch.equal(again(2).x_other, batches[2].x_other)
+
+
+@pytest.mark.parametrize(("fill", "pixel"), [(0.0, 0), (0.473, 121)])
+def test_autoaugment_is_torchvisions_on_each_image(streams, fill, pixel):
     """Compared with torchvision's own operations on each image alone, with the same random draws."""
     from advebm.data.autoaugment import autoaugment
     from advebm.vision import transforms
 
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (60, 3, 16, 16), dtype=np.uint8))
-    found = autoaugment(pixels.float() / 255, streams(60))
-    again = autoaugment(pixels[7:9].float() / 255, streams(60)[torch.tensor([7, 8])])
+    found = autoaugment(pixels.float() / 255, streams(60), fill)
+    again = autoaugment(pixels[7:9].float() / 255, streams(60)[torch.tensor([7, 8])], fill)
     assert torch.equal(found[7:9], again)  # independent of the batch
-    theirs, draws = transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10), streams(60)
+    theirs, draws = transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10, fill=[pixel] * 3), streams(60)
     policy, chance, sign = draws.integers(25, 1), draws.uniform(2), draws.integers(2, 2)
     changed = 0
     for i in range(60):
@@ -198,6 +226,7 @@ def test_autoaugment_is_torchvisions_on_each_image(streams):
 def test_cutout_is_a_grey_square(streams):
     x = torch.rand(200, 1, 12, 12) * 0.4
     cut = Augmentation(cutout=4)(x, streams(200)) == 0.5
+    assert torch.equal(Augmentation(cutout=4, fill=0.473)(x, streams(200)) == 0.473, cut)
     assert cut.flatten(1).sum(1).max() == 16 and cut.flatten(1).sum(1).min() >= 4  # smaller at an edge
     assert cut.any(0).all()
     rows, columns = cut.any(3), cut.any(2)

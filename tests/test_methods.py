@@ -475,6 +475,22 @@ def test_a_frozen_norm_keeps_statistics_and_a_fixed_one_scale_and_shift(make, ba
         assert ("trunk.0.residual.0.weight" in changed) is trained and "trunk.0.residual.2.weight" in changed
 
 
+def test_at_ebms_initialisation_is_torchs():
+    """As the released code leaves it: without a norm that works, f starts near 0; torchvision's is far from it."""
+    x = Streams(0, "x", ids=torch.arange(4)).uniform(3, 32, 32)
+    largest = {}
+    for init in ("torch", "kaiming"):
+        torch.manual_seed(0)
+        net = ResNet(depth=50, mean=0.473, std=0.2009, init=init).build((3, 32, 32), 1)
+        convolutions = [layer for layer in net.modules() if isinstance(layer, torch.nn.Conv2d)]
+        for layer in convolutions if init == "torch" else ():
+            bound = layer.weight[0].numel() ** -0.5  # U(-b, b), b = 1 / sqrt(fan in)
+            assert layer.weight.abs().max() <= bound
+            assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+        largest[init] = net(x).abs().max().item()
+    assert len(convolutions) == 53 and largest["torch"] < 0.1 < 1 < largest["kaiming"]
+
+
 def test_positives_without_augmentation(make, small, batch):
     """SADA-JEM: E(x+) on the images without augmentation, CE on the augmented images."""
     plain = batch._replace(x_plain=batch.x.flip(3))
@@ -485,6 +501,18 @@ def test_positives_without_augmentation(make, small, batch):
         assert torch.equal(ours.logs["ce"], theirs.logs["ce"])
         assert ours.logs["energy"].item() == pytest.approx(slow_energy(small, plain.x_plain).mean().item())
         assert torch.equal(ours.x_neg, theirs.x_neg)
+
+
+def test_positives_of_another_batch(make, small, batch):
+    """JEM and JEM++ as released: E(x+) on images drawn apart from those of the cross-entropy."""
+    apart = batch._replace(x_other=1 - batch.x)
+    for name in ("jem", "jempp"):
+        method = make(name, positives="other")
+        assert method.other and not method.plain and not make(name).other
+        loss = method.loss(small, apart, 2)
+        ce = -small(batch.x).log_softmax(1)[torch.arange(len(batch.y)), batch.y].mean()
+        gap = slow_energy(small, apart.x_other).mean() - slow_energy(small, loss.x_neg).mean()
+        assert loss.value.item() == pytest.approx((ce + gap).item())
 
 
 @pytest.mark.parametrize("name", ["jempp", "robust_jem"])

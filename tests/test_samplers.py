@@ -1,10 +1,12 @@
+from functools import partial
+
 import foolbox
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from advebm.bench.plain import PlainAscent
+from advebm.bench.plain import PlainAscent, PlainAttack
 from advebm.energy import grad, marginal, negative, posterior
 from advebm.samplers.buffer import Buffer, Replay, uniform_start
 from advebm.samplers.norms import NORMS
@@ -113,6 +115,42 @@ def test_pgd_is_foolboxs(wrn, streams, norm, kind):
     raised = posterior(wrn, y)(ours) - posterior(wrn, y)(x)
     assert torch.allclose(ours, attack.run(foolbox.PyTorchModel(wrn, bounds=(0, 1)), x, y, epsilon=0.1), atol=1e-6)
     assert (raised > 0).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_with_momentum_returns_the_best_of_its_points(wrn, streams, norm):
+    """RATIO's attack, slowly: each image alone, its momentum in NumPy, the least energy among all its points."""
+    wrn.double().eval()
+    x, y = streams(6).uniform(1, 8, 8).double(), torch.arange(6) % 3
+    centre = x.roll(1, 0)  # steps go past it
+
+    def energy(v, images=slice(None)):
+        far = (v - centre[images]).square().flatten(1).sum(1)
+        return far - posterior(wrn, y[images])(v)
+
+    eps, steps, step_size = (0.4, 6, 0.2) if norm == "linf" else (4.0, 6, 1.5)
+    numbers = {"steps": steps, "step_size": step_size, "eps": eps, "norm": norm}
+    ours = pgd(energy, x, **numbers, momentum=0.9, best=True)
+    chosen = set()
+    for i in range(6):
+        alone = partial(energy, images=slice(i, i + 1))
+        point, velocity, points = x[i].numpy(), np.zeros((1, 8, 8)), []
+        for _ in range(steps + 1):
+            image = torch.from_numpy(point)[None]
+            points.append((alone(image).item(), point))
+            slope = grad(alone, image)[0].numpy()
+            velocity = 0.9 * velocity + slope / np.abs(slope).sum()
+            away = velocity / np.linalg.norm(velocity) if norm == "l2" else np.sign(velocity)
+            d = point - step_size * away - x[i].numpy()
+            d = d * min(1, eps / np.linalg.norm(d)) if norm == "l2" else np.clip(d, -eps, eps)
+            point = np.clip(x[i].numpy() + d, 0, 1)
+        best = min(range(steps + 1), key=lambda k: points[k][0])
+        chosen.add(best)
+        assert np.allclose(ours[i].numpy(), points[best][1], atol=1e-9)
+    assert chosen - {0, steps}, "some images' best point is neither the first nor the last"
+    found = {best: energy(pgd(energy, x, **numbers, momentum=0.9, best=best)) for best in (True, False)}
+    assert (found[True] <= found[False]).all() and (found[True] <= energy(x)).all()
+    assert torch.allclose(PlainAttack(**numbers, random_start=False, momentum=0.9, best=True)(energy, x), ours)
 
 
 @pytest.mark.parametrize("side", [8, 256])

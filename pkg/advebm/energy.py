@@ -124,5 +124,11 @@ def negative(energy: Energy) -> Energy:
 def grad(energy: Energy, x: Tensor) -> Tensor:
     """dE(x)/dx, shaped as x: the gradient of the sum of the batch's energies. Under live batch norm each energy depends on
     the whole batch, and the gradient is still that of the sum, as in JEM++'s released code."""
+    return evaluated(energy, x)[1]
+
+
+def evaluated(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
+    """E(x) (B,) and `grad(energy, x)`, by one pass."""
     x = x.detach().requires_grad_(True)
-    return torch.autograd.grad(energy(x).sum(), x)[0]
+    e = energy(x)
+    return e.detach(), torch.autograd.grad(e.sum(), x)[0]

@@ -141,7 +141,8 @@ def fit(
     network is the same as without an interruption. Several processes (runtime/ranks.py) share each batch; all of them call
     log, watch and keep. Raises Diverged at most CHECK steps after a number is not finite.
     """
-    batches = Batches(train, training.batch, training.augmentation, context.seed, context.device, outliers, method.plain)
+    seed, device, extra = context.seed, context.device, (method.plain, method.other)
+    batches = Batches(train, training.batch, training.augmentation, seed, device, outliers, *extra)
     total = max(1, round(training.epochs * batches.steps_per_epoch))
     method.begin(context._replace(steps=total, passes=Passes.on(context.device, training.precision)))
     optimizer = built(training.optimizer, net)

@@ -44,15 +44,24 @@ class PlainAttack(Attack):
     def __call__(self, energy: Energy, x: Tensor, streams: Streams | None = None) -> Tensor:
         step = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
         moved = x + (2 * torch.rand_like(x) - 1) * self.eps if self.random_start and self.norm == "linf" else x.clone()
+        velocity, points = torch.zeros_like(x), []
         for _ in range(self.steps):
             moved = moved.clamp(0, 1)
+            points.append(moved)
             g = gradient(energy, moved)
+            if self.momentum:
+                g = velocity = self.momentum * velocity + g / g.flatten(1).norm(1, dim=1).view(-1, 1, 1, 1)
             if self.norm == "linf":
                 moved = torch.clamp(moved - step * torch.sign(g), x - self.eps, x + self.eps)
             else:
                 d = moved - step * g / g.flatten(1).norm(dim=1).view(-1, 1, 1, 1) - x
                 moved = x + d * (self.eps / d.flatten(1).norm(dim=1)).clamp(max=1).view(-1, 1, 1, 1)
-        return moved.clamp(0, 1).detach()
+        moved = moved.clamp(0, 1).detach()
+        if self.best:
+            points.append(moved)
+            best = torch.stack([energy(point).detach() for point in points]).argmin(0)
+            moved = torch.stack(points)[best, torch.arange(len(x), device=x.device)]
+        return moved
 
 
 class PlainProximal(Proximal):

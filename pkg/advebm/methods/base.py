@@ -60,6 +60,11 @@ class Method:
         """Whether batches need images without augmentation, x_plain."""
         return False
 
+    @property
+    def other(self) -> bool:
+        """Whether batches need images beside those with classes, x_other."""
+        return False
+
     def outputs(self, classes: int) -> int:
         """The number of logits of the network."""
         return classes
@@ -171,8 +176,8 @@ class ReplayMethod(Method):
 
 @dataclass(kw_only=True)
 class JointMethod(ReplayMethod):
-    """A method that trains p(y | x) and p(x) jointly: min CE(x, y) + p_x (E(x+) - E(x~)), where x+ is x or, if `plain`, the
-    images without augmentation.
+    """A method that trains p(y | x) and p(x) jointly: min CE(x, y) + p_x (E(x+) - E(x~)), where `positives`
+    says which images are x+.
 
     Chains run on E(x), as published, or with `chain_energy: conditional` on E(x, y~), where y~ is the class of the chain
     and of the Gaussian that it may start from. (On a GPU each such start synchronises the device.)
@@ -195,12 +200,21 @@ class JointMethod(ReplayMethod):
     def plain(self) -> bool:
         return self.positives == "plain"
 
+    @property
+    def other(self) -> bool:
+        return self.positives == "other"
+
+    def apart(self, batch: Batch) -> list[Tensor]:
+        """x+ if they are not among the images of the cross-entropy: one batch, or none."""
+        x = batch.x_plain if self.plain else batch.x_other if self.other else None
+        return [] if x is None else [x]
+
     def loss(self, net: Network, batch: Batch, step: int) -> Loss:
         """The loss of JEM and JEM++."""
         x, y = batch.x, batch.y
         with self.passes.sampling(net) as f:
             x_neg, _ = self.negatives(f, len(x), step)
-        data = [batch.x_plain, x] if self.plain else [x]
+        data = [*self.apart(batch), x]
         f_neg, *f_data = self.passes(net, x_neg, *data)  # the data last, for batch norm's running statistics
         ce = posterior.of(f_data[-1], y).mean()
         term, logs = self.contrast(marginal.of(f_data[0]), marginal.of(f_neg))

@@ -11,8 +11,9 @@ from advebm.samplers.sgld import Langevin
 class JEM(JointMethod):
     """min CE(x, y) + p_x (E(x+) - E(x~)), x~ by SGLD on E(x) from U(0, 1) (Algorithm 1).
 
-    x+ is x, or with `positives: plain` the images without augmentation (Yang et al. 2023, SADA-JEM).
+    x+ is x; with `positives: other` images drawn apart from those with classes, as released; with `plain` the images
+    without augmentation (Yang et al. 2023, SADA-JEM).
     """
 
     sampler: Langevin
-    positives: Literal["augmented", "plain"] = "augmented"
+    positives: Literal["augmented", "plain", "other"] = "augmented"

@@ -11,10 +11,11 @@ from advebm.samplers.proximal import Proximal
 class JEMPP(JointMethod):
     """JEM's loss, x~ by the m x n sampler on E(x) from class Gaussians (Algorithm 1).
 
-    x+ is x, or with `positives: plain` the images without augmentation (Yang et al. 2023, SADA-JEM). With norm `batch`,
-    chains use the statistics of their batch, as released (networks/norms.py).
+    x+ is x; with `positives: other` images drawn apart from those with classes, as released; with `plain` the images
+    without augmentation (Yang et al. 2023, SADA-JEM). With norm `batch`, chains use the statistics of their batch, as
+    released (networks/norms.py).
     """
 
     informed: ClassVar[bool] = True
     sampler: Proximal
-    positives: Literal["augmented", "plain"] = "augmented"
+    positives: Literal["augmented", "plain", "other"] = "augmented"

@@ -21,6 +21,7 @@ class ResNet:
     norm: Literal["frozen", "batch", "none"] = "frozen"  # see networks/norms.py; AT-EBM keeps the initial statistics
     mean: float = 0.0  # pixel normalisation (x - mean) / std; 0 and 1 leave [0, 1]
     std: Positive = 1.0
+    init: Literal["kaiming", "torch"] = "kaiming"  # of convolutions: torchvision's, or torch's default as AT-EBM released
 
     def build(self, shape: tuple[int, int, int], outputs: int) -> Classifier:
         from advebm.vision import resnet
@@ -30,6 +31,10 @@ class ResNet:
         net = resnet.ResNet(getattr(resnet, block), layers, num_classes=outputs, norm_layer=norm)
         first = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")  # as in torchvision
+        if self.init == "torch":
+            for layer in (first, *net.modules()):
+                if isinstance(layer, nn.Conv2d):
+                    layer.reset_parameters()
         stem = Stem(Normalise(self.mean, self.std), first)
         body = [net.bn1, nn.ReLU(), net.layer1, net.layer2, net.layer3, net.layer4, net.avgpool, nn.Flatten()]
         head = Head(net.fc.in_features, outputs)

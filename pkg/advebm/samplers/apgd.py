@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advebm.energy import Energy
+from advebm.energy import Energy, evaluated
 from advebm.ranges import Count
 from advebm.samplers.norms import NORMS
 from advebm.samplers.streams import Streams
@@ -26,16 +26,11 @@ def apgd(energy: Energy, x: Tensor, start: Tensor, *, steps: int, eps: float, no
     def project(z: Tensor) -> Tensor:
         return (origin + ball.project(z - origin, eps)).clamp(0, 1)
 
-    def evaluate(z: Tensor) -> tuple[Tensor, Tensor]:
-        z = z.detach().requires_grad_(True)
-        e = energy(z)
-        return e.detach(), torch.autograd.grad(e.sum(), z)[0]
-
     def wide(flags: Tensor) -> Tensor:
         return flags.view(-1, 1, 1, 1)
 
     x = previous = project(start)
-    e, g = evaluate(x)
+    e, g = evaluated(energy, x)
     x_best, e_best, g_best = x, e, g
     step = x.new_full((len(x), 1, 1, 1), 2 * eps)
     window, least, shorter = (max(int(part * steps), 1) for part in (0.22, 0.06, 0.03))
@@ -47,7 +42,7 @@ def apgd(energy: Energy, x: Tensor, start: Tensor, *, steps: int, eps: float, no
             z = project(x + MOMENTUM * (z - x) + (1 - MOMENTUM) * (x - previous))
         previous, e_previous = x, e
         x = z
-        e, g = evaluate(x)
+        e, g = evaluated(energy, x)
         better = e < e_best
         x_best, g_best = torch.where(wide(better), x, x_best), torch.where(wide(better), g, g_best)
         e_best = torch.where(better, e, e_best)
