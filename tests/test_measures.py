@@ -1,17 +1,20 @@
 """Fisher scores, calibration, energy landscapes, nearest neighbours, interpolation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from scipy.spatial.distance import cdist
+from scipy.stats import ttest_1samp
 from skimage.metrics import structural_similarity
 
 from advebm import config
 from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images
 from advebm.energy import conditional, marginal
-from advebm.evaluation import MEASUREMENTS, calibration, fisher, interpolation, landscape, neighbours
+from advebm.evaluation import MEASUREMENTS, calibration, fisher, interpolation, intervals, landscape, neighbours
 from advebm.evaluation.generation import Generator, start_images
 from advebm.networks.flow import Glow, ResidualFlow
 from advebm.networks.resnet import ResNet
@@ -180,7 +183,20 @@ def test_landscape_of_a_quadratic_rises_by_its_radius(images):
     assert energies.shape == (3, 5, 5) and np.allclose(energies[0], side[:, None] ** 2 + side**2, atol=1e-5)
     assert np.allclose(energies[:, 2, 2], 0, atol=1e-5)
     again, _ = landscape.landscape(Quadratic(), images, spec, seed=0, batch=500)
-    assert again.json() == pytest.approx(numbers.json(), rel=1e-4)
+    assert (again.rise, *again.rise_ci) == pytest.approx((numbers.rise, *numbers.rise_ci), rel=1e-4)
+
+
+def test_the_rise_has_students_interval_over_images_and_few_planes_are_drawn(wrn, images):
+    spec = landscape.Landscape(images=12, radius=0.5, points=3)
+    numbers, energies = landscape.landscape(wrn.eval(), images, spec, seed=0)
+    rises = [landscape.landscape(wrn, images, replace(spec, images=n), seed=0)[0].rise * n for n in range(2, 13)]
+    each = np.diff(rises)  # the rise of images 3 to 12, as image i has the same plane whatever their number
+    first = np.array([rises[0] / 2, rises[0] / 2])
+    assert numbers.rise == pytest.approx(np.r_[first, each].mean(), rel=1e-4) and len(energies) == landscape.PICTURED
+    low, high = numbers.rise_ci
+    assert low < numbers.rise < high and high - numbers.rise == pytest.approx(numbers.rise - low)
+    values = np.random.default_rng(0).normal(size=9)
+    assert intervals.mean(values) == pytest.approx(list(ttest_1samp(values, 0).confidence_interval(0.95)))
 
 
 def test_landscape_of_classes_and_of_one_output(wrn, one, images):

@@ -26,7 +26,7 @@ RECIPES = {"standard": [], "jem": ["sgld"], "robust_jem": ["combined", "sgld"], 
 
 def quality(protocol, **other):
     return {
-        "fid": 2.5, "fid_se": 0.05, "kid_mean": 0.01, "kid_std": 0.002, "is_mean": 9.25, "is_std": 0.3,
+        "fid": 2.5, "fid_se": 0.05, "kid": 0.01, "kid_se": 0.002, "is_mean": 9.25, "is_std": 0.3,
         "precision": 0.7, "recall": 0.6, "label_consistency": 0.98, "n": 500, "reference_n": 500,
         "fid_per_class": [3.0, 4.5], "protocol": f"{protocol}: 500 images",
     } | other  # fmt: skip
@@ -52,7 +52,8 @@ def files(method):
     if method == "jem":
         recipes |= {"sgld": quality("ours", is_mean=None, is_std=None), "replay_buffer": quality("jempp-buffer", fid=1.5)}
     worst = {
-        norm: {"eps": eps, **detection(a), "attack": "apgd"} for norm, eps, a in (("linf", 0.1, 0.3), ("l2", 1.0, 0.4))
+        norm: {"eps": eps, **detection(a), "attack": "apgd", "rounds": [a], "n": 64}
+        for norm, eps, a in (("linf", 0.1, 0.3), ("l2", 1.0, 0.4))
     }
     scores = {name: {**detection(0.9), "worst": worst} for name in ("energy", "max_softmax")}
     ood = detection(0.9) | {
@@ -228,7 +229,7 @@ def test_ours_stands_beside_published(study):
     assert tables["JT Table 3"]["Glow"][1:3] == [None, Beside(None, 67.6)], "not measured"
     assert tables["AE Table 4"]["AT-EBM"][-3:-1] == [Beside(90.0, 100), Beside(40.0, 100)], "AE's worst case is in L2"
     assert [text(Beside(*cell)) for cell in ((90.0, 100), (None, 3.69), (None, None))] == ["90 │ 100", "- │ 3.69", "-"]
-    worst = WorstCase(eps=1.0, auc=0.2, fpr95=0.9, attack="apgd")
+    worst = WorstCase(eps=1.0, auc=0.2, fpr95=0.9, attack="apgd", rounds=[0.2], n=64)
     scores = found["jem"].of["ood"].named["uniform"].scores
     scores["max_softmax"] = Scored(auc=0.7, fpr95=0.5, worst={"l2": worst})
     (jem,) = [
@@ -276,7 +277,7 @@ def test_the_comparison_and_its_page(study):
     ]
     assert rows["robust_jem/sgld"] == {
         "clean": 0.99, "pgd20": 0.86, "wide": 0.25, "energy": 0.35, "autoattack linf": 0.78, "autoattack l2": 0.78,
-        "ece": 0.02, "jfs": 0.4, "mfs": 0.4, "fid": 2.5, "kid_mean": 0.01, "is_mean": 9.25, "precision": 0.7,
+        "ece": 0.02, "jfs": 0.4, "mfs": 0.4, "fid": 2.5, "kid": 0.01, "is_mean": 9.25, "precision": 0.7,
         "recall": 0.6, "label_consistency": 0.98, "auc photographs": 0.9, "auc uniform": 0.9,
         "worst photographs": 0.3, "worst uniform": 0.3,
     }  # fmt: skip

@@ -116,6 +116,14 @@ SCORES: dict[str, Callable[[Logits], Energy]] = {
 }
 
 
+# what an attack on a score descends towards class y: its least value over y is the score, or for `energy` just above it
+CLASS_SCORES: dict[str, Callable[[Logits, Tensor], Energy]] = {
+    "energy": conditional,
+    "max_softmax": unsaturated,
+    "logit": conditional,
+}
+
+
 def negative(energy: Energy) -> Energy:
     """-E(x): its descent is the ascent of E, an untargeted attack."""
     return lambda x: -energy(x)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,10 +18,15 @@ from advebm.networks.wrn import Classifier
 from advebm.runtime import ranks
 from advebm.runtime.parts import Part, anew
 
-if TYPE_CHECKING:
-    from advebm.evaluation.quality import Quality
-
 PART = 256  # images whose features are cached together: four of torch-fidelity's batches
+
+
+@dataclass(kw_only=True)
+class Features:
+    """Which network computes features."""
+
+    features: Literal["judge", "inception"]
+    inception: str = "weights-inception-2015-12-05-6726825d.pth"  # under the data root; if missing, it is downloaded
 
 
 class _Pixels(torch.utils.data.Dataset):
@@ -147,7 +152,7 @@ class FeatureNetwork:
         return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
 
 
-def network(spec: "Quality", judge: nn.Module, channels: int, root: Path, **more: Any) -> FeatureNetwork:
+def network(spec: Features, judge: nn.Module, channels: int, root: Path, **more: Any) -> FeatureNetwork:
     """The feature network that the spec names; more: fields of FeatureNetwork."""
     if spec.features == "judge":
         assert isinstance(judge, Classifier), "a judge is a classifier"

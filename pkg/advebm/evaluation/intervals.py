@@ -3,7 +3,7 @@
 from math import sqrt
 
 import numpy as np
-from scipy.stats import norm, rankdata
+from scipy.stats import norm, rankdata, sem, t
 
 Z = float(norm.ppf(0.975))
 
@@ -12,6 +12,12 @@ def proportion(p: float, n: float) -> list[float]:
     """Wilson's interval of a proportion p of n (Wilson 1927); its length is not 0 at p = 0 and 1."""
     middle, half = p + Z * Z / (2 * n), Z * sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
     return [max((middle - half) / (1 + Z * Z / n), 0.0), min((middle + half) / (1 + Z * Z / n), 1.0)]
+
+
+def mean(values: np.ndarray) -> list[float]:
+    """Student's interval of the mean of values (N,), N > 1."""
+    half = float(t.ppf(0.975, len(values) - 1) * sem(values))
+    return [float(values.mean()) - half, float(values.mean()) + half]
 
 
 def auc(scores_in: np.ndarray, scores_out: np.ndarray) -> list[float]:

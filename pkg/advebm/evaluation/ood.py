@@ -11,35 +11,40 @@ from annotated_types import MinLen
 from torch import Tensor
 
 from advebm.data.images import Images
-from advebm.energy import SCORES, Energy, marginal
+from advebm.energy import CLASS_SCORES, SCORES, Energy, marginal
 from advebm.evaluation import intervals
 from advebm.evaluation.fisher import piecewise_linear
 from advebm.evaluation.result import Interval, Named
 from advebm.evaluation.square import square
 from advebm.evaluation.subject import Subject
 from advebm.networks import Network, device
-from advebm.networks.passes import Passes, convolving
+from advebm.networks.passes import Passes, View, convolving
 from advebm.ranges import Count, Positive
 from advebm.runtime import ranks
 from advebm.runtime.parts import BATCH, SEED, Part, anew
-from advebm.samplers.apgd import AutoPGD
+from advebm.samplers.apgd import AutoPGD, apgd
+from advebm.samplers.norms import NORMS
 from advebm.samplers.streams import Streams
 
 Score = Literal["energy", "max_softmax", "grad_norm", "logit"]
+FOUND = 0.005  # an attack ends after a round that lowers the AUC by less
 
 
 @dataclass(kw_only=True)
 class Ood:
-    """At most n images per side. In the worst case each out-distribution image is moved, within each radius in turn, to
-    where the score takes it for in-distribution; each score is attacked separately."""
+    """At most n images per side. In the worst case out-distribution images are moved, within each radius in turn, to where
+    the score takes them for in-distribution; each score is attacked separately, the detector's own at all radii, the others
+    at the largest of the first norm."""
 
     n: Count = 1024
+    attacked: Count | None = None  # out-distribution images in the worst case, the first; null: all n
     n_of: dict[str, Count] = field(default_factory=dict)  # by method, instead of n, where gradients cost much more
     split: Literal["validation", "test"] = "test"  # the in-distribution images; tune with validation
     scores: list[Score] = field(default_factory=lambda: list(get_args(Score)))  # besides the detector's own
     radii: Annotated[dict[Literal["l2", "linf"], Annotated[list[Positive], MinLen(1)]], MinLen(1)]  # increasing
-    attack: AutoPGD = field(default_factory=AutoPGD)
-    queries: Count = 5000  # of the Square attack, used where a score has no gradient
+    attack: AutoPGD = field(default_factory=AutoPGD)  # a round of the attack, see `worst_case`
+    queries: Count = 5000  # a round of the Square attack, also used where the gradient of a score is incomplete
+    rounds: Count = 10  # at most at the largest radius; one at each smaller radius
 
     def __post_init__(self):
         for norm, radii in self.radii.items():
@@ -72,6 +77,10 @@ class WorstCase:
     auc_ci: Interval | None = None
     fpr95: float
     attack: str  # name and numbers of the attack
+    rounds: list[
+        float
+    ]  # the AUC after each round of restarts, the last of which lowered it by less than FOUND or was the last
+    n: int  # attacked images
 
 
 @dataclass(kw_only=True)
@@ -96,7 +105,7 @@ class SetDetection(Detection):
     auc_worst: float
     fpr95_worst: float
     auc_worst_ci: Interval | None = None
-    n: int  # images per side: at most the study's n and the size of the smaller side
+    n: int  # images per side: at most the study's n and the size of the smaller side; attacked ones are fewer
     score: str  # the detector's own
     scores: dict[str, Scored]
     curves: dict[str, AucCurve]  # of the detector's score, by norm
@@ -134,35 +143,81 @@ def detection(s_in: np.ndarray, s_out: np.ndarray) -> dict[str, Any]:
     return {"auc": auc(s_in, s_out), "auc_ci": intervals.auc(s_in, s_out), "fpr95": fpr95(s_in, s_out)}
 
 
+def ended(aucs: list[float], most: int) -> bool:
+    """Whether rounds of an attack end: after `most`, or where the last one lowered the AUC by less than FOUND."""
+    return len(aucs) > most or (len(aucs) > 1 and aucs[-2] - aucs[-1] < FOUND)
+
+
 def worst_case(
-    energy: Energy,
+    f: View,
+    score: str,
     x: Tensor,
     start: Tensor,
+    inside: Tensor,
     spec: Ood,
     *,
     eps: float,
     norm: str,
-    flat: bool,
-    floor: float,
+    rounds: int,
+    queried: bool,
     seed: int,
     batch: int,
-) -> Tensor:
-    """Images within eps of x that the score takes for in-distribution; no image has a lower score than in `start`.
+) -> dict[str, Tensor]:
+    """x: images (N, C, H, W) within eps of x that the score takes for in-distribution, none with a lower score than in
+    `start`; by_gradient, by_queries: the AUC against `inside` before and after each round of the attack.
 
-    Auto-PGD on the energy; where that is `flat`, the Square attack, which stops at images with an energy below `floor`.
+    A round is `restarts` restarts of Auto-PGD (Croce and Hein 2020). Every second one begins on the way from x to one of
+    the in-distribution images with the highest scores and, as in their targeted attack, descends the score of a class, in
+    the order of the logits at x, if the score has classes. The others descend the score itself, the first from `start`,
+    then from random points. Only images whose score is below that of all in-distribution images are attacked; moving the
+    others changes neither AUC nor FPR. If `queried`, rounds of the Square attack follow.
     """
-    if not flat:
-        parts = [slice(begin, begin + batch) for begin in range(0, len(x), batch)]
-        ids = torch.arange(len(x), device=x.device)
-        streams = [Streams(seed, "ood", norm, ids=ids[part]) for part in parts]
-        moved = [
-            spec.attack(energy, x[part], own, eps=eps, norm=norm, start=start[part])
-            for part, own in zip(parts, streams, strict=True)
-        ]
-        return torch.cat(moved)
-    found = square(energy, x, eps=eps, norm=norm, queries=spec.queries, floor=floor, seed=seed, batch=batch)
-    lower = scores(energy, found, batch) > scores(energy, start, batch)
-    return torch.where(torch.from_numpy(lower).to(x.device).view(-1, 1, 1, 1), found, start)
+    energy, ball = SCORES[score](f), NORMS[norm]
+    s_in, best = scores(energy, inside, batch), start
+    data = inside[torch.from_numpy(np.argsort(-s_in)[: max(len(s_in) // 5, 1)].copy())]
+    with torch.no_grad():
+        likeliest = torch.cat([f(part) for part in x.split(batch)]).argsort(1, descending=True)
+
+    def descended(left: Tensor, r: int) -> Tensor:
+        """The images `left` after restart r."""
+        own, streams = x[left], Streams(seed, "ood", norm, r, ids=left)
+        y = likeliest[left, r // 2 % likeliest.shape[1]]
+        if r % 2:
+            begin = own + ball.project(data[streams.integers(len(data))] - own, eps)
+        else:
+            begin = own + ball.random_start(own.shape, eps, streams) if r else best[left]
+        aim = CLASS_SCORES[score](f, y) if r % 2 and score in CLASS_SCORES else energy
+        return apgd(aim, own, begin, steps=spec.attack.steps, eps=eps, norm=norm)
+
+    def restarted(left: Tensor, r: int) -> Tensor:
+        return torch.cat([descended(part, r) for part in left.split(batch)])
+
+    def searched(left: Tensor, r: int) -> Tensor:
+        """The images `left` after another run of the Square attack."""
+        return square(
+            energy, x[left], eps=eps, norm=norm, queries=spec.queries, floor=-s_in.max(), seed=seed + r, batch=batch
+        )
+
+    def made(moved: Callable[[Tensor, int], Tensor], restarts: int) -> Tensor:
+        """Make rounds of restarts until they end; returns the AUCs."""
+        nonlocal best
+        aucs = [auc(s_in, scores(energy, best, batch))]
+        while not ended(aucs, rounds):
+            for r in range((len(aucs) - 1) * restarts, len(aucs) * restarts):
+                left = torch.from_numpy(scores(energy, best, batch) < s_in.max()).nonzero()[:, 0].to(x.device)
+                if not len(left):
+                    break
+                new = best.clone()
+                new[left] = moved(left, r)
+                better = torch.from_numpy(scores(energy, new, batch) > scores(energy, best, batch)).to(x.device)
+                best = torch.where(better.view(-1, 1, 1, 1), new, best)
+            aucs.append(auc(s_in, scores(energy, best, batch)))
+        return torch.tensor(aucs, dtype=torch.float64)
+
+    sloped = not queried or likeliest.shape[1] > 1
+    by_gradient = made(restarted, spec.attack.restarts) if sloped else torch.zeros(0)
+    by_queries = made(searched, 1) if queried else torch.zeros(0)
+    return {"x": best, "by_gradient": by_gradient, "by_queries": by_queries}
 
 
 @convolving("fp32")
@@ -195,6 +250,7 @@ def ood(
         set_name, score = job
         n = min(spec.n, len(inside.x), len(outside[set_name].x))
         x_in, x_out = inside[:n].pixels(device), outside[set_name][:n].pixels(device)
+        attacked = x_out[: spec.attacked or n]
         energy = SCORES[score](net)
         s_in, s_out = scores(energy, x_in, batch), scores(energy, x_out, batch)
         entry = Scored(**detection(s_in, s_out), worst={})
@@ -202,30 +258,45 @@ def ood(
         worst: dict[str, Tensor] = {}
         queried = flat and score == "grad_norm"
         own = Passes() if score == "grad_norm" else passes  # CUDA graphs have no second derivatives
-        for norm, radii in spec.radii.items():
-            worst[norm] = x_out
-            curves[norm] = AucCurve(eps=[0.0, *radii], auc=[entry.auc])
-            for eps in radii if score == detector else radii[-1:]:
+        first, largest = next((norm, radii[-1]) for norm, radii in spec.radii.items())
+        for norm, radii in (spec.radii if score == detector else {first: [largest]}).items():
+            worst[norm] = attacked
+            curves[norm] = AucCurve(eps=[0.0, *radii], auc=[auc(s_in, s_out[: len(attacked)])])
+            for eps in radii:
+                rounds = spec.rounds if eps == radii[-1] else 1
                 with own.sampling(net) as f:
                     attack = partial(
                         worst_case,
-                        SCORES[score](f),
-                        x_out,
+                        f,
+                        score,
+                        attacked,
                         worst[norm],
+                        x_in,
                         spec,
                         eps=eps,
                         norm=norm,
-                        flat=queried,
-                        floor=-s_in.max(),
+                        rounds=rounds,
+                        queried=queried,
                         seed=seed,
                         batch=batch,
                     )
-                    worst[norm] = part(f"{set_name}, {score}, {norm} {eps}, {batch} at a time", attack).to(x_out.device)
+                    found = part(f"{set_name}, {score}, {norm} {eps}, {batch} at a time", attack)
+                worst[norm] = found["x"].to(x_out.device)
                 s_worst = scores(energy, worst[norm], batch)
                 curves[norm].auc.append(auc(s_in, s_worst))
-            gradients = f"apgd, {spec.attack.steps} steps, {spec.attack.restarts} restarts"
-            attacked = f"square, {spec.queries} queries" if queried else gradients
-            entry.worst[norm] = WorstCase(eps=eps, **detection(s_in, s_worst), attack=attacked)
+            by_gradient, by_queries = (found[key].tolist()[1:] for key in ("by_gradient", "by_queries"))
+            restarts = spec.attack.restarts * len(by_gradient)
+            attacks = {
+                f"apgd, {spec.attack.steps} steps, {restarts} restarts": by_gradient,
+                f"square, {len(by_queries)} x {spec.queries} queries": by_queries,
+            }
+            entry.worst[norm] = WorstCase(
+                eps=eps,
+                **detection(s_in, s_worst),
+                attack=", then ".join(name for name, rounds in attacks.items() if rounds),
+                rounds=by_gradient + by_queries,
+                n=len(attacked),
+            )
         if score != detector:
             return entry, n, {}, {}
         images = {"in": x_in, "out": x_out, "worst": next(iter(worst.values()))}

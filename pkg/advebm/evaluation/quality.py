@@ -1,5 +1,5 @@
-"""Sample quality: FID with its standard error, and by class; KID, Inception Score, precision and recall by torch-fidelity;
-label consistency by the judge."""
+"""Sample quality: FID and KID with their standard errors; Inception Score, precision and recall by torch-fidelity; label
+consistency by the judge. Samples and reference have as many images of each class."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from advebm import networks
 from advebm.data import images as files
 from advebm.data.images import Images
 from advebm.energy import unconfident
-from advebm.evaluation import features
+from advebm.evaluation import features, kernel
 from advebm.evaluation.features import FeatureNetwork
 from advebm.evaluation.frechet import Gaussian, distance, fitted, jackknife
 from advebm.evaluation.result import Named, Result
@@ -24,21 +24,18 @@ from advebm.ranges import Count
 from advebm.runtime import state
 from advebm.runtime.parts import BATCH, Part, anew
 
-LEAST = 10  # images of a class that are needed to fit a Gaussian
+LEAST = 10  # images that are needed: the groups of the jackknife; of a class, to fit a Gaussian
 BUFFER = "replay_buffer"  # scored like a recipe's samples
 MANY = 10_000  # reference images that precision and recall use, unless there are more samples
 
 
 @dataclass(kw_only=True)
-class Quality:
+class Quality(features.Features):
     """Samples against images of the reference split, by features of the judge or of Inception."""
 
-    features: Literal["judge", "inception"]
-    inception: str = "weights-inception-2015-12-05-6726825d.pth"  # under the data root; if missing, it is downloaded
     reference: Literal["train", "validation", "test"] = "train"  # tune with validation; see `score`
     reference_images: Count | None = None  # of the reference; null: as many as samples
     splits: Count = 10  # of the Inception Score
-    kid_subset: Count = 100  # images in each of KID's 100 subsets, at most the number of samples
     buffer: bool = True  # also score a method's replay buffer, by the protocol jempp-buffer
 
     def measure(self, subject: Subject, part: Part) -> "tuple[QualityResult, None]":
@@ -62,8 +59,8 @@ class Scores:
     fid: float
     fid_se: float | None = None  # standard error, by the jackknife
     fid_per_class: list[float] | None = None  # None where the images have no classes or too few of one
-    kid_mean: float
-    kid_std: float | None = None  # over the subsets
+    kid: float
+    kid_se: float | None = None  # standard error, by the jackknife
     is_mean: float | None  # Inception Score; None where the features have no classifier layer
     is_std: float | None = None  # over the splits
     precision: float | None = None
@@ -111,6 +108,11 @@ class Reference:
         return fitted(self.z)
 
     @cached_property
+    def similarity(self) -> float:
+        """The mean kernel of two of the images, for KID."""
+        return kernel.similarity(self.z)
+
+    @cached_property
     def of_class(self) -> dict[int, Gaussian]:
         """Gaussians of the classes with at least LEAST images."""
         y = self.images.y
@@ -125,11 +127,28 @@ def _of(y: np.ndarray, k: int, z: Tensor) -> Tensor:
     return torch.from_numpy(y == k).to(z.device)
 
 
+def balanced(images: Images, m: int) -> Images:
+    """As many images of each class, the first, so that classes cycle: m in all, or, where a class has too few, as many of
+    each as the rarest class has. Without classes the first m."""
+    if images.y is None:
+        return images[:m]
+    classes, y, counts = np.unique(images.y, return_inverse=True, return_counts=True)
+    each, more = divmod(m, len(classes))
+    if counts.min() <= each:
+        each, more = int(counts.min()), 0 if counts.min() < each else more
+    place = np.zeros(len(y), dtype=np.int64)  # of an image among those of its class
+    for k in range(len(classes)):
+        place[y == k] = np.arange(counts[k])
+    order = np.lexsort((y, place))
+    quota = np.minimum(each + (np.arange(len(classes)) < more), counts)
+    return images[order[place[order] < quota[y[order]]]]
+
+
 def reference(images: Images, m: int, using: FeatureNetwork) -> Reference:
-    """The first m images as a reference. Raises ValueError where there are fewer."""
+    """m of the images as a reference, see `balanced`. Raises ValueError where there are fewer images."""
     if m > len(images.x):
         raise ValueError(f"quality.reference_images: {m} is too many, the reference has {len(images.x)} images")
-    return Reference(images[:m], using)
+    return Reference(balanced(images, m), using)
 
 
 def fidelity(
@@ -154,10 +173,10 @@ def fidelity(
     def frechet() -> dict[str, float]:
         return {"fid": distance(fitted(z), reference.gaussian), "fid_se": jackknife(z, reference.gaussian)}
 
-    kid = kept(
-        "kid",
-        lambda: t.metric_kid.kid_features_to_metric(z, z_ref, kid_subset_size=min(spec.kid_subset, n, m), **using.options),
-    )
+    def kernel_distance() -> dict[str, float]:
+        return dict(zip(("kid", "kid_se"), kernel.distance(z, z_ref, reference.similarity), strict=True))
+
+    kid = kept("kid", kernel_distance)
     prc = kept("precision and recall", lambda: t.metric_prc.prc_features_to_metric(z, z_ref[evenly], **using.options))
     fid = kept("fid", frechet)
     inception = t.metric_isc.isc_features_to_metric(ours[logits], splits=min(spec.splits, n)) if using.classifies else {}
@@ -165,8 +184,8 @@ def fidelity(
         fid=fid["fid"],
         fid_se=fid["fid_se"],
         fid_per_class=per_class(z, images.y, reference) if images.y is not None else None,
-        kid_mean=kid["kernel_inception_distance_mean"],
-        kid_std=kid["kernel_inception_distance_std"],
+        kid=kid["kid"],
+        kid_se=kid["kid_se"],
         is_mean=inception.get("inception_score_mean"),
         is_std=inception.get("inception_score_std"),
         precision=prc["precision"],
@@ -202,17 +221,17 @@ def score(
 
     def everything() -> Reference:
         whole = joined(*(subject.images(which) for which in ("train", "validation", "test")))
-        m = spec.reference_images or len(whole.x)
-        return Reference(whole[np.arange(m) * len(whole.x) // m], using)
+        return Reference(balanced(whole, spec.reference_images or len(whole.x)), using)
 
+    enough({spec.reference: split, **sets})
     found = {}
     for name, content in sets.items():
         named = (protocols or {}).get(name, "ours")
         if named == "jempp-buffer":
             against = everything()
-            content = content[: len(against.images.x)]
+            content = balanced(content, len(against.images.x))
         else:
-            content = content if spec.reference_images else content[: len(split.x)]
+            content = balanced(content, len(content.x) if spec.reference_images else min(len(content.x), len(split.x)))
             against = first(spec.reference_images or len(content.x))
         numbers = fidelity(content, against, spec, using, name=name, part=part)
         consistency = None if content.y is None else label_consistency(net, content)
@@ -220,6 +239,13 @@ def score(
         words = protocol(spec, named, numbers, distinct, how)
         found[name] = replace(numbers, label_consistency=consistency, protocol=words)
     return found
+
+
+def enough(sets: dict[str, Images]) -> None:
+    """Raises ValueError with the name of a set that has fewer than LEAST images."""
+    for name, images in sets.items():
+        if len(images.x) < LEAST:
+            raise ValueError(f"{name}: {len(images.x)} images, but their quality needs at least {LEAST}")
 
 
 def joined(*sets: Images) -> Images:
@@ -294,4 +320,5 @@ def protocol(spec: Quality, name: str, numbers: Scores, distinct: int, how: str 
     n, m = numbers.n, numbers.reference_n or 0
     fewer = f" (precision and recall: {compared(n, m)} of them)" if m > compared(n, m) else ""
     conditions = f" ({how})" if how and name != "jempp-buffer" else ""
-    return f"{name}: {n} images{repeats} {made}{conditions} against {m} {against} images{fewer}, features of {features}"
+    reference = f"{m} {against} images{fewer}, balanced over classes"
+    return f"{name}: {n} images{repeats} {made}{conditions} against {reference}, features of {features}"

@@ -16,7 +16,7 @@ from advebm.energy import Energy, Logits, marginal
 from advebm.evaluation.features import FeatureNetwork, network
 from advebm.evaluation.frechet import distance, fitted, jackknife
 from advebm.evaluation.generation import Generator, batched, classes_of
-from advebm.evaluation.quality import Quality, Reference, label_consistency
+from advebm.evaluation.quality import Quality, Reference, balanced, label_consistency
 from advebm.evaluation.result import Result
 from advebm.evaluation.subject import Surroundings
 from advebm.networks.passes import Passes
@@ -168,7 +168,7 @@ def measured(
     """The numbers of n real images of each split, and those of each curve."""
     judge, _ = networks.load(around.judge, networks.device(), shape=around.about["shape"])
     using = network(spec, judge, judge.shape[0], around.root, cache=state.features(spec.features).part, bar=around.bar)
-    validation, train = (around.images(split)[:n] for split in ("validation", "train"))
+    validation, train = (balanced(around.images(split), n) for split in ("validation", "train"))
     reference = Reference(validation, using)
 
     def numbers(content: Images, name: str) -> dict[str, float | None]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from advebm.evaluation.landscape import LandscapeResult, Surfaces
 from advebm.reports.base import Numbers, Report
-from advebm.reports.tables import Table
+from advebm.reports.tables import Table, within
 
 
 class LandscapeReport(Report[LandscapeResult]):
@@ -20,8 +20,8 @@ class LandscapeReport(Report[LandscapeResult]):
 
     def table(self, result: LandscapeResult) -> Table:
         note = "Mean rise of the energy from a test image to a circle on a random plane (Zhu et al. 2021, Fig. 2)."
-        row = [result.radius, result.rise, result.images]
-        return Table("Energy landscape", ["radius", "rise", "n"], [row], (note,))
+        row = [result.radius, within(result.rise, result.rise_ci), result.images]
+        return Table("Energy landscape", ["radius", "rise [95%]", "n"], [row], (note,))
 
     def picture(self, result: LandscapeResult, drawn: Surfaces, path: Path, title: str) -> Path:
         """A surface for each image, all on one scale, next to the image."""

@@ -7,7 +7,7 @@ from advebm.evaluation.quality import QualityResult, Scores
 from advebm.reports.base import Numbers, Report
 from advebm.reports.tables import Table, about
 
-SUMMARY = ("fid", "kid_mean", "is_mean", "precision", "recall", "label_consistency")
+SUMMARY = ("fid", "kid", "is_mean", "precision", "recall", "label_consistency")
 
 
 class QualityReport(Report[QualityResult]):
@@ -44,17 +44,14 @@ def samples(scores: dict[str, Scores]) -> Table:
             name,
             about(s.fid, s.fid_se),
             s.fid_per_class and f"{min(s.fid_per_class):.4g} to {max(s.fid_per_class):.4g}",
-            about(s.kid_mean, s.kid_std),
+            about(s.kid, s.kid_se),
             about(s.is_mean, s.is_std),
             *(s.precision, s.recall, s.label_consistency, s.n, s.reference_n),
             s.protocol.split(":")[0],
         ]
         for name, s in scores.items()
     ]
-    notes = [
-        "±: standard error of FID; standard deviation over the subsets of KID and over the splits of IS. FID by class: "
-        "lowest to highest."
-    ]
+    notes = ["±: standard error of FID and KID; standard deviation over the splits of IS. FID by class: lowest to highest."]
     notes += protocols(scores.values())
     if any(entry.is_mean is None for entry in scores.values()):
         notes.append("IS: not available; the weights of the feature network have no classifier layer.")
