@@ -37,7 +37,7 @@ class Landscape:
     def measure(self, subject: Subject, part: Part) -> "tuple[LandscapeResult, Surfaces]":
         images, net = subject.images(self.split), subject.net
         result, energies = landscape(net, images, self, seed=SEED, progress=subject.bar("landscape"))
-        return result, Surfaces(images.x[:PICTURED], energies, "E(x, y)" if net.outputs > 1 else "E(x)")
+        return result, Surfaces(images.x[: len(energies)], energies, "E(x, y)" if net.outputs > 1 else "E(x)")
 
 
 @dataclass(kw_only=True)
