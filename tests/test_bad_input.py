@@ -15,7 +15,7 @@ from PIL import Image
 
 from advebm import cli, config, networks
 from advebm.networks.wrn import WideResNet
-from advebm.runtime import project
+from advebm.runtime import disk, project
 
 PARAMS = yaml.safe_load(Path("params.yaml").read_text())
 
@@ -46,7 +46,16 @@ VALUES = [
     ("data.test", "many", "'many' is not valid under any of the given schemas"),
     ("data.out", ["uniform"], "['uniform'] is not of type 'object'"),
     ("quality.features", "vgg", "'vgg' is not one of ['judge', 'inception']"),
-    ("samples", 0, "0 is less than the minimum of 1"),
+    ("samples", 9, "9 is less than the minimum of 10"),
+    ("quality.reference_images", 3, "3 is less than the minimum of 10"),
+    ("ood.n", 1, "1 is less than the minimum of 2"),
+    ("ood.attacked", 1, "1 is less than the minimum of 2"),
+    ("landscape.images", 1, "1 is less than the minimum of 2"),
+    ("robustness.attacks.clean", {"eps": 0.1, "steps": 1}, "the name 'clean' is a key of the results; take another"),
+    ("robustness.attacks.curve", {"eps": 0.1, "steps": 1}, "the name 'curve' is a key of the results; take another"),
+    ("sampling.jem.baselines", {"recipe": "draw"}, "the name 'baselines' is a key of the results; take another"),
+    ("data.out.svhn/test", "uniform", "the name 'svhn/test' must consist of letters, digits, - and _"),
+    ("sampling.jem.a b", {"recipe": "draw"}, "the name 'a b' must consist of letters, digits, - and _"),
     ("robustness.attacks.pgd20.eps", float("inf"), "inf is not a finite number"),
     ("network", None, "None is not of type 'object'"),
     ("models", ["at"], "['at'] is not of type 'object'"),
@@ -344,3 +353,20 @@ def test_a_measurement_that_another_process_writes_is_refused(places, tmp_path, 
         line = f"ood standard {MODEL} {DATA} --study tiny --out {{out}} --quiet"
         shown = error_of(line, monkeypatch, capsys, code=1, out=tmp_path, **places)
     assert f"{tmp_path}/ood.json: another process is writing it" in shown
+
+
+def test_a_network_that_has_diverged_is_refused_by_every_measurement(places, tmp_path, monkeypatch, capsys):
+    net, _ = networks.load(places["work"] / "judge/model.safetensors")
+    net.head.bias.data[0] = float("nan")
+    networks.save(tmp_path / "nan.safetensors", net, method="standard")
+    for command in ("robustness", "ood", "calibration", "landscape"):
+        line = f"{command} standard --study tiny --model {tmp_path}/nan.safetensors --data {places['work']}/data"
+        shown = error_of(f"{line} --out {tmp_path}/results", monkeypatch, capsys, out=tmp_path)
+        assert f"{tmp_path}/nan.safetensors: head.bias is not finite: its training diverged" in shown
+    assert not (tmp_path / "results").exists()
+
+
+def test_json_files_have_finite_numbers_only(tmp_path):
+    with pytest.raises(ValueError, match=r"out.json: a.1.b is not a finite number"):
+        disk.write_json(tmp_path / "out.json", {"a": [1.0, {"b": float("inf")}], "c": float("nan")})
+    assert not (tmp_path / "out.json").exists()

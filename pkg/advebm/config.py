@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import MinLen
+from annotated_types import Ge, MinLen
 
 from advebm.evaluation import MEASUREMENTS
-from advebm.ranges import Count, Positive, Precision
+from advebm.ranges import LEAST, Count, Positive, Precision
 from advebm.runtime.project import digest
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ BESIDE = ("launch", "toy2d", "bases")  # top-level entries of params.yaml that a
 KINDS = {"kind", "name", "recipe"}  # a part with one of these keys inherits nothing from the part it replaces
 WHOLE = ("augmentation",)  # parts without such a key that inherit nothing either
 NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
+NAME = r"[A-Za-z0-9_-]+"  # of an out-distribution set, an attack or a recipe: a key of results and a file name
+RESERVED = {"robustness": ("clean", "curve", "eps"), "sampling": ("baselines", "replay_buffer")}  # keys of results
 TABLES = (  # tables by name, from which null removes an inherited entry
     *("recipes", "models", "sampling", "sampling.*", "data.out"),
     *("ood.radii", "ood.n_of", "robustness.attacks", "autoattack.eps"),
@@ -92,6 +94,7 @@ def effective(content: dict[str, Any], study: str) -> dict[str, Any]:
     try:
         _write_out(entry, [str(name) for name in methods] if isinstance(methods, list) else [])
         _check(entry)
+        _check_names(entry)
     except _Mistake as mistake:
         raise ValueError(f"{_place(entries, mistake)}: {mistake.message}") from None
     models = entry["models"]
@@ -324,6 +327,18 @@ def _check(entry: dict[str, Any], kind: str = "Study") -> None:
     raise _Mistake(path, error.message)
 
 
+def _check_names(entry: dict[str, Any]) -> None:
+    """Raises _Mistake for a name that cannot be a key of results, or is one already."""
+    named = {("data", "out"): entry["data"]["out"], ("robustness", "attacks"): entry["robustness"]["attacks"]}
+    named |= {("sampling", method): recipes for method, recipes in entry["sampling"].items()}
+    for path, table in named.items():
+        for name in map(str, table):
+            if not re.fullmatch(NAME, name):
+                raise _Mistake([*path, name], f"the name {name!r} must consist of letters, digits, - and _")
+            if name in RESERVED.get(path[0], ()):
+                raise _Mistake([*path, name], f"the name {name!r} is a key of the results; take another")
+
+
 @functools.cache
 def _definitions() -> dict[str, Any]:
     return json.loads(SCHEMA.read_text())["$defs"]
@@ -381,7 +396,7 @@ def schema() -> dict[str, Any]:
             ("judge", model("Judge", METHODS["standard"])),
             ("warm", model("Warm", METHODS["at"], attack), field(default=None)),
             ("models", table("Models", models)),
-            ("samples", Count),
+            ("samples", Annotated[int, Ge(LEAST)]),
             ("precision", Precision, field(default="fp32")),
             ("sampling", table("Sampling", dict.fromkeys(METHODS, Recipes))),
             *((name, m.spec, *[field(default=None)] * (not m.required)) for name, m in MEASUREMENTS.items()),

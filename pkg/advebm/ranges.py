@@ -4,7 +4,10 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
+LEAST = 10  # images of a split or of a recipe: the groups of the jackknife of FID and KID
+
 Count = Annotated[int, Ge(1)]
+Several = Annotated[int, Ge(2)]  # images of which an interval is estimated
 Steps = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]

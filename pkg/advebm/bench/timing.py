@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -17,15 +18,53 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from advebm.bench.jobs import Job
+from advebm.evaluation.result import Result
 from advebm.networks.passes import convolving, has_bf16
 from advebm.reports.tables import Table, document
+
+
+@dataclass(kw_only=True)
+class Rate:
+    """Speed and memory of one implementation."""
+
+    images_per_s: float  # median of the turns
+    least: float
+    most: float
+    memory_mb: float  # peak
+    of_matrix_rate: float  # rate of its operations, as a fraction of the matrix rate
+
+
+@dataclass(kw_only=True)
+class Row(Result):
+    """The implementations of a job, side by side. `ratio` is how many times faster the package is than the plain
+    implementation, `ratio_default` than that with torch's defaults (None if these are the same): from the medians and,
+    least and most, from the pairs of each turn."""
+
+    name: str
+    images: int
+    float32: bool
+    error: float  # distance of the package's result from the plain one, relative to the latter's length
+    gflop_per_image: float
+    plain: Rate
+    default: Rate | None = None
+    fast: Rate
+    ratio: float
+    ratio_least: float
+    ratio_most: float
+    ratio_default: float | None = None
+    ratio_default_least: float | None = None
+    ratio_default_most: float | None = None
+
+    def json(self) -> dict[str, Any]:
+        return {key: value for key, value in super().json().items() if key != "default" or value is not None}
+
 
 ERROR = {"fp32": 0.05, "tf32": 0.3, "bf16": 0.5}  # largest error allowed: signs flip where a gradient is near 0
 
 
-def largest_error(result: dict[str, Any], row: dict[str, Any]) -> float:
+def largest_error(result: dict[str, Any], row: Row) -> float:
     """The error that is allowed in a row, by the coarsest precision of the package."""
-    return ERROR["fp32"] if row["float32"] else max(ERROR[result["precision"]], ERROR[result["loss_precision"]])
+    return ERROR["fp32"] if row.float32 else max(ERROR[result["precision"]], ERROR[result["loss_precision"]])
 
 
 def implementations(job: Job, device: torch.device, package: str = "fast") -> dict[str, Callable[[bool], Any]]:
@@ -51,17 +90,10 @@ def has_tf32(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def measured(job: Job, images: int, repeats: int, rates: dict[str, float], device: torch.device) -> dict[str, Any]:
-    """For each implementation, images a second (median, least, most), peak memory, and the rate of its operations as a
-    fraction of the matrix rate. `error` is the distance of the package's result from the plain one, relative to the
-    latter's length.
-
-    `ratio` is how many times faster the package is than the plain implementation, `ratio_default` than that with torch's
-    defaults (None if these are the same): from the medians and, least and most, from the pairs of each turn.
-    """
+def measured(job: Job, images: int, repeats: int, rates: dict[str, float], device: torch.device) -> Row:
+    """The row of a job: its implementations take turns."""
     runs = implementations(job, device)
     fast, plain = runs["fast"](True), runs["plain"](True)
-    found: dict[str, Any] = {"error": ((fast - plain).norm() / plain.norm()).item()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     memory, flops = {}, {}
     for name, run in implementations(job, device, "eager").items():
@@ -70,17 +102,29 @@ def measured(job: Job, images: int, repeats: int, rates: dict[str, float], devic
     for _ in range(repeats):
         for name, run in runs.items():
             seconds[name].append(timed(partial(run, False), device))
+    found: dict[str, Any] = {}  # Rates by implementation, then the ratios
     for name, times in seconds.items():
         rate = [images / t for t in times]
-        found[name] = {"images_per_s": statistics.median(rate), "least": min(rate), "most": max(rate)}
-        part = flops[name] / statistics.median(times) / max(rates.values())
-        found[name] |= {"memory_mb": memory[name], "of_matrix_rate": part}
-    found["gflop_per_image"] = flops["fast"] / images / 1e9
+        found[name] = Rate(
+            images_per_s=statistics.median(rate),
+            least=min(rate),
+            most=max(rate),
+            memory_mb=memory[name],
+            of_matrix_rate=flops[name] / statistics.median(times) / max(rates.values()),
+        )
     for key, slow in {"ratio": "plain", "ratio_default": "default"}.items():
-        pairs = [t / fast for t, fast in zip(seconds[slow], seconds["fast"], strict=True)] if slow in runs else []
-        found[key] = found["fast"]["images_per_s"] / found[slow]["images_per_s"] if pairs else None
-        found |= {f"{key}_least": min(pairs, default=None), f"{key}_most": max(pairs, default=None)}
-    return found
+        if slow in runs:
+            pairs = [t / fast for t, fast in zip(seconds[slow], seconds["fast"], strict=True)]
+            found[key] = found["fast"].images_per_s / found[slow].images_per_s
+            found |= {f"{key}_least": min(pairs), f"{key}_most": max(pairs)}
+    return Row(
+        name=job.name,
+        images=images,
+        float32=job.float32,
+        error=((fast - plain).norm() / plain.norm()).item(),
+        gflop_per_image=flops["fast"] / images / 1e9,
+        **found,
+    )
 
 
 def timed(run: Callable[[], Any], device: torch.device) -> float:
@@ -139,20 +183,23 @@ def peak_on_cpu(run: Callable[[], Any]) -> int:
     return max(change["Total Allocated"] for change in changes) - (first["Total Allocated"] - first["Bytes"])
 
 
-def markdown(study: str, result: dict[str, Any]) -> str:
+def markdown(study: str, result: dict[str, Any], found: list[Row]) -> str:
+    """The table of the rows; result: how they were measured."""
     rates = ["images/s plain", "plain, TF32", "package", "times plain", "times TF32"]
     header = ["what", *rates, "GFLOP/image", "of matrix rate", "MB plain", "MB", "error"]
 
     rows = []
-    for row in result["rows"]:
-        speeds = [row[name]["images_per_s"] if name in row else None for name in ("plain", "default", "fast")]
+    for row in found:
+        speeds = [rate and rate.images_per_s for rate in (row.plain, row.default, row.fast)]
         ratios = [
-            row[key] and f"{row[key]:.2f} [{row[f'{key}_least']:.2f}, {row[f'{key}_most']:.2f}]"
-            for key in ("ratio", "ratio_default")
+            ratio and f"{ratio:.2f} [{least:.2f}, {most:.2f}]"
+            for ratio, least, most in (
+                (row.ratio, row.ratio_least, row.ratio_most),
+                (row.ratio_default, row.ratio_default_least, row.ratio_default_most),
+            )
         ]
-        plain, fast = row["plain"], row["fast"]
-        rows.append([row["name"], *speeds, *ratios, row["gflop_per_image"], fast["of_matrix_rate"]])
-        rows[-1] += [plain["memory_mb"], fast["memory_mb"], row["error"]]
+        rows.append([row.name, *speeds, *ratios, row.gflop_per_image, row.fast.of_matrix_rate])
+        rows[-1] += [row.plain.memory_mb, row.fast.memory_mb, row.error]
     network = ", ".join(f"{key} {value}" for key, value in result["network"].items())
     matrix = ", ".join(f"{name} {rate / 1e9:.4g} GFLOP/s" for name, rate in result["matrix_flops"].items())
     notes = (

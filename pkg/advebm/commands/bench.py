@@ -1,6 +1,6 @@
 """Speed of the package and of the plain implementation."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Option
 
@@ -55,12 +55,10 @@ def bench(
     place = networks.device() if device is None else torch.device(device)
     torch.manual_seed(0)
     rates = timing.matrix_rates(place)
-    rows: list[dict[str, Any]] = []
+    rows: list[timing.Row] = []
     shared = Bench(entry, methods[0], batch, steps, place, project.data_root(root))
     for make in progress.bar(f"bench {study}", quiet)(shared.jobs(wanted, methods)):
-        job = make()
-        row = {"name": job.name, "images": batch, "float32": job.float32}
-        rows.append(row | timing.measured(job, batch, repeats, rates, place))
+        rows.append(timing.measured(make(), batch, repeats, rates, place))
     training = config.model(entry, methods[0]).training
     result = {
         "device": torch.cuda.get_device_name() if place.type == "cuda" else torch.cpu.get_capabilities()["cpu_name"],
@@ -72,10 +70,10 @@ def bench(
         "precision": timing.effective(training.precision, place),
         "loss_precision": timing.effective(training.loss_precision, place),
         "matrix_flops": rates,
-        "rows": rows,
+        "rows": [row.json() for row in rows],
     }
-    disk.write_report(out, result, timing.markdown(study, result))
-    wrong = [f"{row['name']} {row['error']:.3g}" for row in rows if not row["error"] <= timing.largest_error(result, row)]
+    disk.write_report(out, result, timing.markdown(study, result, rows))
+    wrong = [f"{row.name} {row.error:.3g}" for row in rows if not row.error <= timing.largest_error(result, row)]
     if wrong:
         raise RuntimeError(
             f"{out}: the two implementations differ too much: {', '.join(wrong)}; the limits are {timing.ERROR}"

@@ -2,6 +2,7 @@
 
 from advebm import config
 from advebm.commands import options as o
+from advebm.ranges import LEAST
 from advebm.runtime import project
 
 SPLIT_SEED = 0  # the split is fixed: seeds vary training, never the data
@@ -57,6 +58,10 @@ def prepare(
                 f"{study}.data.out.{name}: {len(shared)} of its images are among the outliers of training, "
                 f"{spec.outliers}; take another source for one of them"
             )
+    for name, content in sets.items():
+        least = 2 if name.startswith("out/") else LEAST
+        if len(content.x) < least:
+            raise ValueError(f"{study}.data: {name} has {len(content.x)} images; measurements need at least {least}")
     for name in progress.bar(f"prepare {study}", quiet)(sets):
         images.save(out / f"{name}.npz", sets[name])
     about = {

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import pi
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from annotated_types import Ge
 from torch import Tensor
 
 from advebm.data.images import Images
@@ -17,7 +16,7 @@ from advebm.evaluation.result import Interval, Result
 from advebm.evaluation.subject import Subject
 from advebm.networks import Network, frozen
 from advebm.networks.passes import convolving
-from advebm.ranges import Count, Positive
+from advebm.ranges import Count, Positive, Several
 from advebm.runtime.parts import BATCH, SEED, Part
 from advebm.samplers.streams import Streams
 
@@ -29,7 +28,7 @@ PICTURED = 4  # images whose plane is drawn
 class Landscape:
     """A plane through each of the first images of the split; drawn: |coordinate| <= radius, `points` per side."""
 
-    images: Annotated[Count, Ge(2)] = 100
+    images: Several = 100
     radius: Positive  # L2 length, images in [0, 1]
     points: Count = 21
     split: Literal["validation", "test"] = "test"

@@ -19,7 +19,7 @@ from advebm.evaluation.square import square
 from advebm.evaluation.subject import Subject
 from advebm.networks import Network, device
 from advebm.networks.passes import Passes, View, convolving
-from advebm.ranges import Count, Positive
+from advebm.ranges import Count, Positive, Several
 from advebm.runtime import ranks
 from advebm.runtime.parts import BATCH, SEED, Part, anew
 from advebm.samplers.apgd import AutoPGD, apgd
@@ -36,9 +36,9 @@ class Ood:
     the score takes them for in-distribution; each score is attacked separately, the detector's own at all radii, the others
     at the largest of the first norm."""
 
-    n: Count = 1024
-    attacked: Count | None = None  # out-distribution images in the worst case, the first; null: all n
-    n_of: dict[str, Count] = field(default_factory=dict)  # by method, instead of n, where gradients cost much more
+    n: Several = 1024
+    attacked: Several | None = None  # out-distribution images in the worst case, the first; null: all n
+    n_of: dict[str, Several] = field(default_factory=dict)  # by method, instead of n, where gradients cost much more
     split: Literal["validation", "test"] = "test"  # the in-distribution images; tune with validation
     scores: list[Score] = field(default_factory=lambda: list(get_args(Score)))  # besides the detector's own
     radii: Annotated[dict[Literal["l2", "linf"], Annotated[list[Positive], MinLen(1)]], MinLen(1)]  # increasing
@@ -134,8 +134,11 @@ def fpr95(scores_in: np.ndarray, scores_out: np.ndarray) -> float:
 
 @torch.no_grad()
 def scores(energy: Energy, x: Tensor, batch: int) -> np.ndarray:
-    """-E(x), (N,): high is in-distribution."""
-    return -torch.cat([energy(part).detach() for part in x.split(batch)]).double().cpu().numpy()
+    """-E(x), (N,): high is in-distribution. Raises ValueError where one is not finite."""
+    found = -torch.cat([energy(part).detach() for part in x.split(batch)]).double().cpu()
+    if not found.isfinite().all():
+        raise ValueError("a score is not finite: the network has diverged")
+    return found.numpy()
 
 
 def detection(s_in: np.ndarray, s_out: np.ndarray) -> dict[str, Any]:

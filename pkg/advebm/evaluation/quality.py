@@ -4,10 +4,11 @@ consistency by the judge. Samples and reference have as many images of each clas
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from advebm import networks
@@ -20,11 +21,10 @@ from advebm.evaluation.frechet import Gaussian, distance, fitted, jackknife
 from advebm.evaluation.result import Named, Result
 from advebm.evaluation.subject import Subject, Surroundings
 from advebm.networks.passes import convolving
-from advebm.ranges import Count
+from advebm.ranges import LEAST, Count
 from advebm.runtime import state
 from advebm.runtime.parts import BATCH, Part, anew
 
-LEAST = 10  # images that are needed: the groups of the jackknife; of a class, to fit a Gaussian
 BUFFER = "replay_buffer"  # scored like a recipe's samples
 MANY = 10_000  # reference images that precision and recall use, unless there are more samples
 
@@ -34,7 +34,7 @@ class Quality(features.Features):
     """Samples against images of the reference split, by features of the judge or of Inception."""
 
     reference: Literal["train", "validation", "test"] = "train"  # tune with validation; see `score`
-    reference_images: Count | None = None  # of the reference; null: as many as samples
+    reference_images: Annotated[int, Ge(LEAST)] | None = None  # of the reference; null: as many as samples
     splits: Count = 10  # of the Inception Score
     buffer: bool = True  # also score a method's replay buffer, by the protocol jempp-buffer
 

@@ -45,8 +45,8 @@ def load(
 ) -> tuple[Network, dict[str, Any]]:
     """The network, in evaluation mode, and the header of its model file.
 
-    Raises FileNotFoundError, or ValueError if the file is damaged, its weights do not fit its spec, or the network is not
-    for images of the given shape (C, H, W).
+    Raises FileNotFoundError, or ValueError if the file is damaged, its weights are not finite or do not fit its spec, or
+    the network is not for images of the given shape (C, H, W).
     """
     net, header = _read(path)
     if shape is not None and list(shape) != header["shape"]:
@@ -81,6 +81,9 @@ def _read(path: Path) -> tuple[Network, dict[str, Any]]:
         net = NETWORKS[header["network"]["kind"]](**header["network"]).build(header["shape"], header["outputs"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: is not a readable advebm model ({error}); it may be damaged") from error
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path}: {name} is not finite: its training diverged; train it again with other numbers")
     try:
         net.load_state_dict(state)
     except RuntimeError as error:

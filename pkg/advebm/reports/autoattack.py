@@ -24,11 +24,11 @@ class AutoAttackReport(Report[AutoAttackResult]):
         results = list(results)
         radii = {norm: ball.eps for result in results for norm, ball in result.balls.items()}
         described = ", ".join(f"{norm} {eps:.3g}" for norm, eps in radii.items())
-        return f"autoattack: {described}, {counts(result.n for result in results)} images."
+        return f"autoattack: at most, {described}, {counts(result.n for result in results)} images."
 
     def table(self, result: AutoAttackResult) -> Table:
         rows = [[n, b.eps, *b.left.values(), within(b.accuracy, b.ci), result.n] for n, b in result.balls.items()]
-        note = "AutoAttack, standard version: the accuracy after each attack and all attacks before it."
+        note = "AutoAttack, standard version: the accuracy, at most, after each attack and all attacks before it."
         header = ["norm", "radius", "clean", *ATTACKS, "all [95%]", "n"]
         return Table("AutoAttack", header, rows, (note, *masked(result.warnings)))
 

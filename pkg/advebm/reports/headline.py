@@ -10,7 +10,7 @@ from advebm.reports.papers import DATA, printed_fid
 from advebm.reports.results import Found, measured
 from advebm.reports.tables import about, table
 
-HEADER = ["method", "recipe", "clean", "PGD-20", "FID", "label consistency", "AUC", "worst case"]
+HEADER = ["method", "recipe", "clean", "PGD-20, at most", "FID", "label consistency", "AUC", "worst, at most"]
 
 
 def lines(entry: dict[str, Any], methods: list[str], results: Path) -> list[str]:

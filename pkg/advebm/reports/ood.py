@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from advebm.evaluation.ood import OodResult
+from advebm.evaluation.ood import FOUND, OodResult
 from advebm.reports.base import Numbers, Report
 from advebm.reports.tables import Table, within
 
@@ -13,7 +13,9 @@ class OodReport(Report[OodResult]):
     caption = "Detection: scores of test images and of out-distribution images before and after the attack; ROC curves."
 
     def line(self, result: OodResult) -> str:
-        return ", ".join(f"{name} {found.auc:.3f} (worst {found.auc_worst:.3f})" for name, found in result.named.items())
+        return ", ".join(
+            f"{name} {found.auc:.3f} (worst at most {found.auc_worst:.3f})" for name, found in result.named.items()
+        )
 
     def metrics(self, result: OodResult) -> Numbers:
         numbers: Numbers = {}
@@ -39,12 +41,13 @@ class OodReport(Report[OodResult]):
             rows.append([name, score + own, *cells, result.named[name].n])
         header = ["set", "score", "AUC [95%]", "FPR95"]
         for norm, case in worst.items():
-            header += [f"worst AUC, {norm} {case.eps:.3g}", f"worst FPR95, {norm} {case.eps:.3g}"]
-        attacks = dict.fromkeys(f"{norm} by {case.attack}" for *_, s in lines for norm, case in s.worst.items())
+            header += [f"AUC at most, {norm} {case.eps:.3g}", f"FPR95 at least, {norm} {case.eps:.3g}"]
+        attacked = next((case.n for *_, scored in lines for case in scored.worst.values()), 0)
         note = (
             "FPR95: the share of out-distribution images that pass where 95% of test images do. (own): the detector's "
-            "score. Worst cases: each out-distribution image is moved within the radius to where the score takes it for "
-            f"data: {'; '.join(attacks)}."
+            f"score. At most, at least: the first {attacked} out-distribution images of each set are moved within the "
+            "radius to where the score takes them for data, until a round of restarts lowers the AUC by less than "
+            f"{FOUND}; a stronger attack may find more. ood.json has each attack and its rounds."
         )
         return Table("Out-distribution images", [*header, "n"], rows, (note,))
 
@@ -71,7 +74,7 @@ class OodReport(Report[OodResult]):
                 bottom.plot(curve.eps, curve.auc, marker="o", markersize=3, label=norm)
             top.set(title=name, xlabel="-E(x)", ylabel="density")
             middle.set(xlabel="false positive rate", ylabel=f"true positive rate, {found.score}")
-            bottom.set(xlabel="radius", ylabel="AUC, worst case", ylim=(-0.02, 1.02))
+            bottom.set(xlabel="radius", ylabel="AUC, at most", ylim=(-0.02, 1.02))
             middle.legend(frameon=False, loc="lower right")
             bottom.legend(frameon=False)
         axes[0, 0].legend(frameon=False, fontsize=7)
@@ -94,8 +97,12 @@ def detection(found: dict[str, OodResult]) -> Table:
         norm, worst = next(iter(first.scores[first.score].worst.items()))
         radii[f"{norm} {worst.eps:.3g}"] = None
         rows.append([method, first.score, *map(REPORT.summary(result).get, keys), first.n])
-    note = f"AUC of test images against each set; worst: its images moved within {', '.join(radii)} to look like data."
-    return Table("Detection", ["method", "score", *keys, "n"], rows, (note,))
+    note = (
+        f"AUC of test images against each set; worst: its images moved within {', '.join(radii)} to look like data; a "
+        "stronger attack may find less."
+    )
+    header = [f"{key}, at most" if key.startswith("worst ") else key for key in keys]
+    return Table("Detection", ["method", "score", *header, "n"], rows, (note,))
 
 
 REPORT = OodReport()

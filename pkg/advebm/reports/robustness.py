@@ -29,13 +29,14 @@ class RobustnessReport(Report[RobustnessResult]):
             f"{name}: {a.norm} {a.eps:.3g}, {a.steps} steps {ASCENDS[a.ascends]}, best of {a.restarts}"
             for name, a in attacks.items()
         ]
-        return f"Accuracy on {counts(result.n for result in results)} test images; {'; '.join(described)}."
+        n = counts(result.n for result in results)
+        return f"Accuracy on {n} test images, under attack at most; {'; '.join(described)}."
 
     def table(self, result: RobustnessResult) -> Table:
         rows = [["none", *[None] * 5, within(result.clean, result.clean_ci), result.n]]
         for name, a in result.attacks.items():
             rows.append([name, a.norm, a.eps, a.ascends, a.steps, a.restarts, within(a.accuracy, a.ci), result.n])
-        header = ["attack", "norm", "radius", "ascends", "steps", "restarts", "accuracy [95%]", "n"]
+        header = ["attack", "norm", "radius", "ascends", "steps", "restarts", "accuracy, under attack at most [95%]", "n"]
         return Table("Accuracy on test images", header, rows, masked(result.warnings))
 
     def picture(self, result: RobustnessResult, drawn: None, path: Path, title: str) -> Path:

@@ -1,6 +1,7 @@
 """Files written atomically, even if the power is cut."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,24 @@ def write(path: Path, data: bytes) -> None:
 
 
 def write_json(file: Path, content: Any) -> None:
+    """Write a JSON file. Raises ValueError, and writes nothing, where a number is not finite: JSON has no NaN."""
+    where = _not_finite(content)
+    if where is not None:
+        raise ValueError(f"{file}: {'.'.join(where)} is not a finite number; the network or its samples have diverged")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _not_finite(content: Any) -> list[str] | None:
+    """The keys that lead to the first number that is not finite."""
+    if isinstance(content, float):
+        return None if math.isfinite(content) else []
+    inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in inner:
+        below = _not_finite(value)
+        if below is not None:
+            return [str(key), *below]
+    return None
 
 
 def write_report(file: Path, numbers: Any, text: str) -> None:
