@@ -197,6 +197,10 @@ def test_a_sweep_is_drawn_of_the_queue(copy):
 def test_the_summary_gathers_the_tracked_runs(copy):
     shown = shell(copy, BIN / "advebm", "summary", "--study", "tiny", "--metric", "quality/")
     assert "| at " in shown and "quality/targeted/fid" in shown and "| robust_jem " in shown
+    (copy / "page.md").write_text("<!-- headline tiny -->\n<!-- end headline -->\n")
+    shown = shell(copy, BIN / "advebm", "headline", "page.md", "--study", "tiny", "--method", "at", "--method", "jem")
+    row = next(line for line in (copy / "page.md").read_text().splitlines() if line.startswith("| at "))
+    assert row in shown and "| targeted " in row and "not run" in shown
 
 
 def test_a_mistake_ends_with_our_line(copy):

@@ -11,13 +11,13 @@ from advebm.commands import options as o
 
 def headline(
     page: Annotated[Path, Argument(help="Markdown file with the lines <!-- headline STUDY --> and <!-- end headline -->")],
-    results: Annotated[Path, Option(help="folder with a sub-folder for each method")],
+    results: Annotated[Path | None, Option(help="folder with a sub-folder for each method; default: tracked runs")] = None,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
     method: o.Methods = None,
 ) -> None:
     """Fill in a study's table between two lines of a page: a row for each recipe of each method, "not run" where the method
-    has no results.
+    has no results. Of the tracked runs, mean and standard deviation over their seeds; of a folder, the numbers of one seed.
 
     Raises FileNotFoundError if the page does not exist, ValueError if it lacks the lines.
     """
@@ -26,9 +26,18 @@ def headline(
         config.read(params, study, name)
     if not page.is_file():
         raise FileNotFoundError(f"{page}: no such file")
-    from advebm.reports.headline import filled, lines
+    from advebm.reports.headline import filled, lines, of_results
+    from advebm.reports.seeds import over_seeds
 
-    rows = lines(entry, method or list(entry["models"]), results)
+    methods = method or list(entry["models"])
+    if results is not None:
+        values = {name: of_results(results / name) for name in methods}
+    else:
+        values = {name: {} for name in methods}
+        for (name, number), seeds in over_seeds(entry, study).items():
+            if name in values:
+                values[name][number] = list(seeds.values())
+    rows = lines(entry, values)
     text = filled(page.read_text(encoding="utf-8"), study, rows)
     if text is None:
         marks = f"<!-- headline {study} --> and <!-- end headline -->"

@@ -1,0 +1,34 @@
+"""The numbers of the tracked runs of a study, by seed."""
+
+from typing import Any
+
+from advebm import config
+from advebm.runtime import project, tracking
+
+
+def over_seeds(entry: dict[str, Any], study: str) -> dict[tuple[str, str], dict[str, float]]:
+    """{(method, name in MLflow): {seed: number}} of the runs with these params; of several with the same method and seed,
+    the newest. Raises ValueError where there are none."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    runs = tracking.runs(study)  # newest first
+    trained = {run.tags.get("checkpoint.sha256"): run.params for run in runs if run.params}
+    for run in runs:
+        tags = run.tags
+        logged = dict(trained.get(tags.get("checkpoint.sha256"), {}))  # a run may hold only measurements
+        method, seed = tags.get("method", ""), logged.pop("seed", "")
+        if method not in entry["models"] or logged != trained_with(entry, study, method):
+            continue
+        for stage, spec in config.stage_specs(entry, method).items():
+            if tags.get(f"spec.{stage}") == project.digest(spec):
+                for name, value in run.metrics.items():
+                    if name.startswith(f"{stage}/"):
+                        found.setdefault((method, name), {}).setdefault(seed, value)
+    if not found:
+        raise ValueError(f"no tracked runs of {study} with these params; `dvc exp run` makes them")
+    return found
+
+
+def trained_with(entry: dict[str, Any], study: str, method: str) -> dict[str, str]:
+    """The parameters of a run of the method, except the seed."""
+    flat = config.flat({"study": study, "method": method, **config.trained_by(entry, method)})
+    return {key: str(value) for key, value in flat.items()}
