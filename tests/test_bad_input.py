@@ -26,7 +26,7 @@ VALUES = [
     ("network.depth", 11, "11 is not one of"),
     ("network.norm", "layer", "'layer' is not one of ['none', 'batch', 'group', 'frozen', 'fixed']"),
     ("network.width", "wide", "'wide' is not of type 'integer'"),
-    ("training.optimizer.lr", "1e-4", "'1e-4' is text to YAML; write 0.0001"),
+    ("training.optimizer.lr", "fast", "'fast' is not of type 'number'"),
     ("training.optimizer.lr", -1.0, "-1.0 is less than or equal to the minimum of 0"),
     ("training.optimizer.name", "adamw", "'adamw' is not one of ['adam', 'sgd']"),
     ("training.optimizer.momentum", 0.9, "unknown key 'momentum'"),

@@ -31,7 +31,6 @@ OTHERS = ("judge", "warm")  # models of a study other than those of its methods
 BESIDE = ("launch", "toy2d", "bases")  # top-level entries of params.yaml that are not studies
 KINDS = {"kind", "name", "recipe"}  # a part with one of these keys inherits nothing from the part it replaces
 WHOLE = ("augmentation",)  # parts without such a key that inherit nothing either
-NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 NAME = r"[A-Za-z0-9_-]+"  # of an out-distribution set, an attack or a recipe: a key of results and a file name
 RESERVED = {"robustness": ("clean", "curve", "eps"), "sampling": ("baselines", "replay_buffer")}  # keys of results
 TABLES = (  # tables by name, from which null removes an inherited entry
@@ -226,15 +225,15 @@ def _check_warm(entry: dict[str, Any], where: str, network: dict[str, Any]) -> N
 
 def change_models(entry: dict[str, Any], methods: list[str], changes: list[str]) -> None:
     """Set KEY=VALUE in the entry of each of the methods. Raises ValueError for any other form."""
-    import yaml
+    from advebm.runtime import yaml12
 
     for change in changes:
         key, equals, value = change.partition("=")
         if not key or not equals:
             raise ValueError(f"--set {change}: must be KEY=VALUE, such as training.optimizer.lr=0.1")
         try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            parsed = yaml12.load(value)
+        except yaml12.YAMLError as error:
             raise ValueError(f"--set {change}: {value} is not YAML") from error
         *parents, last = key.split(".")
         for name in methods:
@@ -248,13 +247,13 @@ def change_models(entry: dict[str, Any], methods: list[str], changes: list[str])
 
 def read_yaml(params: Path) -> dict[str, Any]:
     """The whole params file. Raises ValueError if it is missing, not YAML, or holds no studies."""
-    import yaml
+    from advebm.runtime import yaml12
 
     try:
-        content = yaml.load(Path(params).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = yaml12.load(Path(params).read_text())
     except FileNotFoundError as error:
         raise ValueError(f"{params}: no such file; run in the project's folder, or name a file by --params") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml12.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{params}: is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict) or not any(isinstance(entry, dict) for entry in content.values()):
         raise ValueError(f"{params}: holds no studies; a study is a key with data, models, sampling, ...")
@@ -322,8 +321,6 @@ def _check(entry: dict[str, Any], kind: str = "Study") -> None:
         case "required":
             missing = [key for key in error.validator_value if key not in value]
             raise _Mistake(path, f"lacks {', '.join(missing)}")
-        case "type" if isinstance(value, str) and re.fullmatch(NUMBER, value):
-            raise _Mistake(path, f"{value!r} is text to YAML; write {float(value)!r} (1e-4 is 1.0e-4)")
     raise _Mistake(path, error.message)
 
 

@@ -46,13 +46,13 @@ class Stage:
 def read(study: str, selected: str, methods: Iterable[str], seed: int) -> dict[str, Stage]:
     """All stages of the study by name; selected: the method of report; methods: those that have their own stages. Reads
     the files of the current folder, which must be the project's."""
-    import yaml
+    from advebm.runtime import yaml12
 
     general = {"study": study, "method": selected, "seed": str(seed)}
     found = {}
     for file in [Path("dvc.yaml"), *sorted(Path("stages").rglob("dvc.yaml"))]:
         place = "" if file.parent == Path() else f"{file.as_posix()}:"
-        for name, entry in yaml.safe_load(file.read_text())["stages"].items():
+        for name, entry in yaml12.load(file.read_text())["stages"].items():
             if "foreach" in entry:
                 for method in methods:
                     full, values = f"{name}@{method}", general | {"item": method}

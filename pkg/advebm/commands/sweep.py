@@ -81,11 +81,11 @@ def sweep(
 def experiments(name: str) -> Iterator[Experiment]:
     """The experiments NAME-1, NAME-2, ... Raises ValueError if there are none, or if they are from several commits."""
     import numpy as np
-    import yaml
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     from advebm.data.images import Images
+    from advebm.runtime import yaml12
 
     numbered = re.compile(rf"{re.escape(name)}-\d+")
     try:
@@ -104,7 +104,7 @@ def experiments(name: str) -> Iterator[Experiment]:
         for exp in sorted(of, key=lambda exp: int(exp.rsplit("-", 1)[1])):
             with repo.switch(of[exp][0]):
                 files = repo.dvcfs
-                content = yaml.safe_load(files.read_text("params.yaml"))
+                content = yaml12.load(files.read_text("params.yaml"))
                 folder = f"results/{content['study']}/{content['method']}"
                 quality = json.loads(files.read_text(f"{folder}/quality.json"))
                 samples = {}

@@ -8,6 +8,7 @@ from advebm.evaluation.robustness import RobustnessResult, UnderAttack
 from advebm.reports.quality import protocols
 from advebm.reports.results import Found
 from advebm.reports.tables import Beside, Table, text
+from advebm.runtime import yaml12
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 DATA = "cifar10"  # of rows that name none
@@ -20,9 +21,7 @@ def papers(study: str, used: dict[str, Any], found: dict[str, Found], whole: boo
     used: the study's entry for data in params.yaml. whole: include rows of methods that were not found. A study on data
     that a paper reports gets the rows for that data, any other study those for CIFAR-10.
     """
-    import yaml
-
-    published = yaml.safe_load(PUBLISHED.read_text())
+    published = yaml12.load(PUBLISHED.read_text())
     known = list(dict.fromkeys(row.get("data", DATA) for entry in published for row in entry["rows"]))
     data = used["source"] if used["source"] in known else DATA
     tables = []
@@ -51,10 +50,8 @@ def papers(study: str, used: dict[str, Any], found: dict[str, Found], whole: boo
 
 def printed_fid() -> dict[tuple[str, str], str]:
     """FID on CIFAR-10 as printed in the papers, by method and recipe, with the first table that has it."""
-    import yaml
-
     found: dict[tuple[str, str], str] = {}
-    for entry in yaml.safe_load(PUBLISHED.read_text()):
+    for entry in yaml12.load(PUBLISHED.read_text()):
         for row in entry["rows"]:
             for recipe in row["recipes"] if "fid" in row["printed"] and row.get("data", DATA) == DATA else ():
                 found.setdefault((row["method"], recipe), f"{row['printed']['fid']} ({entry['name']})")

@@ -1,0 +1,33 @@
+"""YAML 1.2 as DVC reads and writes it: 1e-05 is a number, which YAML 1.1 takes for text; 010, 1:30 and yes differ too."""
+
+import re
+from typing import Any, ClassVar
+
+import yaml
+from yaml import YAMLError
+
+__all__ = ["YAMLError", "load"]
+
+TAG = "tag:yaml.org,2002:"
+SCALARS = (  # a tag of the core schema, what it looks like, and its first characters
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"null|Null|NULL|~", "nN~"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+    ("merge", r"<<", "<"),
+)
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # without those of YAML 1.1
+
+
+for _tag, _pattern, _first in SCALARS:
+    _Loader.add_implicit_resolver(TAG + _tag, re.compile(rf"(?:{_pattern})\Z"), [*_first])
+_Loader.add_implicit_resolver(TAG + "null", re.compile(r"\Z"), [""])
+_Loader.add_constructor(TAG + "int", lambda loader, node: int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10))
+
+
+def load(text: str) -> Any:
+    """The content of a document. Raises yaml.YAMLError."""
+    return yaml.load(text, _Loader)
