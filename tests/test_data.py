@@ -1,6 +1,8 @@
 import hashlib
 import pickle
+import re
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +122,76 @@ def test_folders_and_npz(tmp_path):
     )
     np.savez(tmp_path / "gray.npz", x=np.zeros((4, 5, 5), np.uint8))
     assert sources.labelled("npz:gray.npz", tmp_path)["all"].x.shape == (4, 5, 5, 1)
+
+
+def picture(file, content, **more):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(content).save(file, **more)
+
+
+def test_folders_have_hidden_names_links_and_other_files(tmp_path, capsys):
+    grey = np.full((4, 6), 7, np.uint8)
+    for name in ("pets/.ipynb_checkpoints/x.png", "pets/b/.thumb.png", "pets/b/1.png", "pets/b/2.TIF", "far/a/3.bmp"):
+        picture(tmp_path / name, grey)
+    (tmp_path / "pets/a").symlink_to(tmp_path / "far/a")
+    (tmp_path / "pets/b/notes.txt").write_text("of a camera")
+    content = sources.labelled("folder:pets", tmp_path)["all"]
+    assert content.y.tolist() == [0, 1, 1] and content.x.shape == (3, 4, 6, 1)
+    assert "b: skipped 1 files that are no images, such as notes.txt" in capsys.readouterr().err
+    (tmp_path / "pets/c").mkdir()
+    with pytest.raises(ValueError, match="pets/c: holds no images"):
+        sources.labelled("folder:pets", tmp_path)
+    (tmp_path / "pets/c").rmdir()
+    picture(tmp_path / "pets/top.png", grey)
+    with pytest.raises(ValueError, match="pets: holds images beside its sub-folders"):
+        sources.labelled("folder:pets", tmp_path)
+    (tmp_path / "loop/a").mkdir(parents=True)
+    (tmp_path / "loop/a/again").symlink_to(tmp_path / "loop")
+    with pytest.raises(ValueError, match="does a link lead back"):
+        sources.labelled("folder:loop", tmp_path)
+
+
+def test_sub_folders_train_and_test_are_splits(tmp_path):
+    for i, name in enumerate(("train/a/1", "train/b/2", "train/b/3", "test/a/4", "test/b/5")):
+        picture(tmp_path / "set" / f"{name}.png", np.full((3, 3), i, np.uint8))
+    content = sources.labelled("folder:set", tmp_path)
+    assert content["train"].y.tolist() == [0, 1, 1] and content["test"].x[:, 0, 0, 0].tolist() == [3, 4]
+    picture(tmp_path / "set/test/c/6.png", np.zeros((3, 3), np.uint8))
+    with pytest.raises(ValueError, match="train and test must have the same sub-folders"):
+        sources.labelled("folder:set", tmp_path)
+
+
+def test_pixels_keep_their_brightness_and_photographs_stand_upright(tmp_path):
+    levels = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    picture(tmp_path / "deep/1.png", levels)
+    picture(tmp_path / "deep/2.tif", levels)
+    x = sources.labelled("folder:deep", tmp_path)["all"].x
+    assert np.array_equal(x[0, :, :, 0], np.arange(256).reshape(16, 16)) and np.array_equal(x[0], x[1])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    picture(tmp_path / "turned/1.png", np.arange(6, dtype=np.uint8).reshape(2, 3), exif=exif)
+    upright = sources.labelled("folder:turned", tmp_path)["all"].x[0, :, :, 0]
+    assert np.array_equal(upright, np.rot90(np.arange(6).reshape(2, 3), -1))
+    picture(tmp_path / "float/1.tif", np.zeros((3, 3), np.float32))
+    with pytest.raises(ValueError, match=r"1\.tif: has floating-point pixels"):
+        sources.labelled("folder:float", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 2, 3, 4], "labels must be 0 to K - 1, each with images; npz:own.npz has 1, 2, 3, 4"),
+        ([0, 1, 2, 255], "0, 1, 2, 255"),
+    ],
+)
+def test_labels_that_would_make_dead_classes_are_refused(tmp_path, labels, message):
+    x = np.random.default_rng(0).integers(0, 256, (400, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "own.npz", x=x, y=np.resize(labels, 400))
+    params = tmp_path / "params.yaml"
+    params.write_text(Path("params.yaml").read_text() + "mine: {like: tiny, data: {source: 'npz:own.npz'}}\n")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        prepare(tmp_path / "out", study="mine", params=params, root=tmp_path, quiet=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_saved_images_are_the_same_bytes_by_every_python(tmp_path):

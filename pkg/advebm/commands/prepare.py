@@ -48,6 +48,14 @@ def prepare(
         raise ValueError(f"{study}.data.source: {spec.source} has only a {', '.join(splits)} split")
     train, validation = halves(splits["train"], spec.validation, "validation")
 
+    present = np.unique(train.labels())
+    if not np.array_equal(present, np.arange(len(present))):
+        shown = ", ".join(map(str, present[:5])) + (", ..." if len(present) > 5 else "")
+        raise ValueError(f"{study}.data.source: labels must be 0 to K - 1, each with images; {spec.source} has {shown}")
+    for name, content in (("validation", validation), ("test", splits["test"])):
+        if (strange := content.labels().max().item()) >= len(present):
+            raise ValueError(f"{study}.data.source: a {name} image has label {strange}, which no training image has")
+
     sets = {"train": train, "validation": validation, "test": splits["test"]}
     sets["outliers"] = sources.outside(spec.outliers, root, sets, "train", len(train.x), SPLIT_SEED)
     for i, (name, source) in enumerate(spec.out.items()):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from advebm.data import folders
 from advebm.data.images import Images, check, load
 
 if TYPE_CHECKING:
@@ -107,28 +108,8 @@ def npz(root: Path, argument: str) -> Splits:
 
 
 def folder(root: Path, argument: str) -> Splits:
-    """A folder of image files; its sub-folders, if any, are the classes in alphabetical order."""
-    from PIL import Image, UnidentifiedImageError
-
-    top = root / argument
-    if not top.is_dir():
-        raise FileNotFoundError(f"{top}: no such folder of images")
-    suffixes = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
-    files = sorted(f for f in top.rglob("*") if f.suffix.lower() in suffixes)
-    if not files:
-        raise ValueError(f"{top}: holds no images ({', '.join(sorted(suffixes))})")
-    classes = sorted({f.relative_to(top).parts[0] for f in files if f.parent != top})
-    images = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                images.append(np.asarray(image.convert("L" if image.mode in ("L", "1", "I;16") else "RGB")))
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{file}: is not a readable image ({error})") from error
-        if images[-1].shape != images[0].shape:
-            raise ValueError(f"{file}: is {images[-1].shape}, but {files[0].name} is {images[0].shape}; sizes must agree")
-    y = np.array([classes.index(f.relative_to(top).parts[0]) for f in files]) if classes else None
-    return {"all": Images(np.stack(images), y)}
+    """A folder of image files; see data/folders.py."""
+    return folders.read(root / argument)
 
 
 LABELLED = {f.__name__: f for f in (digits, mnist, cifar10, cifar100, svhn, npz, folder)}

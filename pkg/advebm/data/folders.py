@@ -1,0 +1,91 @@
+"""Images of a folder: one file an image, one sub-folder a class."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from advebm.data.images import Images
+
+
+def read(top: Path) -> dict[str, Images]:
+    """The images of a folder, by split: of its sub-folders `train` and `test`, if it has no others, else "all". Sub-folders
+    of a split are the classes in alphabetical order; links are followed, and hidden names skipped.
+
+    Raises FileNotFoundError, OSError where a folder cannot be read, or ValueError with the file or folder that is wrong.
+    """
+    if not top.is_dir():
+        raise FileNotFoundError(f"{top}: no such folder of images")
+    names = sorted(place.name for place in visible(top) if place.is_dir())
+    splits = names if names in (["test", "train"], ["train"]) else []
+    if not splits:
+        return {"all": labelled(top)[0]}
+    found = {split: labelled(top / split) for split in splits}
+    if len({tuple(classes) for _, classes in found.values()}) > 1:
+        raise ValueError(f"{top}: train and test must have the same sub-folders, one for each class")
+    return {split: images for split, (images, _) in found.items()}
+
+
+def visible(folder: Path) -> list[Path]:
+    """The files and folders there that are not hidden, in alphabetical order."""
+    return sorted(place for place in folder.iterdir() if not place.name.startswith("."))
+
+
+def labelled(top: Path) -> tuple[Images, list[str]]:
+    """The images of a folder and, if it has sub-folders, their names: the classes."""
+    classes = [place for place in visible(top) if place.is_dir()]
+    files = [pictures(place) for place in classes or [top]]
+    if classes and any(place.is_file() for place in visible(top)) and pictures(top, deep=False):
+        raise ValueError(f"{top}: holds images beside its sub-folders, which are classes; move them into one")
+    for place, own in zip(classes or [top], files, strict=True):
+        if not own:
+            raise ValueError(f"{place}: holds no images ({', '.join(sorted(suffixes()))})")
+    images = [pixels(file) for own in files for file in own]
+    for image, file in zip(images, (file for own in files for file in own), strict=True):
+        if image.shape != images[0].shape:
+            raise ValueError(f"{file}: is {image.shape}, but {files[0][0].name} is {images[0].shape}; sizes must agree")
+    y = np.repeat(np.arange(len(files)), [len(own) for own in files]) if classes else None
+    return Images(np.stack(images), y), [place.name for place in classes]
+
+
+def suffixes() -> set[str]:
+    """Of the files that are taken for images."""
+    return {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+def pictures(top: Path, deep: bool = True) -> list[Path]:
+    """The image files in a folder and, if `deep`, below it. Other files are named on standard error."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found, others = [], []
+    for place, inner, names in os.walk(top, followlinks=True, onerror=refuse):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        if len(Path(place).relative_to(top).parts) > 20:
+            raise ValueError(f"{place}: is too deep; does a link lead back to its folder?")
+        files = [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+        found += [file for file in files if file.suffix.lower() in suffixes()]
+        others += [file for file in files if file.suffix.lower() not in suffixes()]
+        if not deep:
+            break
+    if others and deep:
+        print(f"{top}: skipped {len(others)} files that are no images, such as {others[0].name}", file=sys.stderr)
+    return found
+
+
+def pixels(file: Path) -> np.ndarray:
+    """uint8 (H, W) or (H, W, 3), upright. Raises ValueError where the file is not a readable image."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode == "F":
+                raise ValueError(f"{file}: has floating-point pixels; save it with 8 or 16 bits")
+            if image.mode.startswith("I"):  # 16 bits
+                return np.rint(np.asarray(image).astype(np.float64).clip(0, 65535) / 257).astype(np.uint8)
+            return np.asarray(image.convert("L" if image.mode in ("L", "LA", "1") else "RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file}: is not a readable image ({error})") from error
