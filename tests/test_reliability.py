@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -308,7 +309,14 @@ def test_without_mlflow_nothing_stops_and_sync_sends_what_waited(project, tmp_pa
         assert len(list((project / "state/outbox").iterdir())) == count
     locked.close()
     assert "Traceback" not in call(project, "sync", code=1, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert "sent the outbox of 3 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
+    first = min((project / "state/outbox").iterdir()) / "events.jsonl"
+    records = first.read_text()
+    first.write_text(re.sub(r'"metrics", \{"(\w+)', r'"metrics", {"\1[0]', records))  # a name that MLflow refuses
+    log = call(project, "sync", code=2, MLFLOW_TRACKING_URI=store)
+    assert f"MLflow refuses the records in {first.parent}" in log and "the other stages were sent" in log
+    assert list((project / "state/outbox").iterdir()) == [first.parent]
+    first.write_text(records)
+    assert "sent the outbox of 1 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
     assert [run[:4] for run in tracked(project, store)] == 3 * [["FINISHED", "standard", "done", [4, 8, 12, 16, 20]]]
     assert "sent the outbox of 0 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
     assert not list((project / "state/outbox").iterdir())

@@ -269,8 +269,9 @@ def run(
 
 
 def sync() -> int:
-    """Send the outbox of all stages that are not running; returns of how many stages. Raises ConnectionError."""
-    count = 0
+    """Send the outbox of all stages that are not running; returns of how many stages. Raises ConnectionError, or, after all
+    others were sent, ValueError with the stages whose records MLflow refuses."""
+    count, refused = 0, []
     for folder in sorted(outbox().glob("*")):
         try:
             with FileLock(folder / "lock", timeout=0):
@@ -280,7 +281,12 @@ def sync() -> int:
         except Timeout:
             continue
         except Exception as error:  # MLflow raises what its store, its server or the network does
+            if getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
+                refused.append(f"{folder} ({_reason(error)})")
+                continue
             raise ConnectionError(f"MLflow: {_reason(error)}; unsent records stay in {outbox()}") from error
+    if refused:
+        raise ValueError(f"MLflow refuses the records in {'; '.join(refused)}; the other stages were sent")
     return count
 
 
