@@ -167,7 +167,7 @@ STAGES = [
     (f"ood at --model {{work}}/g.safetensors {DATA}", {}, "is not a readable advebm model"),
     (f"ood at {MODEL} {DATA}", {"ood.radii": {"l2": [1.0, 0.5]}}, "must increase: each radius starts from the result"),
     (f"ood at {MODEL} {DATA}", {"ood.n_of": {"att": 5}}, "tiny.ood.n_of: no method 'att'"),
-    (f"ood at {MODEL} --data {{bad}}/no_out", {}, "no out-distribution sets there; `advebm prepare` makes them"),
+    (f"ood at {MODEL} --data {{bad}}/no_out", {}, "no_out/out/photographs.npz: no such file"),
     (f"ood at {MODEL} --data {{bad}}/shape", {}, "not [3, 32, 32]; it belongs to another study"),
     (f"robustness at {MODEL} {DATA}", {"robustness.curve.radii": [0.2, 0.1]}, "must increase"),
     (f"robustness at {MODEL} --data {{out}}", {}, "`advebm prepare` makes it"),
@@ -256,7 +256,7 @@ def places(tmp_path_factory):
     (bad / "cut/train.npz").write_bytes((bad / "cut/train.npz").read_bytes()[:-300])
     (bad / "about/about.json").write_text("{")
     about = json.loads((work / "data/about.json").read_text())
-    (bad / "lacks/about.json").write_text(json.dumps({key: about[key] for key in ("shape", "classes")}))
+    (bad / "lacks/about.json").write_text(json.dumps({key: about[key] for key in ("shape", "classes", "images")}))
     (bad / "shape/about.json").write_text(json.dumps(about | {"shape": [3, 32, 32]}))
     shutil.rmtree(bad / "no_out/out")
     np.savez(bad / "one_class/train.npz", x=train["x"][train["y"] != 1], y=train["y"][train["y"] != 1])

@@ -16,6 +16,7 @@ from advebm.data import sources
 from advebm.data.batches import Augmentation, Batches
 from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images
+from advebm.evaluation.subject import Subject
 from advebm.vision import datasets
 
 
@@ -175,6 +176,16 @@ def test_pixels_keep_their_brightness_and_photographs_stand_upright(tmp_path):
     picture(tmp_path / "float/1.tif", np.zeros((3, 3), np.float32))
     with pytest.raises(ValueError, match=r"1\.tif: has floating-point pixels"):
         sources.labelled("folder:float", tmp_path)
+
+
+def test_sets_of_an_earlier_preparation_are_not_measured(tmp_path):
+    params = tmp_path / "params.yaml"
+    for out in ("a", "b"):
+        sets = f"{{photographs: null, uniform: null, {out}: uniform}}"
+        params.write_text(Path("params.yaml").read_text() + f"mine: {{like: tiny, data: {{out: {sets}}}}}\n")
+        prepare(tmp_path / "data", study="mine", params=params, root=tmp_path, quiet=True)
+    subject = Subject(method="at", name="at", model=tmp_path, data=tmp_path / "data", recipes={}, count=10)
+    assert list(subject.outside) == ["b"] and (tmp_path / "data/out/a.npz").exists()
 
 
 @pytest.mark.parametrize(

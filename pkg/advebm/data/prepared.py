@@ -7,9 +7,9 @@ from advebm.runtime.disk import read_json
 
 
 def about(data: Path) -> dict[str, Any]:
-    """Shape, classes and digest of the prepared images. Raises ValueError for an incomplete file."""
+    """Shape, classes, numbers of images by file, and digest. Raises ValueError for an incomplete file."""
     content = read_json(data / "about.json", "prepare")
-    for key in ("shape", "classes", "sha256"):
+    for key in ("shape", "classes", "images", "sha256"):
         if key not in content:
             raise ValueError(f"{data / 'about.json'}: lacks {key}; run `advebm prepare` again")
     return content

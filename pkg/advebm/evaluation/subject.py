@@ -70,11 +70,9 @@ class Subject(Surroundings):
 
     @cached_property
     def outside(self) -> dict[str, Images]:
-        """The out-distribution sets, by name. Raises FileNotFoundError where there are none."""
-        found = {file.stem: images.load(file) for file in sorted((self.data / "out").glob("*.npz"))}
-        if not found:
-            raise FileNotFoundError(f"{self.data / 'out'}: no out-distribution sets there; `advebm prepare` makes them")
-        return found
+        """The out-distribution sets that `prepare` wrote last, by name. Raises FileNotFoundError where one is missing."""
+        names = sorted(name for name in self.about["images"] if name.startswith("out/"))
+        return {name.removeprefix("out/"): self.images(name) for name in names}
 
     @cached_property
     def sampled(self) -> dict[str, Images]:
