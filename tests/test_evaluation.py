@@ -22,6 +22,7 @@ from advebm.evaluation.square import square
 from advebm.networks.wrn import WideResNet
 from advebm.runtime.state import Cache
 from advebm.samplers.apgd import AutoPGD, apgd
+from advebm.samplers.norms import NORMS
 from advebm.samplers.streams import Streams
 from advebm.vision import torch_fidelity
 
@@ -270,8 +271,24 @@ def test_autoattack_is_the_released_one_and_goes_on_where_it_was(monkeypatch):
     chunks, chunk = [], autoattack._chunk
     monkeypatch.setattr(autoattack, "_chunk", lambda *given: chunks.append(given[2]) or chunk(*given))
     assert autoattack.autoattack(net, images, spec, seed=0, part=part) == whole and chunks == ["l2"]
-    with pytest.raises(ValueError, match="at least 4 classes, not 3"):
-        autoattack.autoattack(WideResNet(depth=10, width=1).build((1, 8, 8), 3), images, spec, seed=0)
+    three = autoattack.autoattack(WideResNet(depth=10, width=1).build((1, 8, 8), 3), images, spec, seed=0)
+    assert all(ball.accuracy is None for ball in three.balls.values()), "the targeted loss needs 4 classes"
+
+
+@pytest.mark.parametrize("shape", [(12, 8), (8, 12), (12, 12), (28, 20)])
+def test_images_of_any_sides_are_attacked(shape):
+    torch.manual_seed(0)
+    net = WideResNet(depth=10, width=1).build((1, *shape), 4).eval().requires_grad_(False)
+    rng = np.random.default_rng(0)
+    images = Images(rng.integers(0, 256, (4, *shape, 1), dtype=np.uint8))
+    x = images.pixels()
+    images = Images(images.x, net(x).argmax(1).numpy())
+    found = autoattack.autoattack(net, images, autoattack.AutoAttack(n=4, eps={"l2": 1.0, "linf": 0.2}), seed=0)
+    assert found.balls["l2"].left["clean"] == 1 and found.balls["l2"].accuracy < 1
+    for norm, eps in (("l2", 0.5), ("linf", 0.1)):
+        moved = square(marginal(net), x, eps=eps, norm=norm, queries=100, floor=-1.0e9, seed=0)
+        assert moved.shape == x.shape and (moved != x).any() and moved.min() >= 0 and moved.max() <= 1
+        assert NORMS[norm].project(moved - x, eps).sub(moved - x).abs().max() < 1e-6
 
 
 def plain_frechet(a, b):
@@ -329,21 +346,21 @@ def test_kernel_distance_is_torch_fidelitys_of_one_subset_of_all_and_its_error_t
 
     rng = np.random.default_rng(0)
     a, b = (torch.from_numpy(rng.normal(mean, 1, (60, 5))).float() for mean in (0.3, 0))
-    found, error = kernel.distance(a, b, kernel.similarity(b))
+    found, error = kernel.distance(a, b, kernel.own_sums(b))
     options = {"kid_subsets": 1, "kid_subset_size": 60, "verbose": False, "rng_seed": 0}
     theirs = torch_fidelity.metric_kid.kid_features_to_metric(a, b, **options)
     assert found == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-5)
-    drawn = [
-        kernel.distance(torch.from_numpy(rng.normal(0.3, 1, (60, 5))).float(), b, kernel.similarity(b))[0]
-        for _ in range(200)
-    ]
-    assert 0.6 < error / np.std(drawn) < 1.6
+    drawn = []
+    for _ in range(200):
+        c, d = (torch.from_numpy(rng.normal(mean, 1, (60, 5))).float() for mean in (0.3, 0))
+        drawn.append(kernel.distance(c, d, kernel.own_sums(d))[0])
+    assert 0.6 < error / np.std(drawn) < 1.6, "the error covers samples and reference"
     few, more = a[:13], torch.cat([b, a])  # other numbers on the two sides, against the double sum written out
     k = lambda u, v: (float(u @ v) / 5 + 1) ** 3  # noqa: E731
     own = np.mean([k(few[i], few[j]) for i in range(13) for j in range(13) if i != j])
     theirs = np.mean([k(more[i], more[j]) for i in range(120) for j in range(120) if i != j])
     cross = np.mean([k(u, v) for u in few for v in more])
-    assert kernel.distance(few, more, kernel.similarity(more))[0] == pytest.approx(own + theirs - 2 * cross, rel=1e-4)
+    assert kernel.distance(few, more, kernel.own_sums(more))[0] == pytest.approx(own + theirs - 2 * cross, rel=1e-4)
 
 
 def test_samples_and_reference_have_as_many_images_of_each_class():

@@ -56,6 +56,8 @@ def prepare(
         if (strange := content.labels().max().item()) >= len(present):
             raise ValueError(f"{study}.data.source: a {name} image has label {strange}, which no training image has")
 
+    if len(present) < 4 and entry["autoattack"] is not None:
+        print(f"note: {len(present)} classes; AutoAttack's targeted loss needs 4, so it will have no numbers")
     sets = {"train": train, "validation": validation, "test": splits["test"]}
     sets["outliers"] = sources.outside(spec.outliers, root, sets, "train", len(train.x), SPLIT_SEED)
     for i, (name, source) in enumerate(spec.out.items()):

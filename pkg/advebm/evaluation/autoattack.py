@@ -11,7 +11,7 @@ from torch import Tensor
 from advebm.data.images import Images
 from advebm.evaluation import intervals
 from advebm.evaluation.result import Interval, Result
-from advebm.evaluation.square import NAMES
+from advebm.evaluation.square import NAMES, padded
 from advebm.evaluation.subject import Subject
 from advebm.networks import Network
 from advebm.networks.passes import convolving
@@ -69,16 +69,14 @@ def autoattack(
 ) -> AutoAttackResult:
     """The accuracy after each attack. An attack runs only on images that all attacks before it left correct.
 
-    Raises ValueError where the network has 2 or 3 classes: the targeted loss needs 4.
+    None of a network with fewer than 4 logits: the targeted loss needs 4 classes.
     """
     images = images[: spec.n]
     n = len(images.x)
-    if net.outputs == 1:
+    if net.outputs < 4:
         empty: dict[str, float | None] = dict.fromkeys(("clean", *ATTACKS))
         unknown: dict[str, Ball] = {norm: Ball(eps=eps, left=empty, accuracy=None) for norm, eps in spec.eps.items()}
         return AutoAttackResult(n=n, balls=unknown)
-    if net.outputs < 4:
-        raise ValueError(f"AutoAttack's targeted loss needs at least 4 classes, not {net.outputs}")
     makers: dict[str, Callable[[], Tensor]] = {
         f"{norm} {start}": partial(_chunk, net, images[start : start + CHUNK], norm, eps, seed)
         for norm, eps in spec.eps.items()
@@ -104,7 +102,9 @@ def _chunk(net: Network, images: Images, norm: str, eps: float, seed: int) -> Te
     device = next(net.parameters()).device
     x, y = images.pixels(device), images.labels(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        standard = pyautoattack.AutoAttack(net, norm=NAMES[norm], eps=eps, seed=seed, device=device)
+        height, width = x.shape[2:]
+        cropped = lambda z: net(z[..., :height, :width])  # noqa: E731
+        standard = pyautoattack.AutoAttack(cropped, norm=NAMES[norm], eps=eps, seed=seed, device=device)
         targets = min(9, net.outputs - 1)
         standard.apgd_targeted.n_target_classes = standard.fab.n_target_classes = targets
         with torch.no_grad():
@@ -115,7 +115,8 @@ def _chunk(net: Network, images: Images, norm: str, eps: float, seed: int) -> Te
             if right.any():
                 standard.attacks_to_run = [attack]
                 left = right.nonzero().squeeze(1)
-                _, seen = standard.run_standard_evaluation(x[left], y[left], batch_size=len(left))
+                given = padded(x[left]) if attack == "square" else x[left]
+                _, seen = standard.run_standard_evaluation(given, y[left], batch_size=len(left))
                 right[left] = seen == y[left]
             columns.append(right)
     return torch.stack(columns, 1).cpu()

@@ -108,9 +108,9 @@ class Reference:
         return fitted(self.z)
 
     @cached_property
-    def similarity(self) -> float:
-        """The mean kernel of two of the images, for KID."""
-        return kernel.similarity(self.z)
+    def kernels(self) -> Tensor:
+        """Sums of the kernel of two of the images, for KID."""
+        return kernel.own_sums(self.z)
 
     @cached_property
     def of_class(self) -> dict[int, Gaussian]:
@@ -174,7 +174,7 @@ def fidelity(
         return {"fid": distance(fitted(z), reference.gaussian), "fid_se": jackknife(z, reference.gaussian)}
 
     def kernel_distance() -> dict[str, float]:
-        return dict(zip(("kid", "kid_se"), kernel.distance(z, z_ref, reference.similarity), strict=True))
+        return dict(zip(("kid", "kid_se"), kernel.distance(z, z_ref, reference.kernels), strict=True))
 
     kid = kept("kid", kernel_distance)
     prc = kept("precision and recall", lambda: t.metric_prc.prc_features_to_metric(z, z_ref[evenly], **using.options))
