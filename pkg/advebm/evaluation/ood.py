@@ -38,7 +38,7 @@ class Ood:
 
     n: Several = 1024
     attacked: Several | None = None  # out-distribution images in the worst case, the first; null: all n
-    n_of: dict[str, Several] = field(default_factory=dict)  # by method, instead of n, where gradients cost much more
+    attacked_of: dict[str, Several] = field(default_factory=dict)  # by method, instead, where gradients cost much more
     split: Literal["validation", "test"] = "test"  # the in-distribution images; tune with validation
     scores: list[Score] = field(default_factory=lambda: list(get_args(Score)))  # besides the detector's own
     radii: Annotated[dict[Literal["l2", "linf"], Annotated[list[Positive], MinLen(1)]], MinLen(1)]  # increasing
@@ -52,7 +52,7 @@ class Ood:
                 raise ValueError(f"ood.radii.{norm}: {radii} must increase: each radius starts from the result of the last")
 
     def measure(self, subject: Subject, part: Part) -> "tuple[OodResult, dict[str, dict[str, np.ndarray]]]":
-        spec = replace(self, n=self.n_of.get(subject.method, self.n))
+        spec = replace(self, attacked=self.attacked_of.get(subject.method, self.attacked))
         inside, outside, bar = subject.images(self.split), subject.outside, subject.bar("ood")
         net, detector = subject.net, subject.detector
         return ood(net, detector, inside, outside, spec, seed=SEED, device=device(), part=part, progress=bar)
