@@ -166,7 +166,7 @@ STAGES = [
     (f"sample at --model {{out}}/none {DATA} {GAUSSIANS}", {}, "no such model file; `advebm train` makes one"),
     (f"ood at --model {{work}}/g.safetensors {DATA}", {}, "is not a readable advebm model"),
     (f"ood at {MODEL} {DATA}", {"ood.radii": {"l2": [1.0, 0.5]}}, "must increase: each radius starts from the result"),
-    (f"ood at {MODEL} {DATA}", {"ood.attacked_of": {"att": 5}}, "tiny.ood.attacked_of: no method 'att'"),
+    (f"ood at {MODEL} {DATA}", {"ood.cheaper": {"att": {"n": 5, "attacked": 5}}}, "tiny.ood.cheaper: no method 'att'"),
     (f"ood at {MODEL} --data {{bad}}/no_out", {}, "no_out/out/photographs.npz: no such file"),
     (f"ood at {MODEL} --data {{bad}}/shape", {}, "not [3, 32, 32]; it belongs to another study"),
     (f"robustness at {MODEL} {DATA}", {"robustness.curve.radii": [0.2, 0.1]}, "must increase"),

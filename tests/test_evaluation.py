@@ -341,26 +341,45 @@ def test_quality_is_the_formulas_on_the_judges_features(judge, images, tmp_path,
     assert quality.generated("fp32", {}) == "" and how not in quality.protocol(spec, "jempp-buffer", fewer, 300, how)
 
 
+def kid(a, b, y=None, z=None):
+    return kernel.distance(kernel.Features.of(a, y), kernel.Features.of(b, z))
+
+
+def test_kernel_distance_has_no_bias_for_as_many_images_of_each_class():
+    """Of two sets of one distribution, whose four classes are far apart."""
+    rng = np.random.default_rng(1)
+    y = torch.arange(40) % 4  # a class once in each group of the jackknife
+    found, naive = [], []
+    for _ in range(300):
+        a, b = (torch.from_numpy(rng.normal(3 * np.eye(4)[y], 1)).float() for _ in range(2))
+        found.append(kid(a, b, y, y))
+        naive.append(kid(a, b)[0])
+    values, errors = np.array(found).T
+    error = values.std() / 300**0.5
+    assert abs(values.mean()) < 3 * error and np.mean(naive) < -10 * error
+    assert 0.6 < errors.mean() / values.std() < 1.6
+
+
 def test_kernel_distance_is_torch_fidelitys_of_one_subset_of_all_and_its_error_that_of_samples():
     from advebm.vision import torch_fidelity
 
     rng = np.random.default_rng(0)
     a, b = (torch.from_numpy(rng.normal(mean, 1, (60, 5))).float() for mean in (0.3, 0))
-    found, error = kernel.distance(a, b, kernel.own_sums(b))
+    found, error = kid(a, b)
     options = {"kid_subsets": 1, "kid_subset_size": 60, "verbose": False, "rng_seed": 0}
     theirs = torch_fidelity.metric_kid.kid_features_to_metric(a, b, **options)
     assert found == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-5)
     drawn = []
     for _ in range(200):
         c, d = (torch.from_numpy(rng.normal(mean, 1, (60, 5))).float() for mean in (0.3, 0))
-        drawn.append(kernel.distance(c, d, kernel.own_sums(d))[0])
+        drawn.append(kid(c, d)[0])
     assert 0.6 < error / np.std(drawn) < 1.6, "the error covers samples and reference"
     few, more = a[:13], torch.cat([b, a])  # other numbers on the two sides, against the double sum written out
     k = lambda u, v: (float(u @ v) / 5 + 1) ** 3  # noqa: E731
     own = np.mean([k(few[i], few[j]) for i in range(13) for j in range(13) if i != j])
     theirs = np.mean([k(more[i], more[j]) for i in range(120) for j in range(120) if i != j])
     cross = np.mean([k(u, v) for u in few for v in more])
-    assert kernel.distance(few, more, kernel.own_sums(more))[0] == pytest.approx(own + theirs - 2 * cross, rel=1e-4)
+    assert kid(few, more)[0] == pytest.approx(own + theirs - 2 * cross, rel=1e-4)
 
 
 def test_samples_and_reference_have_as_many_images_of_each_class():

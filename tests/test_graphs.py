@@ -180,7 +180,7 @@ def test_hooks_of_the_weights_outlive_a_recording(passes):
 
 
 def test_what_is_measured_by_replays_is_what_is_measured_without(passes, monkeypatch):
-    """Attacks on batches, the last one smaller; the attack on grad_norm needs second derivatives and is not recorded."""
+    """Attacks on batches, the last one smaller; those on detection scores, whose batches shrink, are not recorded."""
     own = net().eval().requires_grad_(False)
     rng = np.random.default_rng(0)
     inside, outside = (Images(rng.integers(0, 256, (10, 8, 8, 1), dtype=np.uint8), np.arange(10) % 3) for _ in range(2))

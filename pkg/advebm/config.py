@@ -35,7 +35,7 @@ NAME = r"[A-Za-z0-9_-]+"  # of an out-distribution set, an attack or a recipe: a
 RESERVED = {"robustness": ("clean", "curve", "eps"), "sampling": ("baselines", "replay_buffer")}  # keys of results
 TABLES = (  # tables by name, from which null removes an inherited entry
     *("recipes", "models", "sampling", "sampling.*", "data.out"),
-    *("ood.radii", "ood.attacked_of", "robustness.attacks", "autoattack.eps"),
+    *("ood.radii", "ood.cheaper", "robustness.attacks", "autoattack.eps"),
 )
 
 
@@ -99,10 +99,10 @@ def effective(content: dict[str, Any], study: str) -> dict[str, Any]:
     models = entry["models"]
     if not models:
         raise ValueError(f"{study}.models: must name at least one method")
-    for name in entry["ood"].get("attacked_of", {}):
+    for name in entry["ood"].get("cheaper", {}):
         if name not in models:
             raise ValueError(
-                f"{study}.ood.attacked_of: no method {name!r}{_nearest(name, models)}; there are {', '.join(models)}"
+                f"{study}.ood.cheaper: no method {name!r}{_nearest(name, models)}; there are {', '.join(models)}"
             )
     entry = {"precision": "fp32"} | entry | {"sampling": {name: entry["sampling"].get(name, {}) for name in models}}
     for name, model in models.items():

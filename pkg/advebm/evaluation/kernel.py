@@ -2,8 +2,11 @@
 
     MMD^2 = mean_{i != j} k(a_i, a_j) + mean_{i != j} k(b_i, b_j) - 2 mean_{i, j} k(a_i, b_j)
 
-with k(a, b) = (a' b / D + 1)^3, without bias (Binkowski et al. 2018, Eq. 4).
+with k(a, b) = (a' b / D + 1)^3, without bias (Binkowski et al. 2018, Eq. 4). Sets with n images of each class have fewer
+pairs i != j of one class than independent images, by (n - 1) / n; these pairs count n / (n - 1) times.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,34 +20,57 @@ def kernel(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 
-def sums(a: Tensor, b: Tensor) -> Tensor:
-    """The sums of k(a_i, b_j) over each pair of groups, (GROUPS, GROUPS)."""
-
-    def total(p: Tensor, q: Tensor) -> float:
-        return sum(kernel(part, q).sum(dtype=torch.float64).item() for part in p.split(ROWS))
-
-    return torch.tensor(
-        [[total(p, q) for q in b.tensor_split(GROUPS)] for p in a.tensor_split(GROUPS)], dtype=torch.float64
-    )
-
-
-def own_sums(a: Tensor) -> Tensor:
-    """The sums of k(a_i, a_j) over i != j of each pair of groups, (GROUPS, GROUPS)."""
-    same = ((a.square().sum(1) / a.shape[1] + 1) ** 3).double().tensor_split(GROUPS)
-    return sums(a, a) - torch.stack([part.sum() for part in same]).cpu().diag()
+def sums(a: Tensor, b: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of k(a_i, b_j) over each pair of groups, (GROUPS, GROUPS): of images of one class, and of different classes.
+    y (N,) and z (M,) are the classes."""
+    found = torch.zeros(2, GROUPS, GROUPS, dtype=torch.float64)
+    for g, (p, u) in enumerate(zip(a.tensor_split(GROUPS), y.tensor_split(GROUPS), strict=True)):
+        for h, (q, v) in enumerate(zip(b.tensor_split(GROUPS), z.tensor_split(GROUPS), strict=True)):
+            for rows, classes in zip(p.split(ROWS), u.split(ROWS), strict=True):
+                values, same = kernel(rows, q), classes[:, None] == v
+                found[0, g, h] += (values * same).sum(dtype=torch.float64).item()
+                found[1, g, h] += (values * ~same).sum(dtype=torch.float64).item()
+    return found[0], found[1]
 
 
-def distance(a: Tensor, b: Tensor, own_b: Tensor) -> tuple[float, float]:
-    """The distance of features a (N, D) to b (M, D), and its jackknife standard error, leaving out each group of a and each
-    group of b in turn (Efron 1982, Section 3). own_b: `own_sums` of b, computed once for a reference."""
-    n, m = (torch.tensor([len(part) for part in x.tensor_split(GROUPS)], dtype=torch.float64) for x in (a, b))
-    own_a, cross = own_sums(a), sums(a, b)
+@dataclass
+class Features:
+    """Features z (N, D) of a set, and the sums of the kernel over its pairs i != j, by groups, computed once."""
+
+    z: Tensor
+    y: Tensor  # (N,) classes, all 0 if the images have none
+    same: Tensor
+    different: Tensor
+
+    @classmethod
+    def of(cls, z: Tensor, y: Tensor | None) -> "Features":
+        """y: classes, as many images of each; None, or fewer than three of a class: independent images."""
+        if y is None or len(y) < 3 * len(y.unique()):
+            y = torch.zeros(len(z), dtype=torch.long)
+        y = y.to(z.device)
+        same, different = sums(z, z, y, y)
+        itself = torch.stack([kernel(part, part).diagonal().double().sum() for part in z.tensor_split(GROUPS)])
+        return cls(z, y, same - itself.cpu().diag(), different)
+
+    @property
+    def sizes(self) -> Tensor:
+        return torch.tensor([len(part) for part in self.z.tensor_split(GROUPS)], dtype=torch.float64)
+
+    def mean(self, kept: Tensor) -> Tensor:
+        """The mean kernel of two images of the kept groups; kept (GROUPS,) is 0 or 1."""
+        size = self.sizes @ kept
+        n = size / len(self.y.unique())  # images of a class
+        return (n / (n - 1) * (kept @ self.same @ kept) + kept @ self.different @ kept) / size**2
+
+
+def distance(a: Features, b: Features) -> tuple[float, float]:
+    """The distance, and its jackknife standard error, leaving out each group of a and each group of b in turn (Efron 1982,
+    Section 3)."""
+    cross = sum(sums(a.z, b.z, a.y, b.y))
 
     def of(p: Tensor, q: Tensor) -> Tensor:
-        """The distance of the groups p of a to the groups q of b; p, q (GROUPS,) are 0 or 1."""
-        size_a, size_b = n @ p, m @ q
-        means = p @ own_a @ p / (size_a * (size_a - 1)) + q @ own_b @ q / (size_b * (size_b - 1))
-        return means - 2 * (p @ cross @ q) / (size_a * size_b)
+        """The distance of the groups p of a to the groups q of b."""
+        return a.mean(p) + b.mean(q) - 2 * (p @ cross @ q) / ((a.sizes @ p) * (b.sizes @ q))
 
     every, without = torch.ones(GROUPS, dtype=torch.float64), 1 - torch.eye(GROUPS, dtype=torch.float64)
     ends = torch.stack([of(p, every) for p in without]), torch.stack([of(every, q) for q in without])

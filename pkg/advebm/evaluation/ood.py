@@ -31,6 +31,16 @@ FOUND = 0.005  # an attack ends after a round that lowers the AUC by less
 
 
 @dataclass(kw_only=True)
+class Cheaper:
+    """Numbers of Ood for a method whose gradients cost much more than those of the others."""
+
+    n: Several
+    attacked: Several
+    attack: AutoPGD = field(default_factory=AutoPGD)
+    rounds: Count = 1
+
+
+@dataclass(kw_only=True)
 class Ood:
     """At most n images per side. In the worst case out-distribution images are moved, within each radius in turn, to where
     the score takes them for in-distribution; each score is attacked separately, the detector's own at all radii, the others
@@ -38,13 +48,13 @@ class Ood:
 
     n: Several = 1024
     attacked: Several | None = None  # out-distribution images in the worst case, the first; null: all n
-    attacked_of: dict[str, Several] = field(default_factory=dict)  # by method, instead, where gradients cost much more
     split: Literal["validation", "test"] = "test"  # the in-distribution images; tune with validation
     scores: list[Score] = field(default_factory=lambda: list(get_args(Score)))  # besides the detector's own
     radii: Annotated[dict[Literal["l2", "linf"], Annotated[list[Positive], MinLen(1)]], MinLen(1)]  # increasing
     attack: AutoPGD = field(default_factory=AutoPGD)  # a round of the attack, see `worst_case`
     queries: Count = 5000  # a round of the Square attack, also used where the gradient of a score is incomplete
     rounds: Count = 10  # at most at the largest radius; one at each smaller radius
+    cheaper: dict[str, Cheaper] = field(default_factory=dict)  # by method, instead of the numbers above
 
     def __post_init__(self):
         for norm, radii in self.radii.items():
@@ -52,7 +62,7 @@ class Ood:
                 raise ValueError(f"ood.radii.{norm}: {radii} must increase: each radius starts from the result of the last")
 
     def measure(self, subject: Subject, part: Part) -> "tuple[OodResult, dict[str, dict[str, np.ndarray]]]":
-        spec = replace(self, attacked=self.attacked_of.get(subject.method, self.attacked))
+        spec = replace(self, **vars(self.cheaper[subject.method])) if subject.method in self.cheaper else self
         inside, outside, bar = subject.images(self.split), subject.outside, subject.bar("ood")
         net, detector = subject.net, subject.detector
         return ood(net, detector, inside, outside, spec, seed=SEED, device=device(), part=part, progress=bar)
@@ -245,7 +255,7 @@ def ood(
     names = [detector, *(score for score in spec.scores if score != detector)]
     if net.outputs == 1:
         names = [name for name in names if name in ("energy", "grad_norm")]
-    passes = Passes.on(device)
+    passes = Passes()  # without CUDA graphs: batches shrink as images pass, and graphs have no second derivatives
     flat = piecewise_linear(net)  # then grad_norm has no gradient, except through the softmax weights
 
     def measured(job: tuple[str, str]) -> tuple[Scored, int, dict[str, AucCurve], dict[str, np.ndarray]]:
@@ -260,14 +270,13 @@ def ood(
         curves: dict[str, AucCurve] = {}
         worst: dict[str, Tensor] = {}
         queried = flat and score == "grad_norm"
-        own = Passes() if score == "grad_norm" else passes  # CUDA graphs have no second derivatives
         first, largest = next((norm, radii[-1]) for norm, radii in spec.radii.items())
         for norm, radii in (spec.radii if score == detector else {first: [largest]}).items():
             worst[norm] = attacked
             curves[norm] = AucCurve(eps=[0.0, *radii], auc=[auc(s_in, s_out[: len(attacked)])])
             for eps in radii:
                 rounds = spec.rounds if eps == radii[-1] else 1
-                with own.sampling(net) as f:
+                with passes.sampling(net) as f:
                     attack = partial(
                         worst_case,
                         f,

@@ -108,9 +108,9 @@ class Reference:
         return fitted(self.z)
 
     @cached_property
-    def kernels(self) -> Tensor:
-        """Sums of the kernel of two of the images, for KID."""
-        return kernel.own_sums(self.z)
+    def kernels(self) -> kernel.Features:
+        """For KID."""
+        return kernel.Features.of(self.z, classes_of(self.images))
 
     @cached_property
     def of_class(self) -> dict[int, Gaussian]:
@@ -120,6 +120,10 @@ class Reference:
             return {}
         classes, counts = np.unique(y, return_counts=True)
         return {int(k): fitted(self.z[_of(y, k, self.z)]) for k in classes[counts >= LEAST]}
+
+
+def classes_of(images: Images) -> Tensor | None:
+    return None if images.y is None else torch.from_numpy(images.y)
 
 
 def _of(y: np.ndarray, k: int, z: Tensor) -> Tensor:
@@ -174,7 +178,8 @@ def fidelity(
         return {"fid": distance(fitted(z), reference.gaussian), "fid_se": jackknife(z, reference.gaussian)}
 
     def kernel_distance() -> dict[str, float]:
-        return dict(zip(("kid", "kid_se"), kernel.distance(z, z_ref, reference.kernels), strict=True))
+        found = kernel.distance(kernel.Features.of(z, classes_of(images)), reference.kernels)
+        return dict(zip(("kid", "kid_se"), found, strict=True))
 
     kid = kept("kid", kernel_distance)
     prc = kept("precision and recall", lambda: t.metric_prc.prc_features_to_metric(z, z_ref[evenly], **using.options))
