@@ -348,7 +348,7 @@ def kid(a, b, y=None, z=None):
 def test_kernel_distance_has_no_bias_for_as_many_images_of_each_class():
     """Of two sets of one distribution, whose four classes are far apart."""
     rng = np.random.default_rng(1)
-    y = torch.arange(40) % 4  # a class once in each group of the jackknife
+    y = np.arange(40) % 4  # a class once in each group of the jackknife
     found, naive = [], []
     for _ in range(300):
         a, b = (torch.from_numpy(rng.normal(3 * np.eye(4)[y], 1)).float() for _ in range(2))

@@ -8,7 +8,6 @@ writes that file; a test checks that it is up to date.
 import difflib
 import functools
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, make_dataclass
@@ -19,6 +18,7 @@ from annotated_types import Ge, MinLen
 
 from advebm.evaluation import MEASUREMENTS
 from advebm.ranges import LEAST, Count, Positive, Precision
+from advebm.runtime.disk import not_finite
 from advebm.runtime.project import digest
 
 if TYPE_CHECKING:
@@ -310,9 +310,8 @@ def _check(entry: dict[str, Any], kind: str = "Study") -> None:
         entry = {key: part for key, part in entry.items() if part is not None or key not in optional}
     error = best_match(_validator(kind).iter_errors(entry))
     if error is None:
-        for key, number in flat(entry).items():
-            if isinstance(number, float) and not math.isfinite(number):
-                raise _Mistake(key.split("."), f"{number} is not a finite number")
+        if (wrong := not_finite(entry)) is not None:
+            raise _Mistake(wrong[0], f"{wrong[1]} is not a finite number")
         return
     path, value = list(error.absolute_path), error.instance
     match error.validator:

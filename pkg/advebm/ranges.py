@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 LEAST = 10  # images of a split or of a recipe: the groups of the jackknife of FID and KID
+TARGETED = 4  # classes that the targeted loss of AutoAttack needs
 
 Count = Annotated[int, Ge(1)]
 Several = Annotated[int, Ge(2)]  # images of which an interval is estimated

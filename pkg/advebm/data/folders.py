@@ -8,6 +8,8 @@ import numpy as np
 
 from advebm.data.images import Images
 
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
 
 def read(top: Path) -> dict[str, Images]:
     """The images of a folder, by split: of its sub-folders `train` and `test`, if it has no others, else "all". Sub-folders
@@ -35,44 +37,44 @@ def visible(folder: Path) -> list[Path]:
 def labelled(top: Path) -> tuple[Images, list[str]]:
     """The images of a folder and, if it has sub-folders, their names: the classes."""
     classes = [place for place in visible(top) if place.is_dir()]
-    files = [pictures(place) for place in classes or [top]]
-    if classes and any(place.is_file() for place in visible(top)) and pictures(top, deep=False):
+    if classes and any(place.is_file() and is_image(place) for place in visible(top)):
         raise ValueError(f"{top}: holds images beside its sub-folders, which are classes; move them into one")
-    for place, own in zip(classes or [top], files, strict=True):
+    files: list[Path] = []
+    y: list[int] = []
+    for k, place in enumerate(classes or [top]):
+        own = pictures(place)
         if not own:
-            raise ValueError(f"{place}: holds no images ({', '.join(sorted(suffixes()))})")
-    images = [pixels(file) for own in files for file in own]
-    for image, file in zip(images, (file for own in files for file in own), strict=True):
+            raise ValueError(f"{place}: holds no images ({', '.join(SUFFIXES)})")
+        files += own
+        y += [k] * len(own)
+    images = [pixels(file) for file in files]
+    for image, file in zip(images, files, strict=True):
         if image.shape != images[0].shape:
-            raise ValueError(f"{file}: is {image.shape}, but {files[0][0].name} is {images[0].shape}; sizes must agree")
-    y = np.repeat(np.arange(len(files)), [len(own) for own in files]) if classes else None
-    return Images(np.stack(images), y), [place.name for place in classes]
+            raise ValueError(f"{file}: is {image.shape}, but {files[0].name} is {images[0].shape}; sizes must agree")
+    return Images(np.stack(images), np.array(y) if classes else None), [place.name for place in classes]
 
 
-def suffixes() -> set[str]:
-    """Of the files that are taken for images."""
-    return {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+def is_image(file: Path) -> bool:
+    """Whether the file's name is that of an image."""
+    return file.suffix.lower() in SUFFIXES
 
 
-def pictures(top: Path, deep: bool = True) -> list[Path]:
-    """The image files in a folder and, if `deep`, below it. Other files are named on standard error."""
+def pictures(top: Path) -> list[Path]:
+    """The image files in a folder and below it. Other files are named on standard error."""
 
     def refuse(error: OSError) -> None:
         raise error
 
-    found, others = [], []
+    files: list[Path] = []
     for place, inner, names in os.walk(top, followlinks=True, onerror=refuse):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         if len(Path(place).relative_to(top).parts) > 20:
             raise ValueError(f"{place}: is too deep; does a link lead back to its folder?")
-        files = [Path(place, name) for name in sorted(names) if not name.startswith(".")]
-        found += [file for file in files if file.suffix.lower() in suffixes()]
-        others += [file for file in files if file.suffix.lower() not in suffixes()]
-        if not deep:
-            break
-    if others and deep:
+        files += [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+    others = [file for file in files if not is_image(file)]
+    if others:
         print(f"{top}: skipped {len(others)} files that are no images, such as {others[0].name}", file=sys.stderr)
-    return found
+    return [file for file in files if is_image(file)]
 
 
 def pixels(file: Path) -> np.ndarray:

@@ -15,7 +15,7 @@ from advebm.evaluation.square import NAMES, padded
 from advebm.evaluation.subject import Subject
 from advebm.networks import Network
 from advebm.networks.passes import convolving
-from advebm.ranges import Count, Positive
+from advebm.ranges import TARGETED, Count, Positive
 from advebm.runtime.parts import SEED, Part, anew, gathered
 
 ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version, in its order
@@ -69,11 +69,11 @@ def autoattack(
 ) -> AutoAttackResult:
     """The accuracy after each attack. An attack runs only on images that all attacks before it left correct.
 
-    None of a network with fewer than 4 logits: the targeted loss needs 4 classes.
+    None of a network with fewer than TARGETED logits.
     """
     images = images[: spec.n]
     n = len(images.x)
-    if net.outputs < 4:
+    if net.outputs < TARGETED:
         empty: dict[str, float | None] = dict.fromkeys(("clean", *ATTACKS))
         unknown: dict[str, Ball] = {norm: Ball(eps=eps, left=empty, accuracy=None) for norm, eps in spec.eps.items()}
         return AutoAttackResult(n=n, balls=unknown)

@@ -12,6 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from advebm.evaluation import intervals
+
 
 class Gaussian:
     """Mean (D,), covariance (D, D) and its root R (r, D), R' R = covariance, in float64. Either the covariance or the root
@@ -61,7 +63,7 @@ def jackknife(a: Tensor, b: Gaussian, groups: int = 10) -> float:
     """Jackknife standard error of the distance of features a (N, D) to a fixed b, leaving out each group of a's images in
     turn (Efron 1982, Section 3). A group is a run of successive images: it is balanced if classes cycle, as in samples."""
     values = torch.tensor([distance(rest, b) for rest in without_each(a, groups)])
-    return ((groups - 1) * values.var(correction=0)).sqrt().item()
+    return intervals.jackknife(values).sqrt().item()
 
 
 def without_each(a: Tensor, groups: int) -> Iterator[Gaussian]:

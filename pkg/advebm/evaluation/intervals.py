@@ -4,6 +4,7 @@ from math import sqrt
 
 import numpy as np
 from scipy.stats import norm, rankdata, sem, t
+from torch import Tensor
 
 Z = float(norm.ppf(0.975))
 
@@ -12,6 +13,11 @@ def proportion(p: float, n: float) -> list[float]:
     """Wilson's interval of a proportion p of n (Wilson 1927); its length is not 0 at p = 0 and 1."""
     middle, half = p + Z * Z / (2 * n), Z * sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
     return [max((middle - half) / (1 + Z * Z / n), 0.0), min((middle + half) / (1 + Z * Z / n), 1.0)]
+
+
+def jackknife(values: Tensor) -> Tensor:
+    """The variance of an estimate from its values (G,) without each of G groups in turn (Efron 1982, Section 3)."""
+    return (len(values) - 1) * values.var(correction=0)
 
 
 def mean(values: np.ndarray) -> list[float]:

@@ -8,8 +8,11 @@ pairs i != j of one class than independent images, by (n - 1) / n; these pairs c
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from advebm.evaluation import intervals
 
 GROUPS = 10  # of the jackknife: runs of successive images
 ROWS = 1000  # of the kernel matrix at a time
@@ -39,18 +42,20 @@ class Features:
 
     z: Tensor
     y: Tensor  # (N,) classes, all 0 if the images have none
+    classes: int  # how many there are
     same: Tensor
     different: Tensor
 
     @classmethod
-    def of(cls, z: Tensor, y: Tensor | None) -> "Features":
-        """y: classes, as many images of each; None, or fewer than three of a class: independent images."""
-        if y is None or len(y) < 3 * len(y.unique()):
-            y = torch.zeros(len(z), dtype=torch.long)
-        y = y.to(z.device)
+    def of(cls, z: Tensor, labels: np.ndarray | None) -> "Features":
+        """labels: classes, as many images of each; None, or fewer than three of a class: independent images."""
+        classes = 1 if labels is None else len(np.unique(labels))
+        if labels is None or len(labels) < 3 * classes:
+            labels, classes = np.zeros(len(z), np.int64), 1
+        y = torch.from_numpy(labels).to(z.device)
         same, different = sums(z, z, y, y)
         itself = torch.stack([kernel(part, part).diagonal().double().sum() for part in z.tensor_split(GROUPS)])
-        return cls(z, y, same - itself.cpu().diag(), different)
+        return cls(z, y, classes, same - itself.cpu().diag(), different)
 
     @property
     def sizes(self) -> Tensor:
@@ -59,7 +64,7 @@ class Features:
     def mean(self, kept: Tensor) -> Tensor:
         """The mean kernel of two images of the kept groups; kept (GROUPS,) is 0 or 1."""
         size = self.sizes @ kept
-        n = size / len(self.y.unique())  # images of a class
+        n = size / self.classes  # images of a class
         return (n / (n - 1) * (kept @ self.same @ kept) + kept @ self.different @ kept) / size**2
 
 
@@ -74,5 +79,5 @@ def distance(a: Features, b: Features) -> tuple[float, float]:
 
     every, without = torch.ones(GROUPS, dtype=torch.float64), 1 - torch.eye(GROUPS, dtype=torch.float64)
     ends = torch.stack([of(p, every) for p in without]), torch.stack([of(every, q) for q in without])
-    variance = sum((GROUPS - 1) * values.var(correction=0) for values in ends)
-    return of(every, every).item(), float(variance) ** 0.5
+    variance = sum(map(intervals.jackknife, ends), start=torch.zeros(()))
+    return of(every, every).item(), variance.sqrt().item()

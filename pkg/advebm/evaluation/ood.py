@@ -87,9 +87,7 @@ class WorstCase:
     auc_ci: Interval | None = None
     fpr95: float
     attack: str  # name and numbers of the attack
-    rounds: list[
-        float
-    ]  # the AUC after each round of restarts, the last of which lowered it by less than FOUND or was the last
+    rounds: list[float]  # the AUC after each round of the attack, see `ended`
     n: int  # attacked images
 
 
@@ -214,17 +212,19 @@ def worst_case(
     def made(moved: Callable[[Tensor, int], Tensor], restarts: int) -> Tensor:
         """Make rounds of restarts until they end; returns the AUCs."""
         nonlocal best
-        aucs = [auc(s_in, scores(energy, best, batch))]
+        s = scores(energy, best, batch)
+        aucs = [auc(s_in, s)]
         while not ended(aucs, rounds):
             for r in range((len(aucs) - 1) * restarts, len(aucs) * restarts):
-                left = torch.from_numpy(scores(energy, best, batch) < s_in.max()).nonzero()[:, 0].to(x.device)
+                left = torch.from_numpy(s < s_in.max()).nonzero()[:, 0].to(x.device)
                 if not len(left):
                     break
                 new = best.clone()
                 new[left] = moved(left, r)
-                better = torch.from_numpy(scores(energy, new, batch) > scores(energy, best, batch)).to(x.device)
-                best = torch.where(better.view(-1, 1, 1, 1), new, best)
-            aucs.append(auc(s_in, scores(energy, best, batch)))
+                s_new = scores(energy, new, batch)
+                better = torch.from_numpy(s_new > s).to(x.device)
+                best, s = torch.where(better.view(-1, 1, 1, 1), new, best), np.maximum(s, s_new)
+            aucs.append(auc(s_in, s))
         return torch.tensor(aucs, dtype=torch.float64)
 
     sloped = not queried or likeliest.shape[1] > 1

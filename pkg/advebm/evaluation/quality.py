@@ -110,7 +110,7 @@ class Reference:
     @cached_property
     def kernels(self) -> kernel.Features:
         """For KID."""
-        return kernel.Features.of(self.z, classes_of(self.images))
+        return kernel.Features.of(self.z, self.images.y)
 
     @cached_property
     def of_class(self) -> dict[int, Gaussian]:
@@ -120,10 +120,6 @@ class Reference:
             return {}
         classes, counts = np.unique(y, return_counts=True)
         return {int(k): fitted(self.z[_of(y, k, self.z)]) for k in classes[counts >= LEAST]}
-
-
-def classes_of(images: Images) -> Tensor | None:
-    return None if images.y is None else torch.from_numpy(images.y)
 
 
 def _of(y: np.ndarray, k: int, z: Tensor) -> Tensor:
@@ -178,7 +174,7 @@ def fidelity(
         return {"fid": distance(fitted(z), reference.gaussian), "fid_se": jackknife(z, reference.gaussian)}
 
     def kernel_distance() -> dict[str, float]:
-        found = kernel.distance(kernel.Features.of(z, classes_of(images)), reference.kernels)
+        found = kernel.distance(kernel.Features.of(z, images.y), reference.kernels)
         return dict(zip(("kid", "kid_se"), found, strict=True))
 
     kid = kept("kid", kernel_distance)

@@ -4,8 +4,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from advebm import config
 from advebm.evaluation import MEASUREMENTS
 from advebm.evaluation.quality import BUFFER
+from advebm.evaluation.robustness import Robustness
 from advebm.reports.papers import DATA, printed_fid
 from advebm.reports.results import measured
 from advebm.reports.tables import about, table
@@ -48,10 +50,8 @@ def not_run(method: str, recipes: list[str]) -> list[list[Any]]:
 
 def measured_rows(entry: dict[str, Any], method: str, values: Values) -> list[list[Any]]:
     """A row for each recipe; the first also has the numbers that do not depend on it. None for what was not measured."""
-    attacks = entry["robustness"]["attacks"].items()
-    wanted = ("linf", "ce", 20)
-    defaults = {"norm": "linf", "ascends": "ce"}
-    pgd = next((n for n, a in attacks if tuple((defaults | a)[k] for k in ("norm", "ascends", "steps")) == wanted), None)
+    attacks = config.build(Robustness, entry["robustness"]).attacks
+    pgd = next((name for name, a in attacks.items() if (a.norm, a.ascends, a.steps) == ("linf", "ce", 20)), None)
     outside = next((name for name in entry["data"]["out"] if f"ood/{name}/auc" in values), None)
 
     def cell(name: str) -> str | float | None:

@@ -32,22 +32,21 @@ def write(path: Path, data: bytes) -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file. Raises ValueError, and writes nothing, where a number is not finite: JSON has no NaN."""
-    where = _not_finite(content)
-    if where is not None:
-        raise ValueError(f"{file}: {'.'.join(where)} is not a finite number; the network or its samples have diverged")
+    if (wrong := not_finite(content)) is not None:
+        keys, _ = wrong
+        raise ValueError(f"{file}: {'.'.join(keys)} is not a finite number; the network or its samples have diverged")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _not_finite(content: Any) -> list[str] | None:
-    """The keys that lead to the first number that is not finite."""
+def not_finite(content: Any) -> tuple[list[str], float] | None:
+    """The first number that is not finite, after the keys that lead to it."""
     if isinstance(content, float):
-        return None if math.isfinite(content) else []
+        return None if math.isfinite(content) else ([], content)
     inner = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in inner:
-        below = _not_finite(value)
-        if below is not None:
-            return [str(key), *below]
+        if (below := not_finite(value)) is not None:
+            return [str(key), *below[0]], below[1]
     return None
 
 
