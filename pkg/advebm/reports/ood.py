@@ -75,7 +75,7 @@ class OodReport(Report[OodResult]):
             top.set(title=name, xlabel="-E(x)", ylabel="density")
             middle.set(xlabel="false positive rate", ylabel=f"true positive rate, {found.score}")
             bottom.set(xlabel="radius", ylabel="AUC, at most", ylim=(-0.02, 1.02))
-            middle.legend(frameon=False, loc="lower right")
+            middle.legend(frameon=False)  # where it covers least
             bottom.legend(frameon=False)
         axes[0, 0].legend(frameon=False, fontsize=7)
         figure.suptitle(title)

@@ -45,7 +45,7 @@ class RobustnessReport(Report[RobustnessResult]):
 
         curve = result.curve
         figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
-        for ax, values, label in ((left, curve.accuracy, "accuracy"), (right, curve.loss, "cross-entropy")):
+        for ax, values, label in ((left, curve.accuracy, "accuracy, at most"), (right, curve.loss, "cross-entropy")):
             ax.set(xlabel=f"radius, {curve.norm}", ylabel=label)
             if None in values:
                 ax.text(0.5, 0.5, "no logits of classes", ha="center", transform=ax.transAxes)
