@@ -12,7 +12,7 @@ from run import stage
 ELSEWHERE = ("dvc", "mlflow", "ruamel.yaml.clib")  # packages that only DVC's and MLflow's commands need
 VERSIONS = ("typer", "torch-fidelity")  # packages whose older versions do not serve
 FLOWS = ("glow", "residual_flow")  # methods that need normflows
-SOME = {"jinja2": "compare", "pyautoattack": "autoattack, and ood by queries"}  # package: the stages that fail without it
+SOME = {"jinja2": "compare", "pyautoattack": "autoattack"}  # package: the stages that fail without it
 MODULES = {"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml"}  # of packages of another name
 
 

@@ -186,7 +186,7 @@ def test_what_is_measured_by_replays_is_what_is_measured_without(passes, monkeyp
     inside, outside = (Images(rng.integers(0, 256, (10, 8, 8, 1), dtype=np.uint8), np.arange(10) % 3) for _ in range(2))
     attacks = {on: robustness.Against(ascends=on, eps=0.1, steps=3) for on in ("ce", "energy", "target")}
     curve = robustness.Curve(radii=[0.05, 0.1], attack=AutoPGD(steps=4, restarts=2))
-    detection = ood.Ood(radii={"l2": [1.0]}, attack=AutoPGD(steps=4, restarts=2), queries=10)
+    detection = ood.Ood(radii={"l2": [1.0]}, attack=ood.Descents(steps=4, restarts=2))
 
     def measured():
         spec = robustness.Robustness(attacks=attacks, curve=curve)

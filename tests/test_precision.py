@@ -116,13 +116,14 @@ def test_measurements_are_in_float32_and_the_process_as_before(wrn, tmp_path):
     rng = np.random.default_rng(0)
     x = images.Images(rng.integers(0, 256, (12, 8, 8, 1), dtype=np.uint8), np.arange(12) % 3)
     net.stem.register_forward_hook(lambda stem, given, h: seen.add(torch.backends.cudnn.allow_tf32))
+    detection = ood.Ood(radii={"l2": [1.0]}, attack=ood.Descents(steps=1, restarts=1))
     pgd, autopgd = robustness.Against(eps=0.1, steps=1), AutoPGD(steps=1, restarts=1)
     using = features.network(quality.Quality(features="judge"), net, 1, tmp_path)
     for measure in (
         lambda: robustness.robustness(
             net, x, robustness.Robustness(attacks={"pgd": pgd}, curve=robustness.Curve(radii=[0.1], attack=autopgd)), seed=0
         ),
-        lambda: ood.ood(net, "energy", x, {"out": x}, ood.Ood(radii={"l2": [1.0]}, attack=autopgd, queries=2), seed=0),
+        lambda: ood.ood(net, "energy", x, {"out": x}, detection, seed=0),
         lambda: fisher.fisher(net, x, fisher.Fisher(), seed=0),
         lambda: calibration.calibration(net, x, calibration.Calibration(), seed=0),
         lambda: landscape.landscape(net, x, landscape.Landscape(points=3, images=2, radius=1.0), seed=0),

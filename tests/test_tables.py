@@ -52,7 +52,7 @@ def files(method):
     if method == "jem":
         recipes |= {"sgld": quality("ours", is_mean=None, is_std=None), "replay_buffer": quality("jempp-buffer", fid=1.5)}
     worst = {
-        norm: {"eps": eps, **detection(a), "attack": "apgd", "rounds": [a], "n": 64}
+        norm: {"eps": eps, **detection(a), "attack": "pgd with momentum", "rounds": [a], "n": 64}
         for norm, eps, a in (("linf", 0.1, 0.3), ("l2", 1.0, 0.4))
     }
     scores = {name: {**detection(0.9), "worst": worst} for name in ("energy", "max_softmax")}
@@ -231,7 +231,7 @@ def test_ours_stands_beside_published(study):
     assert tables["JT Table 3"]["Glow"][1:3] == [None, Beside(None, 67.6)], "not measured"
     assert tables["AE Table 4"]["AT-EBM"][-3:-1] == [Beside(90.0, 100), Beside(40.0, 100)], "AE's worst case is in L2"
     assert [text(Beside(*cell)) for cell in ((90.0, 100), (None, 3.69), (None, None))] == ["90 │ 100", "- │ 3.69", "-"]
-    worst = WorstCase(eps=1.0, auc=0.2, fpr95=0.9, attack="apgd", rounds=[0.2], n=64)
+    worst = WorstCase(eps=1.0, auc=0.2, fpr95=0.9, attack="pgd with momentum", rounds=[0.2], n=64)
     scores = found["jem"].of["ood"].named["uniform"].scores
     scores["max_softmax"] = Scored(auc=0.7, fpr95=0.5, worst={"l2": worst})
     (jem,) = [

@@ -11,7 +11,6 @@ from torch import Tensor
 from advebm.data.images import Images
 from advebm.evaluation import intervals
 from advebm.evaluation.result import Interval, Result
-from advebm.evaluation.square import NAMES, padded
 from advebm.evaluation.subject import Subject
 from advebm.networks import Network
 from advebm.networks.passes import convolving
@@ -19,6 +18,7 @@ from advebm.ranges import TARGETED, Count, Positive
 from advebm.runtime.parts import SEED, Part, anew, gathered
 
 ATTACKS = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version, in its order
+NAMES = {"linf": "Linf", "l2": "L2"}
 CHUNK = 100  # images at a time; fixed, because the attacks draw their random numbers by chunk
 
 
@@ -61,6 +61,16 @@ class AutoAttackResult(Result):
         balls = {norm: content[norm] for norm in NAMES if norm in content}
         left = {norm: {key: ball[key] for key in ("clean", *ATTACKS)} for norm, ball in balls.items()}
         return super().read(content | {"balls": {norm: ball | {"left": left[norm]} for norm, ball in balls.items()}})
+
+
+def padded(x: Tensor) -> Tensor:
+    """The images with black rows and columns up to a square of a side that the released attack can start on within L2: its
+    first squares, a fifth of the side, must not end at the edge in part."""
+    height, width = x.shape[2:]
+    side = max(height, width)
+    while (s := side // 5) > 1 and (side - 5 * s) // 2 + side // s * s > side:
+        side += 1
+    return torch.nn.functional.pad(x, (0, side - width, 0, side - height))
 
 
 @convolving("fp32")

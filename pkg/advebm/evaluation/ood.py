@@ -13,21 +13,29 @@ from torch import Tensor
 from advebm.data.images import Images
 from advebm.energy import CLASS_SCORES, SCORES, Energy, marginal
 from advebm.evaluation import intervals
-from advebm.evaluation.fisher import piecewise_linear
 from advebm.evaluation.result import Interval, Named
-from advebm.evaluation.square import square
+from advebm.evaluation.smoothed import LAST, sharpening
 from advebm.evaluation.subject import Subject
 from advebm.networks import Network, device
 from advebm.networks.passes import Passes, View, convolving
 from advebm.ranges import Count, Positive, Several
 from advebm.runtime import ranks
 from advebm.runtime.parts import BATCH, SEED, Part, anew
-from advebm.samplers.apgd import AutoPGD, apgd
 from advebm.samplers.norms import NORMS
+from advebm.samplers.pgd import pgd
 from advebm.samplers.streams import Streams
 
 Score = Literal["energy", "max_softmax", "grad_norm", "logit"]
+MOMENTUM = 0.75  # of attacks
 FOUND = 0.005  # an attack ends after a round that lowers the AUC by less
+
+
+@dataclass(kw_only=True)
+class Descents:
+    """A round of the attack: steps of each descent, and descents."""
+
+    steps: Count = 100
+    restarts: Count = 5
 
 
 @dataclass(kw_only=True)
@@ -36,7 +44,7 @@ class Cheaper:
 
     n: Several
     attacked: Several
-    attack: AutoPGD = field(default_factory=AutoPGD)
+    attack: Descents = field(default_factory=Descents)
     rounds: Count = 1
 
 
@@ -51,8 +59,7 @@ class Ood:
     split: Literal["validation", "test"] = "test"  # the in-distribution images; tune with validation
     scores: list[Score] = field(default_factory=lambda: list(get_args(Score)))  # besides the detector's own
     radii: Annotated[dict[Literal["l2", "linf"], Annotated[list[Positive], MinLen(1)]], MinLen(1)]  # increasing
-    attack: AutoPGD = field(default_factory=AutoPGD)  # a round of the attack, see `worst_case`
-    queries: Count = 5000  # a round of the Square attack, also used where the gradient of a score is incomplete
+    attack: Descents = field(default_factory=Descents)  # see `worst_case`
     rounds: Count = 10  # at most at the largest radius; one at each smaller radius
     cheaper: dict[str, Cheaper] = field(default_factory=dict)  # by method, instead of the numbers above
 
@@ -170,18 +177,18 @@ def worst_case(
     eps: float,
     norm: str,
     rounds: int,
-    queried: bool,
     seed: int,
     batch: int,
 ) -> dict[str, Tensor]:
     """x: images (N, C, H, W) within eps of x that the score takes for in-distribution, none with a lower score than in
-    `start`; by_gradient, by_queries: the AUC against `inside` before and after each round of the attack.
+    `start`; aucs: the AUC against `inside` before and after each round of the attack.
 
-    A round is `restarts` restarts of Auto-PGD (Croce and Hein 2020). Every second one begins on the way from x to one of
-    the in-distribution images with the highest scores and, as in their targeted attack, descends the score of a class, in
-    the order of the logits at x, if the score has classes. The others descend the score itself, the first from `start`,
-    then from random points. Only images whose score is below that of all in-distribution images are attacked; moving the
-    others changes neither AUC nor FPR. If `queried`, rounds of the Square attack follow.
+    A round is `restarts` descents with momentum, by steps of length eps / 2 that shorten to 0. Every second one begins on
+    the way from x to one of the in-distribution images with the highest scores and, as in the targeted attack of Croce and
+    Hein (2020), descends the score of a class, in the order of the logits at x, if the score has classes. The others
+    descend the score itself, the first from `start`, then from random points. `grad_norm` is descended in a network whose
+    kinks are smooth at first. Only images whose score is below that of all in-distribution images are attacked; moving the
+    others changes neither AUC nor FPR.
     """
     energy, ball = SCORES[score](f), NORMS[norm]
     s_in, best = scores(energy, inside, batch), start
@@ -197,40 +204,37 @@ def worst_case(
             begin = own + ball.project(data[streams.integers(len(data))] - own, eps)
         else:
             begin = own + ball.random_start(own.shape, eps, streams) if r else best[left]
+        steps, smooth = spec.attack.steps, score == "grad_norm"
         aim = CLASS_SCORES[score](f, y) if r % 2 and score in CLASS_SCORES else energy
-        return apgd(aim, own, begin, steps=spec.attack.steps, eps=eps, norm=norm)
-
-    def restarted(left: Tensor, r: int) -> Tensor:
-        return torch.cat([descended(part, r) for part in left.split(batch)])
-
-    def searched(left: Tensor, r: int) -> Tensor:
-        """The images `left` after another run of the Square attack."""
-        return square(
-            energy, x[left], eps=eps, norm=norm, queries=spec.queries, floor=-s_in.max(), seed=seed + r, batch=batch
+        if smooth:
+            aim = sharpening(f, steps=steps, last=LAST[r // 2 % len(LAST)])
+        return pgd(
+            aim,
+            own,
+            start=begin,
+            steps=steps,
+            step_size=eps / 2,
+            eps=eps,
+            norm=norm,
+            momentum=MOMENTUM,
+            annealed=True,
+            best=not smooth,
         )
 
-    def made(moved: Callable[[Tensor, int], Tensor], restarts: int) -> Tensor:
-        """Make rounds of restarts until they end; returns the AUCs."""
-        nonlocal best
-        s = scores(energy, best, batch)
-        aucs = [auc(s_in, s)]
-        while not ended(aucs, rounds):
-            for r in range((len(aucs) - 1) * restarts, len(aucs) * restarts):
-                left = torch.from_numpy(s < s_in.max()).nonzero()[:, 0].to(x.device)
-                if not len(left):
-                    break
-                new = best.clone()
-                new[left] = moved(left, r)
-                s_new = scores(energy, new, batch)
-                better = torch.from_numpy(s_new > s).to(x.device)
-                best, s = torch.where(better.view(-1, 1, 1, 1), new, best), np.maximum(s, s_new)
-            aucs.append(auc(s_in, s))
-        return torch.tensor(aucs, dtype=torch.float64)
-
-    sloped = not queried or likeliest.shape[1] > 1
-    by_gradient = made(restarted, spec.attack.restarts) if sloped else torch.zeros(0)
-    by_queries = made(searched, 1) if queried else torch.zeros(0)
-    return {"x": best, "by_gradient": by_gradient, "by_queries": by_queries}
+    s = scores(energy, best, batch)
+    aucs, restarts = [auc(s_in, s)], spec.attack.restarts
+    while not ended(aucs, rounds):
+        for r in range((len(aucs) - 1) * restarts, len(aucs) * restarts):
+            left = torch.from_numpy(s < s_in.max()).nonzero()[:, 0].to(x.device)
+            if not len(left):
+                break
+            new = best.clone()
+            new[left] = torch.cat([descended(part, r) for part in left.split(batch)])
+            s_new = scores(energy, new, batch)
+            better = torch.from_numpy(s_new > s).to(x.device)
+            best, s = torch.where(better.view(-1, 1, 1, 1), new, best), np.maximum(s, s_new)
+        aucs.append(auc(s_in, s))
+    return {"x": best, "aucs": torch.tensor(aucs, dtype=torch.float64)}
 
 
 @convolving("fp32")
@@ -256,7 +260,6 @@ def ood(
     if net.outputs == 1:
         names = [name for name in names if name in ("energy", "grad_norm")]
     passes = Passes()  # without CUDA graphs: batches shrink as images pass, and graphs have no second derivatives
-    flat = piecewise_linear(net)  # then grad_norm has no gradient, except through the softmax weights
 
     def measured(job: tuple[str, str]) -> tuple[Scored, int, dict[str, AucCurve], dict[str, np.ndarray]]:
         """Detection of a set by a score, and n; for the detector's score also the curves and the scores themselves."""
@@ -269,7 +272,6 @@ def ood(
         entry = Scored(**detection(s_in, s_out), worst={})
         curves: dict[str, AucCurve] = {}
         worst: dict[str, Tensor] = {}
-        queried = flat and score == "grad_norm"
         first, largest = next((norm, radii[-1]) for norm, radii in spec.radii.items())
         for norm, radii in (spec.radii if score == detector else {first: [largest]}).items():
             worst[norm] = attacked
@@ -288,7 +290,6 @@ def ood(
                         eps=eps,
                         norm=norm,
                         rounds=rounds,
-                        queried=queried,
                         seed=seed,
                         batch=batch,
                     )
@@ -296,17 +297,12 @@ def ood(
                 worst[norm] = found["x"].to(x_out.device)
                 s_worst = scores(energy, worst[norm], batch)
                 curves[norm].auc.append(auc(s_in, s_worst))
-            by_gradient, by_queries = (found[key].tolist()[1:] for key in ("by_gradient", "by_queries"))
-            restarts = spec.attack.restarts * len(by_gradient)
-            attacks = {
-                f"apgd, {spec.attack.steps} steps, {restarts} restarts": by_gradient,
-                f"square, {len(by_queries)} x {spec.queries} queries": by_queries,
-            }
+            reached = found["aucs"].tolist()[1:]
             entry.worst[norm] = WorstCase(
                 eps=eps,
                 **detection(s_in, s_worst),
-                attack=", then ".join(name for name, rounds in attacks.items() if rounds),
-                rounds=by_gradient + by_queries,
+                attack=f"pgd with momentum, {spec.attack.steps} steps, {spec.attack.restarts * len(reached)} restarts",
+                rounds=reached,
                 n=len(attacked),
             )
         if score != detector:

@@ -1,7 +1,7 @@
 """Projected gradient descent: attacks, and the ascent of AT-EBM."""
 
 from dataclasses import dataclass, replace
-from math import ceil, inf
+from math import ceil, cos, inf, pi
 from typing import Literal
 
 import torch
@@ -24,6 +24,8 @@ def pgd(
     random_start: bool = False,
     momentum: float = 0.0,
     best: bool = False,
+    annealed: bool = False,
+    start: Tensor | None = None,
     streams: Streams | None = None,
 ) -> Tensor:
     """Descend `energy` from x within the ball of radius eps and [0, 1] (Madry et al. 2018, Eq. 2.2).
@@ -33,7 +35,8 @@ def pgd(
 
     With `momentum` the direction is that of v <- momentum v + (dE/dx) / |dE/dx|_1 (Dong et al. 2018, Eq. 6). `best` returns
     the point of lowest energy of each image, of the start and all steps, instead of the last (Augustin et al. 2020, as
-    released).
+    released). `annealed` steps shorten as (1 + cos(pi k / steps)) / 2, k = 0, 1, ... (Loshchilov and Hutter 2017, Eq. 5).
+    `start` is where to begin instead of x.
     """
     ball = NORMS[norm]
     origin, d, v = x, x.new_zeros(x.shape), x.new_zeros(x.shape)
@@ -41,14 +44,17 @@ def pgd(
     if random_start:
         assert streams is not None, "a random start needs streams"
         d = ball.random_start(x.shape, eps, streams)
-    for _ in range(steps):
+    if start is not None:
+        d = ball.project(start - origin, eps)
+    for k in range(steps):
         x = (origin + d).clamp(0, 1)
         e, g = evaluated(energy, x)
         if best:
             x_best, e_best = lower(x, e, x_best, e_best)
         if momentum:
             g = v = momentum * v + g / g.abs().sum((1, 2, 3), keepdim=True).clamp_min(1e-30)
-        d = ball.project(x - step_size * ball.direction(g) - origin, eps)
+        length = step_size * (1 + cos(pi * k / steps)) / 2 if annealed else step_size
+        d = ball.project(x - length * ball.direction(g) - origin, eps)
     x = (origin + d).clamp(0, 1)
     if not best:
         return x
