@@ -17,7 +17,7 @@ test: install  ## linters, layers, types, tests
 	mypy
 	pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12
 
-soak: install  ## hours: real CIFAR-10, found under ADVEBM_DATA, and trainings killed again and again
+soak: install  ## hours: real CIFAR-10, found under ADVEBM_DATA, trainings killed again and again, the audit of digits
 	pytest -m soak -s
 
 startup: install  ## start-up times of the stages
