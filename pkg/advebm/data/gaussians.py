@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from advebm.data.images import Images
+from advebm.runtime import disk
 from advebm.samplers.streams import Streams
 
 
@@ -63,7 +64,7 @@ class Gaussians:
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"mean": self.mean, "factor": self.factor, "shape": torch.tensor(self.shape)}, path)
+        disk.write(path, save({"mean": self.mean, "factor": self.factor, "shape": torch.tensor(self.shape)}))
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> "Gaussians":

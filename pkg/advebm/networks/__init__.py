@@ -10,12 +10,14 @@ from typing import Annotated, Any
 import torch
 from pydantic import Discriminator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors
 from torch import nn
 
 from advebm.networks.flow import Flow, Glow, ResidualFlow
 from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import Classifier, WideResNet
+from advebm.runtime import disk
 
 NETWORKS = {"wrn": WideResNet, "resnet": ResNet, "glow": Glow, "residual_flow": ResidualFlow}
 Spec = Annotated[WideResNet | ResNet | Glow | ResidualFlow, Discriminator("kind")]
@@ -37,7 +39,7 @@ def save(path: Path, net: Network, **about: Any) -> None:
     header = {"network": asdict(net.spec), "shape": list(net.shape), "outputs": net.outputs, **about}
     state = {name: tensor.contiguous().cpu() for name, tensor in net.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, path, metadata={"advebm": json.dumps(header, sort_keys=True)})
+    disk.write(path, safetensors(state, {"advebm": json.dumps(header, sort_keys=True)}))
 
 
 def load(
