@@ -71,7 +71,7 @@ from advebm.runtime import tracking
 client = tracking.client()
 print(json.dumps([{
     "id": run.info.run_id, "name": run.info.run_name, "status": run.info.status,
-    "tags": run.data.tags, "params": run.data.params, "metrics": run.data.metrics,
+    "end": run.info.end_time, "tags": run.data.tags, "params": run.data.params, "metrics": run.data.metrics,
     "artifacts": [file.path for file in client.list_artifacts(run.info.run_id)],
     "history": [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")],
 } for run in client.search_runs([e.experiment_id for e in client.search_experiments()])]))
@@ -107,6 +107,9 @@ def test_the_pipeline(copy):
     params = yaml.safe_load((copy / "results/study/tiny/params.yaml").read_text())
     assert run["params"]["attack.eps"] == str(params["tiny"]["models"]["robust_jem"]["attack"]["eps"])
     assert run["params"]["training.optimizer.lr"] == "0.002" and run["params"]["seed"] == "0"
+    assert (
+        run["params"]["sample.sampling.sgld.chain.steps"] and run["params"]["robustness.curve.attack.steps"] and run["end"]
+    )
     assert run["history"] == [5, 10]
     assert run["metrics"]["quality/sgld/fid"] == report["quality"]["sgld"]["fid"]
     assert run["metrics"]["robustness/clean"] == report["robustness"]["clean"]
@@ -149,9 +152,11 @@ def test_one_number_reruns_only_what_depends_on_it(copy):
 def test_a_run_holds_one_specification_of_each_stage(copy):
     runs = [run for run in mlflow_runs(copy) if run["tags"]["method"] == "robust_jem"]
     assert len({run["tags"]["checkpoint.sha256"] for run in runs}) == 1
-    first = next(run for run in runs if run["params"])
-    others = [run for run in runs if not run["params"]]
-    assert others, "an experiment that changes a stage's spec must have a run of its own"
+    first, *others = sorted(runs, key=lambda run: run["end"])
+    assert first["history"] and others, "an experiment that changes a stage's spec must have a run of its own"
+    trained = {key: value for key, value in first["params"].items() if key.split(".")[0] not in TRACKED}
+    assert all(trained.items() <= run["params"].items() and not run["history"] for run in others)
+    assert {run["params"].get("ood.attack.steps") for run in runs} >= {"3", "4"}
     assert (
         first["metrics"]["ood/uniform/auc_worst"]
         == json.loads((copy / "report.json").read_text())["ood"]["uniform"]["auc_worst"]

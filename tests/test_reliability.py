@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
 import yaml
@@ -320,6 +321,30 @@ def test_without_mlflow_nothing_stops_and_sync_sends_what_waited(project, tmp_pa
     assert [run[:4] for run in tracked(project, store)] == 3 * [["FINISHED", "standard", "done", [4, 8, 12, 16, 20]]]
     assert "sent the outbox of 0 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
     assert not list((project / "state/outbox").iterdir())
+
+
+def test_a_training_that_waited_and_its_measurement_are_one_run(project, tmp_path):
+    """Whichever MLflow hears of first. The measurement sends what waits, and `summary` tells what it does not count."""
+    measured = ("calibration", "standard", "--study", "tiny", "--data", "data", "--model", "late/model.safetensors", "-q")
+    for i, sent in enumerate(("measured", "trained")):
+        store = f"sqlite:///{tmp_path}/{sent}.db"
+        call(project, *training("standard", "late"), ADVEBM_TRACKING="outbox", MLFLOW_TRACKING_URI=store)
+        (waits,) = (project / "state/outbox").iterdir()
+        if sent == "measured":
+            waits.rename(tmp_path / "held")
+        else:
+            log = call(project, "summary", "--study", "tiny", code=2, MLFLOW_TRACKING_URI=store)
+            assert f"1 stages of tiny wait in {waits.parent} and are not counted; `advebm sync`" in log
+        call(project, *measured, "--out", f"calibration{i}", MLFLOW_TRACKING_URI=store)
+        if sent == "measured":
+            (tmp_path / "held").rename(waits)
+            assert "sent the outbox of 1 stages" in call(project, "sync", MLFLOW_TRACKING_URI=store)
+        assert not list((project / "state/outbox").iterdir())
+        (run,) = mlflow.MlflowClient(store).search_runs(["1"])
+        assert run.info.status == "FINISHED" and run.info.end_time >= run.info.start_time
+        assert run.data.tags["stage.train"] == run.data.tags["stage.calibration"] == "done"
+        assert run.data.params["seed"] == "0" and run.data.params["calibration.bins"] == "20"
+        assert run.data.metrics["calibration/ece"]
 
 
 @pytest.fixture(scope="module")

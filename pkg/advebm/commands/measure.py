@@ -8,6 +8,7 @@ from typing import Any
 
 from advebm import config
 from advebm.commands import options as o
+from advebm.commands import tracked
 from advebm.evaluation import MEASUREMENTS, Measurement
 from advebm.runtime import disk, project
 
@@ -86,7 +87,9 @@ def measure(
             part = stack.enter_context(state.opened(name, file, key)).part
             result, drawn = specs[name].measure(subject, part)
             disk.write_json(file, result.json())
-            run = stack.enter_context(tracking.run(name, study, method, checkpoint=checkpoint, spec=stages[name]))
+            known = tracked.params(entry, study, method, name, model)
+            opened = tracking.run(name, study, method, params=known, checkpoint=checkpoint, spec=stages[name])
+            run = stack.enter_context(opened)
             run.metrics(measurement.report.metrics(result))
             if measurement.picture:
                 run.artifact(measurement.report.picture(result, drawn, file.with_suffix(".png"), title), name)

@@ -4,6 +4,7 @@ from functools import partial
 
 from advebm import config
 from advebm.commands import options as o
+from advebm.commands import tracked
 
 STRIP = 12  # images of a strip figure
 
@@ -48,8 +49,9 @@ def sample(
         return {"x": x} | ({stage: x[:STRIP] for stage, x in stages.items()} if ids[0] == 0 else {})
 
     key = [method, spec, checkpoint, about(data)["sha256"], images.digest(gaussians)]
-    tracked = tracking.run("sample", study, method, checkpoint=checkpoint, spec=spec)
-    with opened("sample", out, key) as state, tracked as run:
+    known = tracked.params(entry, study, method, "sample", model)
+    sending = tracking.run("sample", study, method, params=known, checkpoint=checkpoint, spec=spec)
+    with opened("sample", out, key) as state, sending as run:
         for name, recipe in recipes.items():
             bar = progress.bar(f"sample {study}/{method} {name}", quiet)
             found = batched(partial(drawn, name), name, count, part=state.part, progress=bar)

@@ -73,7 +73,8 @@ def steps(
     numbers["recipes"] = {name: asdict(made) for name, made in recipes.items()}
     spec = {**numbers, "quality": entry["quality"], "precision": entry["precision"]}
     key = [method, spec, described["sha256"], *(digest(file) for file in (model, gaussians, judge))]
-    tracked = tracking.run("steps", study, method, checkpoint=digest(model), spec=spec)
+    known = {"steps.images": images, "steps.lengths": counts}
+    tracked = tracking.run("steps", study, method, params=known, checkpoint=digest(model), spec=spec)
     with state.opened("steps", out, key) as opened, tracked as run:
         sets = s.drawn(curves, counts, images, make, part=opened.part, bar=around.bar)
         real, found = s.measured(sets, counts, images, make, config.build(Quality, entry["quality"]), around)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from advebm import config
+from advebm.evaluation import MEASUREMENTS
 from advebm.runtime import project, tracking
 
 
@@ -11,10 +12,12 @@ def over_seeds(entry: dict[str, Any], study: str) -> dict[tuple[str, str], dict[
     the newest. Raises ValueError where there are none."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     runs = tracking.runs(study)  # newest first
-    trained = {run.tags.get("checkpoint.sha256"): run.params for run in runs if run.params}
+    later = ("sample.", "steps.", *(f"{name}." for name in MEASUREMENTS))  # of stages after training
+    trained = [{key: value for key, value in run.params.items() if not key.startswith(later)} for run in runs]
+    by_model = {run.tags.get("checkpoint.sha256"): params for run, params in zip(runs, trained, strict=True) if params}
     for run in runs:
         tags = run.tags
-        logged = dict(trained.get(tags.get("checkpoint.sha256"), {}))  # a run may hold only measurements
+        logged = dict(by_model.get(tags.get("checkpoint.sha256"), {}))  # a run may hold only measurements
         method, seed = tags.get("method", ""), logged.pop("seed", "")
         if method not in entry["models"] or logged != trained_with(entry, study, method):
             continue

@@ -19,7 +19,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,12 +35,14 @@ if TYPE_CHECKING:
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 EVERY = 15  # seconds after which the outbox is sent
 PATIENCE = 10  # seconds to wait for another process that creates the store
+BATCH = 100  # params that MLflow takes at a time
 
 
 def uri() -> str:
@@ -129,7 +131,7 @@ class Outbox:
 
     def _send_next(self, store: "MlflowClient") -> int:
         """Send the next event, and of metrics also those that follow; returns how many were sent."""
-        from mlflow.entities import Metric, Param
+        from mlflow.entities import Metric
 
         match self.events[self.sent]:
             case ["metrics", *_]:
@@ -138,9 +140,7 @@ class Outbox:
                 store.log_batch(self.run_id, metrics=batch)
                 return len(numbers)
             case ["begin", about]:
-                self.run_id = _open(store, about)
-            case ["params", values]:
-                store.log_batch(self.run_id, params=[Param(key, value) for key, value in values.items()])
+                self.run_id = _open(store, about, about["checkpoint"] or _trained(self.events))
             case ["tags", values]:
                 for name, value in values.items():
                     store.set_tag(self.run_id, name, value)
@@ -148,25 +148,38 @@ class Outbox:
                 if (self.folder / name).exists():  # otherwise it was sent just before an interruption
                     store.log_artifact(self.run_id, str(self.folder / name), folder)
                     (self.folder / name).unlink()
+            case ["status", "RUNNING"]:
+                store.update_run(self.run_id, status="RUNNING")
             case ["status" | "end", status]:
-                store.update_run(self.run_id, status=status)
+                store.set_terminated(self.run_id, status)
         return 1
 
 
-def _open(store: "MlflowClient", about: dict[str, Any]) -> str:
-    """The id of the run that the stage belongs to; the run is created if there is none."""
+def _open(store: "MlflowClient", about: dict[str, Any], checkpoint: str | None) -> str:
+    """The id of the run of a model that the stage belongs to; the run is created if there is none. A training that is sent
+    after measurements of its model joins their run."""
+    from mlflow.entities import Param
+
     experiment = _experiment(store, about["study"])
-    stage, method, checkpoint = about["stage"], about["method"], about["checkpoint"]
+    stage, method, params = about["stage"], about["method"], about["params"]
+
+    def agree(known: dict[str, str]) -> bool:
+        return all(known.get(key, value) == value for key, value in params.items())
+
     found = list(store.search_runs([experiment], f"tags.`run.uid` = '{about['uid']}'"))
     if not found and checkpoint:
         same = store.search_runs([experiment], f"tags.`checkpoint.sha256` = '{checkpoint}' and tags.method = '{method}'")
-        found = [known for known in same if known.data.tags.get(f"spec.{stage}", about["spec"]) == about["spec"]]
+        specs = (None,) if stage == "train" else (None, about["spec"])
+        found = [known for known in same if known.data.tags.get(f"spec.{stage}") in specs and agree(known.data.params)]
     if not found:
         name = about["experiment"]
         tags = {"run.uid": about["uid"], "study": about["study"], "method": method, "git.commit": about["commit"]}
         tags |= {"dvc.experiment": name or "workspace"} | ({"checkpoint.sha256": checkpoint} if checkpoint else {})
         found = [store.create_run(experiment, run_name=f"{method} {name}" if name else method, tags=tags)]
-    run_id = found[0].info.run_id
+    run_id, known = found[0].info.run_id, found[0].data.params
+    fresh = [Param(key, value) for key, value in params.items() if key not in known]
+    for start in range(0, len(fresh), BATCH):
+        store.log_batch(run_id, params=fresh[start : start + BATCH])
     store.update_run(run_id, status="RUNNING")
     store.set_tag(run_id, f"spec.{stage}", about["spec"])
     return run_id
@@ -232,14 +245,15 @@ def run(
     study: str,
     method: str,
     *,
-    params: dict[str, Any] | None = None,
+    params: Mapping[str, Any],
     checkpoint: str | None = None,
     spec: Any = None,
     uid: str | None = None,
 ) -> Iterator[Run]:
-    """The run of a model. Training, which gives `params`, opens a new run or resumes that of `uid`. A later stage gives
+    """The run of a model, with the stage's `params`. Training opens a new run or resumes that of `uid`. A later stage gives
     the sha256 of the model's `checkpoint` and continues the run that made it. It opens a new run if that run already has
-    this stage with another `spec` (what params.yaml says of the stage), or if the model comes from elsewhere."""
+    this stage with another `spec` (what params.yaml says of the stage), or if the model comes from elsewhere. At the end
+    what earlier stages left in the outbox is sent, too."""
     if not enabled():
         yield _Off()
         return
@@ -254,9 +268,8 @@ def run(
             opened.box.put("status", "RUNNING")
         else:
             about = {"uid": uid, "stage": stage, "study": study, "method": method, "checkpoint": checkpoint, "spec": digest}
-            opened.box.put("begin", {**about, "commit": _commit(), "experiment": os.environ.get("DVC_EXP_NAME")})
-            if params:
-                opened.box.put("params", {key: str(value) for key, value in params.items()})
+            about |= {"commit": _commit(), "experiment": os.environ.get("DVC_EXP_NAME")}
+            opened.box.put("begin", {**about, "params": {key: str(value) for key, value in params.items()}})
         try:
             yield opened
         except BaseException as error:
@@ -266,6 +279,9 @@ def run(
         opened.tags(**{f"stage__{stage}": "done"})
         opened.box.put("end", "FINISHED")
         opened.send()
+    if not opened.down:
+        with suppress(ConnectionError, ValueError):  # `runs` tells what waits
+            sync()
 
 
 def sync() -> int:
@@ -334,8 +350,13 @@ def checkpoints(journal: bytes) -> tuple[str | None, str | None]:
     """From a stage's events.jsonl: sha256 of the model that it measured, and of the one that it trained; None if it did
     not."""
     events = [json.loads(line) for line in journal.splitlines()]
+    return events[0][1]["checkpoint"] if events else None, _trained(events)
+
+
+def _trained(events: list[list[Any]]) -> str | None:
+    """sha256 of the model that a stage has trained."""
     made = [event[1]["checkpoint.sha256"] for event in events if event[0] == "tags" and "checkpoint.sha256" in event[1]]
-    return events[0][1]["checkpoint"] if events else None, made[-1] if made else None
+    return made[-1] if made else None
 
 
 def _reason(error: Exception) -> str:
@@ -343,7 +364,11 @@ def _reason(error: Exception) -> str:
 
 
 def runs(study: str) -> list["RunData"]:
-    """Tags, params and metrics of each finished run of a study, newest first."""
+    """Tags, params and metrics of each finished run of a study, newest first. Prints a line if some wait in the outbox."""
+    unsent = {file.relative_to(outbox()).parts[0] for file in waiting(study)}
+    if unsent:
+        told = f"{len(unsent)} stages of {study} wait in {outbox()} and are not counted; `advebm sync` sends them"
+        print(f"advebm: {told}", file=sys.stderr)
     store = client()
     found = store.get_experiment_by_name(f"advebm/{study}")
     if found is None:
