@@ -20,6 +20,6 @@ def params(entry: dict[str, Any], study: str, method: str, stage: str, model: Pa
     if stage == "sample" or MEASUREMENTS[stage].sampled:
         specs["sample"] = config.stage_specs(entry, method)["sample"]
     if "DVC_ROOT" in os.environ:
-        seed = networks.load(model)[1]["seed"]
+        seed = networks.header(model)["seed"]
         specs |= {"seed": seed, "study": study, "method": method, **config.trained_by(entry, method)}
     return config.flat(specs)

@@ -198,16 +198,17 @@ def worst_case(
 
     def descended(left: Tensor, r: int) -> Tensor:
         """The images `left` after restart r."""
-        own, streams = x[left], Streams(seed, "ood", norm, r, ids=left)
-        y = likeliest[left, r // 2 % likeliest.shape[1]]
+        own, streams, steps = x[left], Streams(seed, "ood", norm, r, ids=left), spec.attack.steps
         if r % 2:
             begin = own + ball.project(data[streams.integers(len(data))] - own, eps)
         else:
             begin = own + ball.random_start(own.shape, eps, streams) if r else best[left]
-        steps, smooth = spec.attack.steps, score == "grad_norm"
-        aim = CLASS_SCORES[score](f, y) if r % 2 and score in CLASS_SCORES else energy
-        if smooth:
+        if score == "grad_norm":
             aim = sharpening(f, steps=steps, last=LAST[r // 2 % len(LAST)])
+        elif r % 2 and score in CLASS_SCORES:
+            aim = CLASS_SCORES[score](f, likeliest[left, r // 2 % likeliest.shape[1]])
+        else:
+            aim = energy
         return pgd(
             aim,
             own,
@@ -218,7 +219,7 @@ def worst_case(
             norm=norm,
             momentum=MOMENTUM,
             annealed=True,
-            best=not smooth,
+            best=score != "grad_norm",  # that aim differs from step to step, so its values do not compare
         )
 
     s = scores(energy, best, batch)

@@ -50,10 +50,10 @@ def load(
     Raises FileNotFoundError, or ValueError if the file is damaged, its weights are not finite or do not fit its spec, or
     the network is not for images of the given shape (C, H, W).
     """
-    net, header = _read(path)
-    if shape is not None and list(shape) != header["shape"]:
-        raise ValueError(f"{path}: is for images {header['shape']}, not {list(shape)}; it belongs to another study")
-    return net.to(device).eval().requires_grad_(False), header
+    net, about = _read(path)
+    if shape is not None and list(shape) != about["shape"]:
+        raise ValueError(f"{path}: is for images {about['shape']}, not {list(shape)}; it belongs to another study")
+    return net.to(device).eval().requires_grad_(False), about
 
 
 def initialise(net: Network, path: Path) -> None:
@@ -72,15 +72,19 @@ def initialise(net: Network, path: Path) -> None:
     net.load_state_dict(other.state_dict())
 
 
+def header(path: Path) -> dict[str, Any]:
+    """What `save` wrote about a model, without its weights."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["advebm"])
+
+
 def _read(path: Path) -> tuple[Network, dict[str, Any]]:
     """The contents of a model file: the network, in training mode, and the header."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such model file; `advebm train` makes one")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads(file.metadata()["advebm"])
-        state = load_file(path)
-        net = NETWORKS[header["network"]["kind"]](**header["network"]).build(header["shape"], header["outputs"])
+        about, state = header(path), load_file(path)
+        net = NETWORKS[about["network"]["kind"]](**about["network"]).build(about["shape"], about["outputs"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: is not a readable advebm model ({error}); it may be damaged") from error
     for name, tensor in state.items():
@@ -90,7 +94,7 @@ def _read(path: Path) -> tuple[Network, dict[str, Any]]:
         net.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit the network ({' '.join(str(error).split())})") from error
-    return net, header
+    return net, about
 
 
 def device() -> torch.device:
