@@ -83,15 +83,17 @@ def test_each_score_is_attacked_by_itself(judge, images):
         assert worst["rounds"] == sorted(worst["rounds"], reverse=True) and worst["rounds"][-1] == worst["auc"]
 
 
-def test_rounds_of_an_attack_end_where_one_finds_little(judge, images):
+def test_rounds_of_an_attack_end_where_two_find_little(judge, images):
     found, _ = measure(judge, images, attacked=30, scores=["energy"], radii={"l2": [0.3, 0.6]})
     worst = found["scores"]["energy"]["worst"]["l2"]
     assert worst["n"] == 30 and found["n"] == 40
     restarts = int(re.search(r"(\d+) restarts", worst["attack"])[1])
-    gains = -np.diff(worst["rounds"])
-    assert restarts == 2 * len(worst["rounds"]) and (gains[:-1] >= ood.FOUND).all() and gains[-1] < ood.FOUND
-    cut, _ = measure(judge, images, attacked=30, scores=["energy"], radii={"l2": [0.3, 0.6]}, rounds=1)
+    before = found["curves"]["l2"]["auc"][1]  # within the smaller radius
+    two = np.array([before, *worst["rounds"][:-2]]) - worst["rounds"][1:]
+    assert restarts == 2 * len(worst["rounds"]) and (two[:-1] >= ood.FOUND).all() and two[-1] < ood.FOUND
+    cut, _ = measure(judge, images, attacked=30, attacked_others=20, scores=["logit"], radii={"l2": [0.3, 0.6]}, rounds=1)
     assert cut["scores"]["energy"]["worst"]["l2"]["rounds"] == worst["rounds"][:1]
+    assert cut["scores"]["energy"]["worst"]["l2"]["n"] == 30 and cut["scores"]["logit"]["worst"]["l2"]["n"] == 20
 
 
 @pytest.mark.parametrize("score", ["energy", "max_softmax"])

@@ -14,7 +14,7 @@ from advebm.data.images import Images
 from advebm.energy import CLASS_SCORES, SCORES, Energy, marginal
 from advebm.evaluation import intervals
 from advebm.evaluation.result import Interval, Named
-from advebm.evaluation.smoothed import LAST, sharpening
+from advebm.evaluation.smoothed import sharpening
 from advebm.evaluation.subject import Subject
 from advebm.networks import Network, device
 from advebm.networks.passes import Passes, View, convolving
@@ -27,7 +27,9 @@ from advebm.samplers.streams import Streams
 
 Score = Literal["energy", "max_softmax", "grad_norm", "logit"]
 MOMENTUM = 0.75  # of attacks
-FOUND = 0.005  # an attack ends after a round that lowers the AUC by less
+FOUND = 0.005  # an attack ends after two rounds that together lower the AUC by less
+FIRST, LAST = (5.0, 5.0, 20.0), (30.0, 100.0, 300.0)  # sharpness of kinks for `grad_norm`: of each kind of descent, in turn
+NEAR = 0.1  # of the radius: how far from the best point found so far its refinement begins
 
 
 @dataclass(kw_only=True)
@@ -55,7 +57,8 @@ class Ood:
     at the largest of the first norm."""
 
     n: Several = 1024
-    attacked: Several | None = None  # out-distribution images in the worst case, the first; null: all n
+    attacked: Several | None = None  # out-distribution images in the detector's worst case, the first; null: all n
+    attacked_others: Several | None = None  # and in that of each other score, at most as many; null: as many
     split: Literal["validation", "test"] = "test"  # the in-distribution images; tune with validation
     scores: list[Score] = field(default_factory=lambda: list(get_args(Score)))  # besides the detector's own
     radii: Annotated[dict[Literal["l2", "linf"], Annotated[list[Positive], MinLen(1)]], MinLen(1)]  # increasing
@@ -162,8 +165,8 @@ def detection(s_in: np.ndarray, s_out: np.ndarray) -> dict[str, Any]:
 
 
 def ended(aucs: list[float], most: int) -> bool:
-    """Whether rounds of an attack end: after `most`, or where the last one lowered the AUC by less than FOUND."""
-    return len(aucs) > most or (len(aucs) > 1 and aucs[-2] - aucs[-1] < FOUND)
+    """Whether rounds of an attack end: after `most`, or where the last two together lowered the AUC by less than FOUND."""
+    return len(aucs) > most or (len(aucs) > 2 and aucs[-3] - aucs[-1] < FOUND)
 
 
 def worst_case(
@@ -183,12 +186,12 @@ def worst_case(
     """x: images (N, C, H, W) within eps of x that the score takes for in-distribution, none with a lower score than in
     `start`; aucs: the AUC against `inside` before and after each round of the attack.
 
-    A round is `restarts` descents with momentum, by steps of length eps / 2 that shorten to 0. Every second one begins on
-    the way from x to one of the in-distribution images with the highest scores and, as in the targeted attack of Croce and
-    Hein (2020), descends the score of a class, in the order of the logits at x, if the score has classes. The others
-    descend the score itself, the first from `start`, then from random points. `grad_norm` is descended in a network whose
-    kinks are smooth at first. Only images whose score is below that of all in-distribution images are attacked; moving the
-    others changes neither AUC nor FPR.
+    A round is `restarts` descents with momentum, by steps that shorten to 0, of three kinds in turn. The first descends the
+    score from a random point (once from `start`), by steps of length eps / 2. The second begins on the way from x to one of
+    the in-distribution images with the highest scores and, as in the targeted attack of Croce and Hein (2020), descends the
+    score of a class, in the order of the logits at x, if the score has classes. The third refines the best point found so
+    far, by steps of length eps / 8. `grad_norm` is descended in a network whose kinks are smooth at first. Only images
+    whose score is below that of all in-distribution images are attacked; moving the others changes neither AUC nor FPR.
     """
     energy, ball = SCORES[score](f), NORMS[norm]
     s_in, best = scores(energy, inside, batch), start
@@ -199,22 +202,23 @@ def worst_case(
     def descended(left: Tensor, r: int) -> Tensor:
         """The images `left` after restart r."""
         own, streams, steps = x[left], Streams(seed, "ood", norm, r, ids=left), spec.attack.steps
-        if r % 2:
-            begin = own + ball.project(data[streams.integers(len(data))] - own, eps)
-        else:
+        aim, length, turn = energy, eps / 2, r // 3
+        if r % 3 == 0:
             begin = own + ball.random_start(own.shape, eps, streams) if r else best[left]
-        if score == "grad_norm":
-            aim = sharpening(f, steps=steps, last=LAST[r // 2 % len(LAST)])
-        elif r % 2 and score in CLASS_SCORES:
-            aim = CLASS_SCORES[score](f, likeliest[left, r // 2 % likeliest.shape[1]])
+        elif r % 3 == 1:
+            begin = own + ball.project(data[streams.integers(len(data))] - own, eps)
+            if score in CLASS_SCORES:
+                aim = CLASS_SCORES[score](f, likeliest[left, turn % likeliest.shape[1]])
         else:
-            aim = energy
+            begin, length = best[left] + ball.random_start(own.shape, NEAR * eps, streams), eps / 8
+        if score == "grad_norm":
+            aim = sharpening(f, steps=steps, first=FIRST[r % 3], last=LAST[turn % len(LAST)])
         return pgd(
             aim,
             own,
             start=begin,
             steps=steps,
-            step_size=eps / 2,
+            step_size=length,
             eps=eps,
             norm=norm,
             momentum=MOMENTUM,
@@ -267,7 +271,8 @@ def ood(
         set_name, score = job
         n = min(spec.n, len(inside.x), len(outside[set_name].x))
         x_in, x_out = inside[:n].pixels(device), outside[set_name][:n].pixels(device)
-        attacked = x_out[: spec.attacked or n]
+        most = spec.attacked or n
+        attacked = x_out[: most if score == detector else min(spec.attacked_others or most, most)]
         energy = SCORES[score](net)
         s_in, s_out = scores(energy, x_in, batch), scores(energy, x_out, batch)
         entry = Scored(**detection(s_in, s_out), worst={})

@@ -10,8 +10,6 @@ from torch.overrides import TorchFunctionMode
 
 from advebm.energy import Energy, Logits, steepness
 
-FIRST, LAST = 5.0, (30.0, 100.0, 300.0)  # sharpness
-
 
 class Smoothed(TorchFunctionMode):
     """In this context relu and leaky_relu, of slope a below 0, are a x + (1 - a) log(1 + exp(b x)) / b, which tends to them
@@ -29,14 +27,14 @@ class Smoothed(TorchFunctionMode):
         return softplus(x, self.sharpness)
 
     def leaky_relu(self, x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-        return negative_slope * x + (1 - negative_slope) * softplus(x, self.sharpness)
+        return x.lerp(softplus(x, self.sharpness), 1 - negative_slope)
 
 
-def sharpening(f: Logits, *, steps: int, last: float) -> Energy:
-    """|dE(x)/dx| for one descent of that many steps: the sharpness of the network's kinks grows with every call, from FIRST
-    to `last`, by the same factor. At kinks proper |dE(x)/dx| jumps, and between them it hardly changes, so it has no useful
-    gradient of its own."""
-    growing = iter(np.geomspace(FIRST, last, steps).tolist())
+def sharpening(f: Logits, *, steps: int, first: float, last: float) -> Energy:
+    """|dE(x)/dx| for one descent of that many steps: the sharpness of the network's kinks grows with every call, from
+    `first` to `last`, by the same factor. At kinks proper |dE(x)/dx| jumps, and between them it hardly changes, so it has
+    no useful gradient of its own."""
+    growing = iter(np.geomspace(first, last, steps).tolist())
 
     def energy(x: Tensor) -> Tensor:
         with Smoothed(next(growing)):

@@ -42,12 +42,13 @@ class OodReport(Report[OodResult]):
         header = ["set", "score", "AUC [95%]", "FPR95"]
         for norm, case in worst.items():
             header += [f"AUC at most, {norm} {case.eps:.3g}", f"FPR95 at least, {norm} {case.eps:.3g}"]
-        attacked = next((case.n for *_, scored in lines for case in scored.worst.values()), 0)
+        attacked = sorted({case.n for *_, scored in lines for case in scored.worst.values()})
         note = (
             "FPR95: the share of out-distribution images that pass where 95% of test images do. (own): the detector's "
-            f"score. At most, at least: the first {attacked} out-distribution images of each set are moved within the "
-            "radius to where the score takes them for data, until a round of restarts lowers the AUC by less than "
-            f"{FOUND}; a stronger attack may find more. ood.json has each attack and its rounds."
+            f"score. At most, at least: the first {' or '.join(map(str, attacked))} out-distribution images of each set "
+            "are moved within the radius to where the score takes them for data, until two rounds "
+            f"of restarts together lower the AUC by less than {FOUND}; a stronger attack may find more. ood.json has each "
+            "attack and its rounds."
         )
         return Table("Out-distribution images", [*header, "n"], rows, (note,))
 
