@@ -133,7 +133,7 @@ def test_a_method_and_a_measurement_are_a_few_files_each(tmp_path):
     assert len(changed(folder)) == 6
 
     log = shell(folder, "dvc", "repro", "stages/brightness/dvc.yaml:brightness@mirror", **here)
-    assert set(stages_run(log)) == {"check", "prepare", "gaussians", "warm", "train@mirror", "brightness@mirror"}
+    assert set(stages_run(log)) == {"check", "sources", "prepare", "gaussians", "warm", "train@mirror", "brightness@mirror"}
     found = json.loads((folder / "results/tiny/mirror/brightness.json").read_text())
     assert 0 < found["mean"] < 1 and found["n"] == 20
     shown = shell(folder, sys.executable, "-c", SHOWN, **here)

@@ -8,6 +8,7 @@ import sys
 from glob import glob
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 import zc.lockfile
@@ -83,7 +84,7 @@ def test_the_pipeline(copy):
     log = shell(copy, "dvc", "repro")
     ran = stages_run(log)
     assert set(ran) == {
-        "check", "prepare", "gaussians", "judge", "warm", "baselines", "report",
+        "check", "sources", "prepare", "gaussians", "judge", "warm", "baselines", "report",
         *(f"{stage}@robust_jem" for stage in STAGES),
     }  # fmt: skip
     assert f"the copy's own code {copy}/pkg" in log
@@ -93,7 +94,7 @@ def test_the_pipeline(copy):
         "uniform",
     }
     assert "published" in (copy / "report.md").read_text()
-    assert "up to date" in shell(copy, "dvc", "repro")
+    assert stages_run(shell(copy, "dvc", "repro")) == ["sources"]
 
     by_method = {run["tags"]["method"]: run for run in mlflow_runs(copy)}
     assert set(by_method) == {"judge", "warm", "robust_jem"}
@@ -139,14 +140,16 @@ def test_one_number_reruns_only_what_depends_on_it(copy):
     params = copy / "params.yaml"
     before = params.read_text()
     log = shell(copy, "dvc", "exp", "run", "-S", "tiny.ood.attack.steps=4")
-    assert set(stages_run(log)) == {"check", "ood@robust_jem", "report"}
+    assert set(stages_run(log)) == {"check", "sources", "ood@robust_jem", "report"}
     content = yaml.safe_load(params.read_text())
     content["tiny"]["recipes"]["sgld"]["chain"]["steps"] += 1
     params.write_text(yaml.safe_dump(content, sort_keys=False))
     ran = set(stages_run(shell(copy, "dvc", "repro")))
-    assert ran == {"check", *(f"{stage}@robust_jem" for stage in ("sample", "quality", "look")), "report"}
+    assert ran == {"check", "sources", *(f"{stage}@robust_jem" for stage in ("sample", "quality", "look")), "report"}
     params.write_text(before)
-    assert set(stages_run(shell(copy, "dvc", "repro"))) <= {"check"}, "the earlier results must come from the cache"
+    assert set(stages_run(shell(copy, "dvc", "repro"))) <= {"check", "sources"}, (
+        "the earlier results must come from the cache"
+    )
 
 
 def test_a_run_holds_one_specification_of_each_stage(copy):
@@ -206,6 +209,31 @@ def test_the_summary_gathers_the_tracked_runs(copy):
     shown = shell(copy, BIN / "advebm", "headline", "page.md", "--study", "tiny", "--method", "at", "--method", "jem")
     row = next(line for line in (copy / "page.md").read_text().splitlines() if line.startswith("| at "))
     assert row in shown and "| targeted " in row and "not run" in shown
+
+
+def test_replaced_source_files_are_noticed(tmp_path):
+    def mine(folder):
+        params = folder / "params.yaml"
+        params.write_text(params.read_text().replace("source: digits", "source: npz:mine.npz"))
+
+    def put(folder, level):
+        folder.mkdir(parents=True, exist_ok=True)
+        x = np.random.default_rng(level).integers(0, 256, (1797, 8, 8), dtype=np.uint8)
+        np.savez(folder / "mine.npz", x=x, y=np.arange(1797) % 10)
+
+    project, another = clone(tmp_path / "project", "tiny", mine), tmp_path / "another"
+    put(project / "data" / "raw", 1)
+    shell(project, "dvc", "repro", "prepare")
+    assert stages_run(shell(project, "dvc", "repro", "prepare")) == ["sources"]
+    put(project / "data" / "raw", 2)
+    assert stages_run(shell(project, "dvc", "repro", "prepare")) == ["sources", "prepare"]
+    put(another, 2)
+    assert stages_run(shell(project, "dvc", "repro", "prepare", ADVEBM_DATA=another)) == ["sources"]
+    put(another, 3)
+    assert stages_run(shell(project, "dvc", "repro", "prepare", ADVEBM_DATA=another)) == ["sources", "prepare"]
+    (another / "mine.npz").unlink()
+    log = shell(project, "dvc", "repro", "prepare", fails=True, ADVEBM_DATA=another)
+    assert f"advebm: {another}/mine.npz: not there, but npz:mine.npz is a source of the study" in log
 
 
 def test_a_mistake_ends_with_our_line(copy):

@@ -19,6 +19,7 @@ from advebm.commands.info import check, info
 from advebm.commands.prepare import prepare
 from advebm.commands.report import compare, report
 from advebm.commands.sample import sample
+from advebm.commands.sources import sources
 from advebm.commands.stability import stability
 from advebm.commands.steps import steps
 from advebm.commands.summary import summary
@@ -30,7 +31,7 @@ from advebm.evaluation import MEASUREMENTS
 from advebm.runtime.signals import Stopped
 
 COMMANDS: dict[str, Callable] = {
-    **{f.__name__: f for f in (check, prepare, gaussians, train, sample, baselines)},
+    **{f.__name__: f for f in (check, sources, prepare, gaussians, train, sample, baselines)},
     **measure.commands(),
     **{f.__name__: f for f in (report, compare, steps, headline, summary, sweep)},
     **{f.__name__: f for f in (stability, bench, sync, away, receive, toy2d, info)},

@@ -23,6 +23,7 @@ def parts(study: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """{"STAGE" or "STAGE/METHOD": {"params": ..., "code": {file: sha256}}} of a study that `config.read` has checked."""
     quality = {key: study[key] for key in ("samples", "quality")}
     found = {
+        "sources": part(study["data"], code(["commands.sources"])),
         "prepare": part(study["data"], code(["commands.prepare"])),
         "gaussians": part(study["gaussians"], code(["commands.gaussians"])),
         "judge": part(study["judge"], training("standard")),

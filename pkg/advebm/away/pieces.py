@@ -14,7 +14,7 @@ from advebm.runtime import project, tracking
 
 SOON = ("train", "sample", "quality", "robustness")  # for every method, before any of
 LATE = ("ood", "look", "fisher", "autoattack")  # then these, and those of further measurements
-HOME = ("check", "prepare", "gaussians")  # cheap but large: made again at home, by the same commands
+HOME = ("check", "sources", "prepare", "gaussians")  # cheap but large: made again at home, by the same commands
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TEXTS = (".json", ".jsonl", ".csv", ".md", ".html")
