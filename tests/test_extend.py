@@ -116,7 +116,7 @@ def test_a_method_and_a_measurement_are_a_few_files_each(tmp_path):
         "from advebm.methods.noise",
         "from advebm.methods.mirror import Mirror\nfrom advebm.methods.noise",
     )
-    edit(params, "methods: [standard,", "methods: [standard, mirror,")
+    edit(params, "methods:\n- standard\n", "methods:\n- standard\n- mirror\n")
     shell(folder, *schema, **here)
     assert len(changed(folder)) == 3
 

@@ -1,8 +1,10 @@
 """params.yaml is read as DVC reads it."""
 
+from difflib import ndiff
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import parse_yaml
 
 from advebm import config
@@ -28,3 +30,13 @@ def test_rates_below_1e_4_can_be_set_in_every_form(tmp_path, written):
     assert entry["training"]["optimizer"]["lr"] == float(written)
     config.change_models(entry, ["at"], [f"training.optimizer.lr={written}"])
     assert entry["models"]["at"]["training"]["optimizer"]["lr"] == float(written)
+
+
+def test_a_changed_number_is_one_changed_line(tmp_path):
+    """`-S` makes DVC write the whole file; it has that form already."""
+    params, before = tmp_path / "params.yaml", Path("params.yaml").read_text()
+    params.write_text(before)
+    apply_overrides(params, ["seed=3", "study=tiny", "digits.models.robust_jem.attack.eps=0.15"])
+    changed = [line for line in ndiff(before.splitlines(), params.read_text().splitlines()) if line[0] in "+-"]
+    keys = [line[2:].split(":")[0].strip() for line in changed]
+    assert keys == ["study", "study", "seed", "seed", "robust_jem", "robust_jem"], "\n".join(changed)
