@@ -202,6 +202,25 @@ def test_a_sweep_is_drawn_of_the_queue(copy):
     assert log.endswith("advebm: another DVC process is running in this folder; wait for it, or stop it\n")
 
 
+def test_an_experiment_is_taken_over_though_other_methods_have_never_run(copy):
+    shell(copy, "git", "add", "-A")
+    shell(copy, "git", "commit", "-qm", "before", "--allow-empty")
+    before = (copy / "results/tiny/robust_jem/fisher.json").read_bytes()
+    shell(copy, "dvc", "exp", "run", "-n", "few", "-S", "tiny.fisher.n=10")
+    wanted = (copy / "results/tiny/robust_jem/fisher.json").read_bytes()
+    shell(copy, "git", "checkout", ".")
+    shell(copy, "dvc", "checkout", "--allow-missing")
+    assert (copy / "results/tiny/robust_jem/fisher.json").read_bytes() == before != wanted
+    log = shell(copy, BIN / "advebm", "adopt", "few")
+    assert log == "few is in this tree: see git diff; back: git checkout . && dvc checkout --allow-missing\n"
+    assert (copy / "results/tiny/robust_jem/fisher.json").read_bytes() == wanted
+    assert yaml.safe_load((copy / "params.yaml").read_text())["tiny"]["fisher"]["n"] == 10
+    shell(copy, "git", "checkout", ".")
+    shell(copy, "dvc", "checkout", "--allow-missing")
+    log = shell(copy, BIN / "advebm", "adopt", "fewer", fails=True)
+    assert log.endswith("'fewer' does not appear to be an experiment commit. `dvc exp show` lists them\n")
+
+
 def test_the_summary_gathers_the_tracked_runs(copy):
     shown = shell(copy, BIN / "advebm", "summary", "--study", "tiny", "--metric", "quality/")
     assert "| at " in shown and "quality/targeted/fid" in shown and "| robust_jem " in shown

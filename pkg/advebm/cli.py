@@ -10,6 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from advebm.commands import measure, options
+from advebm.commands.adopt import adopt
 from advebm.commands.away import away, receive
 from advebm.commands.baselines import baselines
 from advebm.commands.bench import bench
@@ -34,7 +35,7 @@ COMMANDS: dict[str, Callable] = {
     **{f.__name__: f for f in (check, sources, prepare, gaussians, train, sample, baselines)},
     **measure.commands(),
     **{f.__name__: f for f in (report, compare, steps, headline, summary, sweep)},
-    **{f.__name__: f for f in (stability, bench, sync, away, receive, toy2d, info)},
+    **{f.__name__: f for f in (adopt, stability, bench, sync, away, receive, toy2d, info)},
 }
 
 # commands that several processes can share

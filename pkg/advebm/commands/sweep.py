@@ -1,4 +1,4 @@
-"""One figure of DVC experiments that differ in a few numbers. The only module that reads DVC's experiments."""
+"""One figure of DVC experiments that differ in a few numbers."""
 
 import io
 import json
@@ -11,6 +11,7 @@ from typer import Argument, Option
 
 from advebm import config
 from advebm.reports.tables import about, table
+from advebm.runtime.experiments import repository
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,14 +40,9 @@ def sweep(
     samples for each experiment and recipe, from its first seed).
     """
     metrics = metric or ["fid"]
-    from dvc.lock import LockError
-
     from advebm import figures
 
-    try:
-        found = list(experiments(name))
-    except LockError:
-        raise BlockingIOError("another DVC process is running in this folder; wait for it, or stop it") from None
+    found = list(experiments(name))
     lines: dict[str, dict[str, dict[Any, list[float]]]] = {key: {} for key in metrics}  # {metric: {line: {x: values}}}
     sheets: dict[str, np.ndarray] = {}
     differing = varied([experiment.params for experiment in found])
@@ -81,18 +77,12 @@ def sweep(
 def experiments(name: str) -> Iterator[Experiment]:
     """The experiments NAME-1, NAME-2, ... Raises ValueError if there are none, or if they are from several commits."""
     import numpy as np
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     from advebm.data.images import Images
     from advebm.runtime import yaml12
 
     numbered = re.compile(rf"{re.escape(name)}-\d+")
-    try:
-        repo = Repo()
-    except DvcException as error:
-        raise ValueError(f"{error}; run in the project's folder") from error
-    with repo:
+    with repository() as repo:
         listed = repo.experiments.ls(all_commits=True)
         of = {exp: (rev, base) for base, exps in listed.items() for exp, rev in exps if numbered.fullmatch(exp)}
         if not of:
