@@ -145,3 +145,7 @@ def test_bars_count_what_there_is(capsys):
     for items, shown in ((range(3, 9), "9/9"), (range(0, 500, 100), "5/5"), (["a", "b"], "2/2")):
         list(progress.bar("bar")(items))
         assert shown in capsys.readouterr().err
+    values = {"loss": "2"}
+    for i in progress.bar("bar", values=values)(range(3)):
+        values["loss"] = f"1.{i}"
+    assert "3/3" in (shown := capsys.readouterr().err) and "loss 1.2]" in shown

@@ -97,7 +97,12 @@ def test_a_killed_training_goes_on_and_ends_the_same(project, whole, method):
     out = f"killed/{method}"
     for at in (1, 3, 8):  # while the first state is written; after a rename; later, in the resumed run
         call(project, *training(method, out), code=-9, AT=str(at))
-        assert len(states(project)) == min(at // 3, 2) and not (project / out / "model.safetensors").exists()
+        assert len(states(project)) == min(at // 3, 2)
+        shown = files(project / out)  # a person can open these meanwhile, and no stage takes them for a model
+        assert {"curves.csv", "curves.png"} < {file.name for file in shown} and Path("model.safetensors") not in shown
+        steps = [int(line.split(b",")[0]) for line in shown[Path("curves.csv")].splitlines()[1:]]
+        assert steps[0] == 4 and {int(file.stem[-6:]) for file in shown if file.parent.name == "grids"} == set(steps)
+        shutil.rmtree(project / out)  # as DVC does
     log = call(project, *training(method, out))
     assert "damaged" not in log and not states(project) and not list((project / "state").rglob("*.part"))
     assert files(project / out) == files(whole)
@@ -127,6 +132,16 @@ def test_a_stopped_training_says_so_and_goes_on(project):
         assert err == f"advebm: stopped by {number.name}; run the same command to resume\n"
     call(project, *training("jem", "stopped"))
     assert files(project / "stopped") == files(project / "whole_jem")
+
+
+def test_a_training_does_not_mix_with_an_earlier_one(project, whole):
+    shutil.copytree(whole, project / "used")
+    again = ("--seed", "1")
+    call(project, *training("robust_jem", "used", *again), code=-9, AT="1")
+    assert (project / "used/curves.csv").read_bytes() != (whole / "curves.csv").read_bytes()
+    assert not (project / "used/model.safetensors").exists()
+    log = call(project, *training("robust_jem", "whole", "--init", "whole/model.safetensors"), code=2)
+    assert log.startswith("advebm: whole/model.safetensors: training would overwrite the model that it starts from; give ")
 
 
 def test_damaged_states_are_named_and_what_was_before_is_used(project, whole):
@@ -183,7 +198,7 @@ def test_divergence_is_rolled_back_and_then_an_error(project):
     log = call(project, *training("robust_jem", "never", *never), code=1)
     last = log.strip().splitlines()[-1]
     assert last.startswith("advebm: training diverged at step") and last.endswith("; 2 recoveries did not help")
-    assert "Traceback" not in log and not (project / "never").exists()
+    assert "Traceback" not in log and not (project / "never" / "model.safetensors").exists()
 
 
 def test_a_signal_counts_wherever_it_comes(tmp_path, monkeypatch, capfd):

@@ -23,6 +23,7 @@ from advebm.runtime import ranks
 
 Log = Callable[[int, dict[str, float]], None]
 Keep = Callable[[int, dict[str, Tensor]], None]
+Note = Callable[[dict[str, float]], None]
 CHECK = 10  # steps between checks that the numbers are finite
 COLLAPSED = 0.01  # chains have collapsed below this part of the data's standard deviation of pixels over images
 
@@ -128,6 +129,7 @@ def fit(
     log: Log,
     watch: Keep = lambda step, images: None,
     keep: Keep = lambda step, state: None,
+    note: Note = lambda values: None,
     start: int = 0,
     state: dict[str, Tensor] | None = None,
     outliers: Images | None = None,
@@ -138,8 +140,9 @@ def fit(
     log(step, {"train/ce": ...}) receives the mean of each number since the last record, the method's scores on the
     validation images, and the changes of energy of this step's adversarial examples. watch(step, {name: images}) receives
     pictures. keep(step, state) receives a copy of everything from which a run resumes: with that `start` and `state` the
-    network is the same as without an interruption. Several processes (runtime/ranks.py) share each batch; all of them call
-    log, watch and keep. Raises Diverged at most CHECK steps after a number is not finite.
+    network is the same as without an interruption. note({"train/ce": ...}) receives the means every CHECK steps, to show.
+    Several processes (runtime/ranks.py) share each batch; all of them call log, watch, keep and note. Raises Diverged at
+    most CHECK steps after a number is not finite.
     """
     seed, device, extra = context.seed, context.device, (method.plain, method.other)
     batches = Batches(train, training.batch, training.augmentation, seed, device, outliers, *extra)
@@ -177,6 +180,7 @@ def fit(
         if last or (step + 1) % CHECK == 0:
             means = ranks.mean({f"train/{name}": float(value) / since for name, value in sums.items()})
             check_finite(means, step, training.energy_bound)
+            note(means)
         if last:
             pictures = {"adversarial": loss.x_adv, "negatives": loss.x_neg, "data": batch.x}
             pictures = {name: ranks.gather(x.detach()) for name, x in pictures.items() if x is not None}

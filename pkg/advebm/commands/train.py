@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,17 +25,65 @@ if TYPE_CHECKING:
     from advebm.training import Diverged
 
 
-class Course:
-    """The progress of a training: its records, pictures and last good state, logged and saved."""
+BAR = {"train/loss": "loss", "train/energy_gap": "energy gap", "validation/accuracy": "accuracy"}  # in the progress bar
 
-    def __init__(self, state: "State", good: "Good", run: "Run", title: str):
-        self.state, self.good, self.run, self.title, self.grids = state, good, run, title, state.folder / "grids"
+
+class Course:
+    """The progress of a training: its records, pictures and last good state, logged, shown in `out` and saved. The records
+    in `earlier` come first: those of the model that training starts from."""
+
+    def __init__(self, state: "State", good: "Good", run: "Run", title: str, out: Path, earlier: list[dict[str, float]]):
+        self.state, self.good, self.run, self.title, self.out, self.earlier = state, good, run, title, out, earlier
+        self.grids = state.folder / "grids"  # where they survive an interruption: DVC empties `out`
         self.rows: list[dict[str, float]] = list(good.about["rows"])
         self.recoveries: list[dict[str, Any]] = list(good.about["recoveries"])
+        self.bar: dict[str, str] = {}  # what the progress bar shows
+        self.cost, self.ended = 0.0, 0.0  # of the last drawing of the curves: its duration in seconds, and when it ended
+
+    def note(self, values: dict[str, float]) -> None:
+        """Show in the progress bar."""
+        import torch
+
+        self.bar |= {word: f"{values[name]:.4g}" for name, word in BAR.items() if name in values}
+        if torch.cuda.is_initialized():
+            self.bar["GPU"] = f"{torch.cuda.max_memory_reserved() / 2**30:.1f} GiB"
 
     def log(self, step: int, values: dict[str, float]) -> None:
         self.rows.append({"step": step, **values})
         self.run.metrics(values, step)
+        self.note(values)
+        self.show()
+
+    def resume(self) -> None:
+        """Show again what the interrupted training had shown."""
+        if self.grids.exists():
+            shutil.copytree(self.grids, self.out / "grids", dirs_exist_ok=True)
+        self.show()
+
+    def show(self, *, last: bool = False) -> None:
+        """Write curves.csv and draw curves.png, unless its last drawing is too recent. Only the leader does."""
+        from advebm import figures
+        from advebm.runtime import ranks
+        from advebm.runtime.state import SHARE
+
+        if ranks.rank():
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "model.safetensors").unlink(missing_ok=True)  # of an earlier training
+        rows = [*self.earlier, *self.rows]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        with (self.out / "curves.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
+        begun = time.monotonic()
+        if last or begun - self.ended > SHARE * self.cost:
+            table = {name: [row.get(name, math.nan) for row in rows] for name in names}
+            path = figures.curves(table, self.out / "curves.png", self.title)
+            self.ended = time.monotonic()
+            self.cost = self.ended - begun
+            if last:
+                self.run.artifact(path)
 
     def watch(self, step: int, pictures: dict[str, "Tensor"]) -> None:
         from advebm import figures
@@ -48,6 +97,8 @@ class Course:
             figures.grid(images.to_bytes(x[:100]), path, f"{self.title}: {name.replace('_', ' ')}, step {step}")
             self.run.artifact(path, "grids")
             disk.force(path, self.grids)
+            (self.out / "grids").mkdir(exist_ok=True)
+            shutil.copy(path, self.out / "grids")
 
     def keep(self, step: int, tensors: dict[str, "Tensor"]) -> None:
         about = {"step": step, "rows": list(self.rows), "recoveries": list(self.recoveries), "run": self.run.uid}
@@ -85,8 +136,8 @@ def train(
     change: o.Changes = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train a network. Writes model.safetensors, curves.csv and curves.png; pictures and replay_buffer.npz if the method
-    has them; recoveries.json if training diverged and recovered.
+    """Train a network. Writes curves.csv, curves.png and, if the method has them, pictures at each record; at the end
+    replay_buffer.npz, if the method has one, recoveries.json if training diverged and recovered, and model.safetensors.
 
     If training starts from another model, that model's curves come first, at negative steps.
     """
@@ -102,7 +153,7 @@ def train(
     described = about(data)
     import torch
 
-    from advebm import figures, networks
+    from advebm import networks
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
     from advebm.methods.base import Context
@@ -116,6 +167,8 @@ def train(
         if warm is None:
             raise ValueError(f"{study}.models.{method} starts from the study's warm start: give its folder as --warm")
         init = warm / "model.safetensors"
+    if init is not None and init.resolve().parent == out.resolve():
+        raise ValueError(f"{init}: training would overwrite the model that it starts from; give another folder as --out")
     if not model.method.shared:
         ranks.leader_only()
     device = networks.device()
@@ -146,10 +199,11 @@ def train(
             log=course.log,
             watch=course.watch,
             keep=course.keep,
+            note=course.note,
             start=course.good.about["step"],
             state=course.good.tensors,
             outliers=outliers,
-            progress=progress.bar(f"train {study}/{method}", quiet),
+            progress=progress.bar(f"train {study}/{method}", quiet, course.bar),
         )
         return net, own
 
@@ -157,11 +211,13 @@ def train(
         good = state.load() or Good({}, {"step": 0, "rows": [], "recoveries": [], "run": None})
         resumed = good.about["run"]
         with tracking.run("train", study, method, params=config.flat(spec), uid=resumed) as run:
-            course = Course(state, good, run, f"{study} {method}")
-            run.tags(data__sha256=described["sha256"], **{f"{name}__sha256": sha for name, sha in origin.items()})
             earlier = [] if init is None else _before(init.with_name("curves.csv"))
+            course = Course(state, good, run, f"{study} {method}", out, earlier)
+            run.tags(data__sha256=described["sha256"], **{f"{name}__sha256": sha for name, sha in origin.items()})
             for row in earlier if resumed is None else ():  # a resumed run has them
                 run.metrics({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
+            if course.rows and ranks.rank() == 0:
+                course.resume()
             while True:
                 try:
                     net, own = trained(course)
@@ -173,26 +229,18 @@ def train(
                         state.save(course.good, always=True)
                     raise
 
-            checkpoint, rows = out / "model.safetensors", [*earlier, *course.rows]
-            if own.chains and getattr(model.network, "norm", None) == "batch":
-                origin["statistics"] = "batch"  # that normalised its chains, see networks/norms.py
-            networks.save(checkpoint, net, study=study, method=method, seed=seed, data=described["sha256"], **origin)
-            if course.grids.exists():
-                shutil.copytree(course.grids, out / "grids", dirs_exist_ok=True)
+            course.show(last=True)
             if course.recoveries:
                 disk.write_json(out / "recoveries.json", {"recoveries": course.recoveries})
-            names = list(dict.fromkeys(name for row in rows for name in row))
-            with (out / "curves.csv").open("w", newline="") as file:
-                writer = csv.DictWriter(file, names, lineterminator="\n")
-                writer.writeheader()
-                writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
             for name, x in own.images():
                 images.save(out / f"{name}.npz", images.Images(images.to_bytes(x)))
-            table = {name: [row.get(name, math.nan) for row in rows] for name in names}
-            run.artifact(figures.curves(table, out / "curves.png", f"{study} {method}"))
+            if own.chains and getattr(model.network, "norm", None) == "batch":
+                origin["statistics"] = "batch"  # that normalised its chains, see networks/norms.py
+            checkpoint = out / "model.safetensors"  # the last file: with it the folder is complete
+            networks.save(checkpoint, net, study=study, method=method, seed=seed, data=described["sha256"], **origin)
             run.tags(checkpoint__sha256=images.digest(checkpoint))
             run.artifact(checkpoint)
-    scores = (f"{name} {value:.4g}" for name, value in rows[-1].items() if name.startswith("validation/"))
+    scores = (f"{name} {value:.4g}" for name, value in course.rows[-1].items() if name.startswith("validation/"))
     print(f"wrote {checkpoint}: {', '.join(scores)}")
 
 

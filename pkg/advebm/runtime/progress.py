@@ -2,15 +2,18 @@
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def bar(name: str, quiet: bool = False) -> Callable[[Collection[T]], Iterator[T]]:
-    """A function that wraps a collection in a progress bar; a range starts at its own start. If stderr is no terminal, a
-    line is written at most every 15 seconds."""
+def bar(
+    name: str, quiet: bool = False, values: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[Collection[T]], Iterator[T]]:
+    """A function that wraps a collection in a progress bar; a range starts at its own start. The bar shows `values`, which
+    may change meanwhile. If stderr is no terminal, a line is written at most every 15 seconds."""
     from tqdm import tqdm
 
     live = sys.stderr.isatty()
@@ -18,8 +21,8 @@ def bar(name: str, quiet: bool = False) -> Callable[[Collection[T]], Iterator[T]
     def done(items: Collection[T]) -> int:
         return items.start // items.step if isinstance(items, range) else 0
 
-    return lambda items: iter(
-        tqdm(
+    def shown(items: Collection[T]) -> Iterator[T]:
+        with tqdm(
             items,
             desc=name,
             initial=done(items),
@@ -29,5 +32,9 @@ def bar(name: str, quiet: bool = False) -> Callable[[Collection[T]], Iterator[T]
             maxinterval=15,
             dynamic_ncols=live,
             leave=not quiet,
-        )
-    )
+        ) as steps:
+            for item in steps:
+                yield item
+                steps.set_postfix_str(", ".join(f"{word} {value}" for word, value in values.items()), refresh=False)
+
+    return shown
