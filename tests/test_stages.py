@@ -40,7 +40,8 @@ def test_every_measurement_and_method_has_its_stages():
         assert {f"{stage}/{method}" for method in METHODS} < set(parts)
     for stage in {measurement.stage for measurement in MEASUREMENTS.values()}:
         names = [name for name, measurement in MEASUREMENTS.items() if measurement.stage == stage]
-        written = [f"{name}{suffix}" for name in names for suffix in (".json", ".png")[: 1 + MEASUREMENTS[name].picture]]
+        ends = {name: (".json", *(".png", ".pdf") * MEASUREMENTS[name].picture) for name in names}
+        written = [f"{name}{end}" for name in names for end in ends[name]]
         assert sorted(Path(out).name for out in STAGES[stage]["outs"]) == sorted(written)
         assert all(f"results/${{study}}/${{method}}/{name}.json" in STAGES["report"]["deps"] for name in names)
 

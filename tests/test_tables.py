@@ -336,5 +336,6 @@ def test_a_sweep_tells_what_differs_between_its_experiments():
 def test_a_measurement_that_a_study_leaves_out_is_in_no_report(tmp_path):
     for name in ("fisher", "calibration"):  # without and with a picture
         leave_out(MEASUREMENTS[name], tmp_path / f"{name}.json", "tiny at")
-    assert {file.name for file in tmp_path.iterdir()} == {"fisher.json", "calibration.json", "calibration.png"}
+    pictured = {f"calibration.{end}" for end in ("json", "png", "pdf")}
+    assert {file.name for file in tmp_path.iterdir()} == {"fisher.json", *pictured}
     assert measured(tmp_path, partial=True).of == {}

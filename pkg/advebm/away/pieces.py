@@ -108,7 +108,7 @@ def priority(path: Path) -> int:
     """The place of a file: numbers, pictures, models, samples, and then the rest, such as replay buffers."""
     if path.suffix in TEXTS:
         return 0
-    if path.suffix == ".png":
+    if path.suffix in (".png", ".pdf"):
         return 1
     return 2 if path.name == "model.safetensors" else 3 if "samples" in path.parts else 4
 

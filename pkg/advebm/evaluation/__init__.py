@@ -22,7 +22,7 @@ class Measurement:
     detects: bool = False  # whether it depends on the method's detection score
     sampled: bool = False  # whether it depends on how images are sampled
     shared: bool = False  # whether several processes can share its work
-    picture: bool = True  # it writes NAME.json and NAME.png to a folder; otherwise --out is the JSON file
+    picture: bool = True  # it writes NAME.json, .png and .pdf to a folder; otherwise --out is the JSON file
     required: bool = False  # every study has it, and the comparison needs it
     metric: bool = True  # its numbers are in report.json, which DVC compares
 

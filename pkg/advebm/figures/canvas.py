@@ -10,14 +10,26 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+SAFE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")  # Okabe and Ito 2008, without yellow
+STYLES: tuple = ("-", "--", "-.", ":", (0, (6, 1)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)))  # of lines, also without colours
+
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+plt.rcParams.update({"axes.prop_cycle": plt.cycler(color=SAFE, linestyle=STYLES), "pdf.fonttype": 42})  # journals want 42
 
 
 def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG file and close the figure. Returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
     return path
+
+
+def save_plot(figure: Figure, path: Path) -> Path:
+    """Write a PNG file and, for print, a PDF file beside it; their bytes depend on the figure alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path.with_suffix(".pdf"), dpi=300, bbox_inches="tight", metadata={"CreationDate": None})
+    return save(figure, path)
 
 
 def tiled(x: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
@@ -51,4 +63,4 @@ def save_text(text: str, path: Path, title: str) -> Path:
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, ha="center", va="center")
     axes.set_title(title)
-    return save(figure, path)
+    return save_plot(figure, path)

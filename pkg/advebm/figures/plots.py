@@ -5,13 +5,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from advebm.figures.canvas import plt, save
+from advebm.figures.canvas import SAFE, plt, save_plot
 
 if TYPE_CHECKING:
     from advebm.evaluation.steps import StepsResult
 
-SAFE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")  # Okabe and Ito 2008, without yellow
 MARKERS = "osD^vPX"
+WORDS = {  # for the parts of the names of a training's records
+    "ce": "cross-entropy",
+    "energy": "energy of the data",
+    "energy_gap": "energy gap, E(x+) - E(x~)",
+    "lr": "learning rate",
+    "joint": "change of the joint energy, E(x, y)",
+    "marginal": "change of the marginal energy, E(x)",
+    "delta_x": "by the attack",
+    "delta_theta": "by the optimiser's step",
+    "bits_per_dim": "bits per dimension",
+}
 
 
 def curves(table: dict[str, list[float]], path: Path, title: str) -> Path:
@@ -25,14 +35,15 @@ def curves(table: dict[str, list[float]], path: Path, title: str) -> Path:
         ax.set_visible(False)
     for ax, name in zip(axes.flat, names, strict=False):
         for column in (c for c in table if c.endswith(f"/{name}")):
-            ax.plot(table["step"], table[column], label=column.split("/")[0])
+            source = column.split("/")[0]
+            ax.plot(table["step"], table[column], label=WORDS.get(source, source))
         if min(table["step"]) < 0:
             ax.axvline(0, color="0.6", linewidth=0.8, linestyle="--")
-        ax.set_title(name)
-        ax.legend(frameon=False)
+        ax.set_title(WORDS.get(name, name), fontsize=9)
+        ax.legend(frameon=False, fontsize=7)
         ax.set_xlabel("step")
-    figure.suptitle(title)
-    return save(figure, path)
+    figure.suptitle(f"{title}: training")
+    return save_plot(figure, path)
 
 
 def landscapes(found: dict[str, dict], sides: dict[str, float], deviation: float, path: Path) -> Path:
@@ -46,11 +57,11 @@ def landscapes(found: dict[str, dict], sides: dict[str, float], deviation: float
             figure.colorbar(filled, ax=ax, label="D")
             arrows = field / np.maximum(np.linalg.norm(field, axis=2, keepdims=True), 1e-12)
             ax.quiver(side[::3], side[::3], arrows[::3, ::3, 0], arrows[::3, ::3, 1], color="white", alpha=0.7, scale=28)
-            ax.add_patch(plt.Circle((0.5, 0.5), 2 * deviation, fill=False, color="red"))
-            ax.add_patch(plt.Rectangle((0, 0), sides[name], sides[name], fill=False, color="orange", linestyle="--", lw=2))
+            ax.add_patch(plt.Circle((0.5, 0.5), 2 * deviation, fill=False, color=SAFE[4], lw=2))
+            ax.add_patch(plt.Rectangle((0, 0), sides[name], sides[name], fill=False, color=SAFE[4], linestyle="--", lw=2))
             ax.set(title=f"out-data {name}: {when}", aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-    figure.suptitle("red: two standard deviations of the data; dashed: the out-data; arrows: direction of ascent")
-    return save(figure, path)
+    figure.suptitle("circle: two standard deviations of the data; dashed: the out-data; arrows: direction of ascent")
+    return save_plot(figure, path)
 
 
 def steps(result: "StepsResult", path: Path, title: str) -> Path:
@@ -78,7 +89,7 @@ def steps(result: "StepsResult", path: Path, title: str) -> Path:
         ax.minorticks_off()
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(most, 4), frameon=False)
     figure.suptitle(f"{title}: {result.images} images against as many of the validation split")
-    return save(figure, path)
+    return save_plot(figure, path)
 
 
 def series(lines: dict[str, dict[str, dict]], ends: dict[str, dict], axis: str | None, path: Path, title: str) -> Path:
@@ -102,4 +113,4 @@ def series(lines: dict[str, dict[str, dict]], ends: dict[str, dict], axis: str |
     columns = 4 if max(map(len, labels)) < 40 else 2
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=7)
     figure.suptitle(title)
-    return save(figure, path)
+    return save_plot(figure, path)

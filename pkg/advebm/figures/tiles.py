@@ -35,7 +35,7 @@ def strip(stages: dict[str, np.ndarray], path: Path, title: str) -> Path:
     """A row for each stage of a recipe; a column shows the stages of one image."""
     rows = {name: tiled(x, len(x)) for name, x in stages.items()}
     height, width, _ = next(iter(rows.values())).shape
-    return _rows(rows, path, title, figsize=(6, 6.6 / width * height * len(rows)))
+    return _rows(rows, path, title, figsize=(6, 6.6 / width * height * len(rows) + 0.4), layout="constrained")
 
 
 def sheets(samples: dict[str, np.ndarray], path: Path, title: str, columns: int = 20) -> Path:

@@ -30,7 +30,7 @@ class CalibrationReport(Report[CalibrationResult]):
 
     def picture(self, result: CalibrationResult, drawn: None, path: Path, title: str) -> Path:
         """Accuracy in each bin of confidence, on the diagonal where calibrated, and the number of images in the bin."""
-        from advebm.figures.canvas import plt, save, save_text
+        from advebm.figures.canvas import plt, save_plot, save_text
 
         if result.ece is None or result.ece_ci is None:
             return save_text("no classes", path, title)
@@ -42,14 +42,15 @@ class CalibrationReport(Report[CalibrationResult]):
         )
         style = {"width": width, "align": "edge", "edgecolor": "white", "linewidth": 0.5}
         top.bar(left, accuracy, color="C0", alpha=0.5, label="accuracy", **style)
-        top.plot([0, 1], [0, 1], color="0.4", linestyle="--", linewidth=1)
-        top.vlines(confidence, confidence, accuracy, color="C3", linewidth=2, label="gap to confidence")
+        top.plot([0, 1], [0, 1], color="0.4", linestyle="--", linewidth=1, label="calibrated")
+        top.vlines(confidence, confidence, accuracy, color="C4", linewidth=2, label="gap to confidence")
         low, high = result.ece_ci
-        top.set(ylim=(0, 1.02), ylabel="accuracy", title=f"{title}\nECE {result.ece:.4f} [{low:.4f}, {high:.4f}]")
+        heading = f"{title}: calibration\nECE {result.ece:.4f} [{low:.4f}, {high:.4f}]"
+        top.set(ylim=(0, 1.02), ylabel="accuracy", title=heading)
         bottom.bar(left, [b.count for b in bins], color="0.6", **style)
         bottom.set(xlim=(0, 1), yscale="log", xlabel="confidence", ylabel="images")
-        figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-        return save(figure, path)
+        figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        return save_plot(figure, path)
 
 
 REPORT = CalibrationReport()

@@ -20,7 +20,7 @@ class FisherReport(Report[FisherResult]):
         return dict.fromkeys(self.columns) | {f"{name[0]}fs": score.score for name, score in result.scores.items()}
 
     def note(self, results: Iterable[FisherResult]) -> str:
-        return "jfs, mfs: joint and marginal Fisher score, pixels in [0, 1]."
+        return "jfs, mfs: joint and marginal Fisher score, of E(x, y) and of E(x), pixels in [0, 1]."
 
     def table(self, result: FisherResult) -> Table:
         rows: list[list] = []

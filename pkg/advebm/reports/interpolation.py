@@ -26,15 +26,15 @@ class InterpolationReport(Report[InterpolationResult]):
 
     def picture(self, result: InterpolationResult, drawn: dict[str, np.ndarray | None], path: Path, title: str) -> Path:
         """A block of rows for each recipe; its images are (rows, columns, H, W, C)."""
-        from advebm.figures.canvas import save, save_text, stacked, tiled
+        from advebm.figures.canvas import save_plot, save_text, stacked, tiled
 
         blocks = {name: tiled(x.reshape(-1, *x.shape[2:]), x.shape[1]) for name, x in drawn.items() if x is not None}
         if not blocks:
             return save_text("no start" if drawn else "no recipes", path, title)
-        figure, axes = stacked(blocks, 0.4, title)
+        figure, axes = stacked(blocks, 0.4, f"{title}: interpolation")
         for name, ax in axes.items():
             ax.set_title(name, fontsize=9)
-        return save(figure, path)
+        return save_plot(figure, path)
 
 
 REPORT = InterpolationReport()

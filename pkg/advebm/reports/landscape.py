@@ -10,7 +10,10 @@ from advebm.reports.tables import Table, within
 
 
 class LandscapeReport(Report[LandscapeResult]):
-    caption = "The energy on random planes through test images (Zhu et al. 2021, Fig. 2)."
+    caption = (
+        "The energy on random planes through test images, minus that of the image (Zhu et al. 2021, Fig. 2): the joint "
+        "energy E(x, y) with the image's class y, or the marginal E(x) where the network has no classes."
+    )
 
     def line(self, result: LandscapeResult) -> str:
         return f"the energy rises by {result.rise:.4g} within {result.radius}"
@@ -25,12 +28,12 @@ class LandscapeReport(Report[LandscapeResult]):
 
     def picture(self, result: LandscapeResult, drawn: Surfaces, path: Path, title: str) -> Path:
         """A surface for each image, all on one scale, next to the image."""
-        from advebm.figures.canvas import plt, save, show
+        from advebm.figures.canvas import plt, save_plot, show
 
         columns, energies, radius = min(len(drawn.x), 2), drawn.energies, result.radius
         rows, side = -(-len(drawn.x) // columns), np.linspace(-radius, radius, energies.shape[1])
-        figure = plt.figure(figsize=(5 * columns, 3.2 * rows))
-        panels = figure.add_gridspec(rows, 2 * columns, width_ratios=(1, 4) * columns, wspace=0.2)
+        figure = plt.figure(figsize=(5.8 * columns, 3.3 * rows))
+        panels = figure.add_gridspec(rows, 2 * columns, width_ratios=(1, 4) * columns, wspace=0.3)
         low, high = energies.min(), energies.max()
         for i, image in enumerate(drawn.x):
             row, column = divmod(i, columns)
@@ -41,8 +44,10 @@ class LandscapeReport(Report[LandscapeResult]):
             )
             ax.set_box_aspect(None, zoom=1.05)
             ax.set(zlim=(low, high), xticks=(-radius, 0, radius), yticks=(-radius, 0, radius))
-        figure.suptitle(f"{title}: {drawn.energy} around images, minus that of the image", y=0.95)
-        return save(figure, path)
+            ax.set(xlabel="along u (L2)", ylabel="along v (L2)", zlabel=f"change of {drawn.energy}")
+        kind = "joint" if "y" in drawn.energy else "marginal"
+        figure.suptitle(f"{title}: {kind} energy {drawn.energy} on random planes (u, v), minus that of the image", y=0.95)
+        return save_plot(figure, path)
 
 
 REPORT = LandscapeReport()

@@ -41,7 +41,7 @@ def markdown(study: str, used: dict[str, Any], method: str, found: Found, result
     """The report of a method in Markdown; used: the study's entry for data in params.yaml."""
     look = [
         f"- samples: {results}/samples/pictures/",
-        *(f"- {picture.stem}: {picture}" for picture in sorted(results.glob("*.png"))),
+        *(f"- {picture.stem}: {picture}, for print .pdf" for picture in sorted(results.glob("*.png"))),
         "- this report: report.md, report.json",
         "- every method, tables and pictures on one page: comparison.html, by `dvc repro -P`",
         "- every run: MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db",

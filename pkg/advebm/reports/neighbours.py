@@ -32,7 +32,7 @@ class NeighboursReport(Report[NeighboursResult]):
 
     def picture(self, result: NeighboursResult, drawn: Nearest, path: Path, title: str) -> Path:
         """A row for each sample of each recipe: the sample, then its nearest training images by L2 and by SSIM."""
-        from advebm.figures.canvas import save, save_text, stacked, tiled
+        from advebm.figures.canvas import save_plot, save_text, stacked, tiled
 
         if not drawn.samples:
             return save_text("no recipes", path, title)
@@ -42,7 +42,7 @@ class NeighboursReport(Report[NeighboursResult]):
             blank = np.full((len(by_l2), 1, *x.shape[1:]), 255, np.uint8)
             row = np.concatenate([x[: len(by_l2), None], blank, drawn.train[by_l2], blank, drawn.train[by_ssim]], 1)
             blocks[name] = tiled(row.reshape(-1, *x.shape[1:]), row.shape[1])
-        figure, axes = stacked(blocks, 0.55, title)
+        figure, axes = stacked(blocks, 0.55, f"{title}: nearest training images")
         for name, ax in axes.items():
             k = drawn.found[name][0].shape[1]
             pitch = blocks[name].shape[1] / (2 * k + 3)
@@ -51,7 +51,7 @@ class NeighboursReport(Report[NeighboursResult]):
             ax.tick_params(length=0)
             of_test = median["test images"]
             ax.set_title(f"{name}: median distance {median[name]:.2f}, of test images {of_test:.2f}", fontsize=9)
-        return save(figure, path)
+        return save_plot(figure, path)
 
 
 REPORT = NeighboursReport()

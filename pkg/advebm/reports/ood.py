@@ -10,7 +10,10 @@ from advebm.reports.tables import Table, within
 
 
 class OodReport(Report[OodResult]):
-    caption = "Detection: scores of test images and of out-distribution images before and after the attack; ROC curves."
+    caption = (
+        "Detection: -E(x) of test images and of out-distribution images before and after the attack; ROC curves of the "
+        "detector's score; its AUC against the radius of the attack."
+    )
 
     def line(self, result: OodResult) -> str:
         return ", ".join(
@@ -57,30 +60,33 @@ class OodReport(Report[OodResult]):
         the detector's score, and its AUC against the radius of the attack."""
         from sklearn.metrics import roc_curve
 
-        from advebm.figures.canvas import plt, save
+        from advebm.figures.canvas import STYLES, plt, save_plot
 
         figure, axes = plt.subplots(3, len(drawn), figsize=(3.4 * len(drawn), 7.4), squeeze=False, layout="constrained")
-        labels = {"in": "test images", "out": "out-distribution", "worst": "out, after the attack"}
+        labels = {"in": "test images", "out": "out-distribution", "worst": "after the attack"}
         for (top, middle, bottom), (name, scores) in zip(axes.T, drawn.items(), strict=True):
             energies = {key: scores[f"energy {key}"] for key in labels}
             edges = np.histogram_bin_edges(np.concatenate(list(energies.values())), 40)
             for color, (key, energy) in enumerate(energies.items()):
-                top.hist(energy, edges, density=True, alpha=0.55, label=labels[key], color=f"C{color}")
+                own = {"facecolor": (f"C{color}", 0.35), "edgecolor": f"C{color}", "linestyle": STYLES[color]}
+                top.hist(energy, edges, density=True, histtype="stepfilled", label=labels[key], **own)
             found = result.named[name]
+            norm, case = next(iter(found.scores[found.score].worst.items()))
+            ball = f"{norm} {case.eps:.3g}"
             for color, (key, auc) in enumerate((("out", found.auc), ("worst", found.auc_worst)), 1):
                 truth = np.r_[np.ones(len(scores["in"])), np.zeros(len(scores[key]))]
                 false, true, _ = roc_curve(truth, np.r_[scores["in"], scores[key]])
-                middle.plot(false, true, color=f"C{color}", label=f"AUC {auc:.3f}")
+                middle.plot(false, true, color=f"C{color}", linestyle=STYLES[color], label=f"{labels[key]}: AUC {auc:.3f}")
             for norm, curve in found.curves.items():
                 bottom.plot(curve.eps, curve.auc, marker="o", markersize=3, label=norm)
-            top.set(title=name, xlabel="-E(x)", ylabel="density")
+            top.set(title=f"{name}; attack: {ball}", xlabel="-E(x): high is likely", ylabel="density")
             middle.set(xlabel="false positive rate", ylabel=f"true positive rate, {found.score}")
-            bottom.set(xlabel="radius", ylabel="AUC, at most", ylim=(-0.02, 1.02))
-            middle.legend(frameon=False)  # where it covers least
+            bottom.set(xlabel="radius of the attack", ylabel="AUC, at most", ylim=(-0.02, 1.02))
+            middle.legend(frameon=False, fontsize=7)  # where it covers least
             bottom.legend(frameon=False)
         axes[0, 0].legend(frameon=False, fontsize=7)
-        figure.suptitle(title)
-        return save(figure, path)
+        figure.suptitle(f"{title}: detection of out-distribution images")
+        return save_plot(figure, path)
 
     def summary(self, result: OodResult) -> Numbers:
         standard: Numbers = {f"auc {name}": found.auc for name, found in result.named.items()}

@@ -33,7 +33,7 @@ def page(study: str, general: list[Table], sheet: Path, methods: dict[str, tuple
 
 def pictures(found: Found, results: Path, model: Path) -> list[Picture]:
     """The existing pictures of a method: training, samples, measurements."""
-    listed = {model / "curves.png": "Training: every logged number against the step."}
+    listed = {model / "curves.png": "Training: means since the last record, and scores of the validation images."}
     for recipe, scores in found.samples.items():
         rows = "the first ones" if scores.label_consistency is None else "a row for each class"
         listed[results / f"samples/pictures/{recipe}.png"] = f"Samples by {recipe}, {rows}."

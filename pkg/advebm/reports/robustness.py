@@ -41,18 +41,18 @@ class RobustnessReport(Report[RobustnessResult]):
 
     def picture(self, result: RobustnessResult, drawn: None, path: Path, title: str) -> Path:
         """Accuracy and mean cross-entropy against the radius of the attack."""
-        from advebm.figures.canvas import plt, save
+        from advebm.figures.canvas import plt, save_plot
 
         curve = result.curve
         figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
-        for ax, values, label in ((left, curve.accuracy, "accuracy, at most"), (right, curve.loss, "cross-entropy")):
-            ax.set(xlabel=f"radius, {curve.norm}", ylabel=label)
+        for ax, values, label in ((left, curve.accuracy, "accuracy, at most"), (right, curve.loss, "mean cross-entropy")):
+            ax.set(xlabel=f"radius of the attack, {curve.norm}", ylabel=label)
             if None in values:
                 ax.text(0.5, 0.5, "no logits of classes", ha="center", transform=ax.transAxes)
             else:
                 ax.plot(curve.eps, values, marker="o", markersize=3)
-        figure.suptitle(title)
-        return save(figure, path)
+        figure.suptitle(f"{title}: test images under attack")
+        return save_plot(figure, path)
 
 
 def counts(numbers: Iterable[int]) -> str:
