@@ -26,12 +26,14 @@ def headline(
         config.read(params, study, name)
     if not page.is_file():
         raise FileNotFoundError(f"{page}: no such file")
-    from advebm.reports.headline import filled, lines, of_results
+    from advebm.reports.headline import filled, lines, numbers
+    from advebm.reports.results import measured
     from advebm.reports.seeds import over_seeds
 
     methods = method or list(entry["models"])
     if results is not None:
-        values = {name: of_results(results / name) for name in methods}
+        found = {name: numbers(measured(results / name, partial=True)) for name in methods}
+        values = {name: {key: [v] for key, v in of.items() if v is not None} for name, of in found.items()}
     else:
         values = {name: {} for name in methods}
         for (name, number), seeds in over_seeds(entry, study).items():

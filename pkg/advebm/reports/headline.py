@@ -1,16 +1,18 @@
-"""The headline: the first table of a page such as README.md, filled with measured numbers."""
+"""The main numbers of a method: for DVC, and in the headline, the first table of a page such as README.md."""
 
 import statistics
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from advebm import config
 from advebm.evaluation import MEASUREMENTS
+from advebm.evaluation.ood import OodResult
 from advebm.evaluation.quality import BUFFER
-from advebm.evaluation.robustness import Robustness
+from advebm.evaluation.robustness import Robustness, RobustnessResult
+from advebm.reports.base import Numbers
 from advebm.reports.papers import DATA, printed_fid
-from advebm.reports.results import measured
-from advebm.reports.tables import about, table
+from advebm.reports.results import Found
+from advebm.reports.tables import Table, about, table
 
 HEADER = ["method", "recipe", "clean", "PGD-20, at most", "FID", "label consistency", "AUC", "worst, at most", "seeds"]
 Values = dict[str, list[float]]  # a method's numbers by their name in MLflow, one for each seed
@@ -27,11 +29,49 @@ def lines(entry: dict[str, Any], values: dict[str, Values]) -> list[str]:
     return table([*HEADER, "FID, published"] if printed else HEADER, rows)
 
 
-def of_results(results: Path) -> Values:
-    """The numbers in a method's folder of results, of one seed."""
-    found = measured(results, partial=True).of
-    numbers = {k: v for name, result in found.items() for k, v in MEASUREMENTS[name].report.metrics(result).items()}
-    return {name: [value] for name, value in numbers.items() if value is not None}
+def numbers(found: Found) -> Numbers:
+    """The numbers of a method by their names in MLflow."""
+    return {k: v for name, result in found.of.items() for k, v in MEASUREMENTS[name].report.metrics(result).items()}
+
+
+def main(used: dict[str, Any], found: Found) -> Numbers:
+    """The numbers that DVC compares, with the same names for every method; None where a method has none. used: the study's
+    entry for data in params.yaml."""
+    every, wanted = numbers(found), names(pgd20(found[RobustnessResult].attacks), *of_which(used, found))
+    return {name: every.get(key) for name, key in wanted.items()}
+
+
+def of_which(used: dict[str, Any], found: Found) -> tuple[str | None, str | None]:
+    """The recipe and the out-distribution set that the main numbers are of: the study's first of each."""
+    recipe = next((name for name in found.samples if name != BUFFER), None)
+    return recipe, next((name for name in used["out"] if name in found[OodResult].named), None)
+
+
+def short(used: dict[str, Any], found: Found) -> Table:
+    """The main numbers as a table."""
+    (recipe, outside), values = of_which(used, found), main(used, found)
+    images = f"fid, with its standard error fid_se, and label_consistency: of samples by {recipe}. " if recipe else ""
+    note = f"{images}auc: against {outside}. pgd20, auc_worst: under attack, at most."
+    return Table("In short", list(values), [list(values.values())], (note,))
+
+
+def names(pgd: str | None, recipe: str | None, outside: str | None) -> dict[str, str]:
+    """The names in MLflow of the main numbers: under this attack, of samples by this recipe, against this set."""
+    return {
+        "clean": "robustness/clean",
+        "pgd20": f"robustness/{pgd}",
+        "fid": f"quality/{recipe}/fid",
+        "fid_se": f"quality/{recipe}/fid_se",
+        "label_consistency": f"quality/{recipe}/label_consistency",
+        "auc": f"ood/{outside}/auc",
+        "auc_worst": f"ood/{outside}/auc_worst",
+        "ece": "calibration/ece",
+    }
+
+
+def pgd20(attacks: Mapping[str, Any]) -> str | None:
+    """The name of the first attack that is PGD-20: 20 steps up the cross-entropy within Linf."""
+    return next((name for name, a in attacks.items() if (a.norm, a.ascends, a.steps) == ("linf", "ce", 20)), None)
 
 
 def filled(text: str, study: str, lines: list[str]) -> str | None:
@@ -50,24 +90,24 @@ def not_run(method: str, recipes: list[str]) -> list[list[Any]]:
 
 def measured_rows(entry: dict[str, Any], method: str, values: Values) -> list[list[Any]]:
     """A row for each recipe; the first also has the numbers that do not depend on it. None for what was not measured."""
-    attacks = config.build(Robustness, entry["robustness"]).attacks
-    pgd = next((name for name, a in attacks.items() if (a.norm, a.ascends, a.steps) == ("linf", "ce", 20)), None)
+    pgd = pgd20(config.build(Robustness, entry["robustness"]).attacks)
     outside = next((name for name in entry["data"]["out"] if f"ood/{name}/auc" in values), None)
 
-    def cell(name: str) -> str | float | None:
+    def cell(name: str, recipe: str | None = None) -> str | float | None:
         """Mean and standard deviation over the seeds; of one seed the number and, if there is one, its standard error."""
+        name = names(pgd, recipe, outside)[name]
         found = values.get(name, [])
         if len(found) > 1:
             return about(statistics.mean(found), statistics.stdev(found))
         return about(found[0], *values.get(f"{name}_se", [None])) if found else None
 
-    classifies = [cell("robustness/clean"), cell(f"robustness/{pgd}")]
-    detects = [cell(f"ood/{outside}/auc"), cell(f"ood/{outside}/auc_worst"), max(map(len, values.values()))]
-    names = [name.split("/")[1] for name in values if name.startswith("quality/") and name.endswith("/fid")]
+    classifies = [cell("clean"), cell("pgd20")]
+    detects = [cell("auc"), cell("auc_worst"), max(map(len, values.values()))]
+    sampled = [name.split("/")[1] for name in values if name.startswith("quality/") and name.endswith("/fid")]
     rows: list[list[Any]] = []
-    recipes: list[str | None] = [name for name in names if name != BUFFER]
+    recipes: list[str | None] = [name for name in sampled if name != BUFFER]
     for recipe in recipes or [None]:
-        quality = [cell(f"quality/{recipe}/{key}") for key in ("fid", "label_consistency")]
+        quality = [cell("fid", recipe), cell("label_consistency", recipe)]
         before, after = (classifies, detects) if not rows else ([""] * 2, [""] * 3)
         rows.append([method if not rows else "", recipe, *before, *quality, *after])
     return rows
