@@ -129,8 +129,8 @@ def test_home_takes_it_for_its_own(rented, tmp_path):
     project, first, last, _ = rented
     home = clone(tmp_path / "home", "tiny")
     for parts in (first, last):  # the second pack includes the first
-        html = home / "pkg/advebm/reports/page.html"
-        html.write_text(html.read_text() + " ")
+        code = home / "pkg/advebm/reports/comparison.py"
+        code.write_text(code.read_text() + "\n")
         log = shell(home, sys.executable, "-m", "advebm", "receive", *parts, PYTHONPATH=home / "pkg")
     assert "compare: will run here: results/study/tiny/compare.json differs" in log
     done = log.split("committed to DVC: ")[1].splitlines()[0].split(", ")
@@ -140,8 +140,8 @@ def test_home_takes_it_for_its_own(rented, tmp_path):
     log = shell(home, "dvc", "repro", "report", *targets)
     assert stages_run(log) == ["sources"] and log.count("didn't change, skipping") == len(done) + 3
     there, here = files(project), files(home)
-    outs = [path for path in there if path.parts[0] in ("models", "results", "report.md", "report.json")]
-    outs = [path for path in outs if path.parts[:2] != ("results", "study")]  # these record that the page differs
+    outs = [path for path in there if path.parts[0] in ("models", "results") or path.stem.startswith("report")]
+    outs = [path for path in outs if path.parts[:2] != ("results", "study")]  # these record that the code differs
     assert len(outs) > 60 and all(there[path] == here[path] for path in outs)
 
     finished = [run for run in mlflow_runs(home) if run["status"] == "FINISHED"]

@@ -89,11 +89,10 @@ def test_the_pipeline(copy):
     }  # fmt: skip
     assert f"the copy's own code {copy}/pkg" in log
     report = json.loads((copy / "report.json").read_text())
-    assert set(report["quality"]) == {"combined", "sgld", "replay_buffer"} and set(report["ood"]) == {
-        "photographs",
-        "uniform",
-    }
-    assert "published" in (copy / "report.md").read_text()
+    assert set(report["quality"]) == {"combined", "sgld", "replay_buffer", "baselines"}
+    assert set(report["ood"]) == {"photographs", "uniform"} and "published" in (copy / "report.md").read_text()
+    pictures = [*(copy / "results/tiny/robust_jem").rglob("*.png"), copy / "models/tiny/robust_jem/curves.png"]
+    assert (copy / "report.html").read_text().count("<img ") == len(pictures) > 8
     assert stages_run(shell(copy, "dvc", "repro")) == ["sources"]
 
     by_method = {run["tags"]["method"]: run for run in mlflow_runs(copy)}
@@ -141,6 +140,10 @@ def test_one_number_reruns_only_what_depends_on_it(copy):
     before = params.read_text()
     log = shell(copy, "dvc", "exp", "run", "-S", "tiny.ood.attack.steps=4")
     assert set(stages_run(log)) == {"check", "sources", "ood@robust_jem", "report"}
+    short = ("--only-changed", "--drop", ".*/|params.yaml")  # as README.md has it
+    columns = shell(copy, "dvc", "exp", "show", "--csv", *short).splitlines()[0].split(",")
+    named = [name for name in columns if name[0].islower() and name not in ("rev", "typ", "parent")]
+    assert named == [*json.loads((copy / "report.metrics.json").read_text()), "tiny.ood.attack.steps"]
     content = yaml.safe_load(params.read_text())
     content["tiny"]["recipes"]["sgld"]["chain"]["steps"] += 1
     params.write_text(yaml.safe_dump(content, sort_keys=False))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,29 @@ def reported(study, method):
     return json.loads(out.read_text()), out.with_suffix(".md").read_text()
 
 
+def compared(study, out):
+    folders = {name: study / name for name in ("results", "models")}
+    compare(**folders, out=out, study="tiny", params=Path("params.yaml"))
+    return out.with_suffix(".html").read_text()
+
+
+def checked(page):
+    """The sources of a page's pictures, after a check that it is whole: every tag closed, every link inside, no network."""
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert all(source.startswith("data:image/png;base64,") for source in sources) and "<script" not in page
+    assert "http" not in re.sub(r'src="[^"]*"', "", page) and "url(" not in page
+    assert page.count("<figcaption>") == len(sources)
+    ids = re.findall(r'id="([^"]*)"', page)
+    assert len(ids) == len(set(ids)) and {link[1:] for link in re.findall(r'href="([^"]*)"', page)} <= set(ids)
+    opened = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, _: opened.append(tag) if tag not in ("meta", "img") else None
+    parser.handle_endtag = lambda tag: opened.pop() == tag or pytest.fail(f"</{tag}>")
+    parser.feed(page)
+    assert opened == [] and "prefers-color-scheme: dark" in page and 'name="viewport"' in page
+    return sources
+
+
 def test_the_first_table_of_a_page_is_filled_between_its_lines(study, capsys):
     page = study / "README.md"
     page.write_text("# a\n\n<!-- headline cifar10-fast -->\nold\n<!-- end headline -->\n\nb\n")
@@ -184,13 +208,47 @@ def test_what_a_method_lacks_is_a_dash_or_said(study):
     assert "## Fisher" not in shown and numbers["fisher"] == {} and "| - │ 6.97" in shown
 
 
-def test_the_numbers_for_dvc_are_a_tree_without_lists(study):
+def test_dvc_compares_the_same_few_numbers_of_every_method(study):
+    expected = {
+        "clean": 0.99, "pgd20": 0.86, "fid": 2.5, "fid_se": 0.05, "label_consistency": 0.98, "auc": 0.9, "auc_worst": 0.3,
+        "ece": 0.02,
+    }  # fmt: skip
+    images = dict.fromkeys(("fid", "fid_se", "label_consistency"))
+    quality = study / "results/robust_jem/quality.json"
+    quality.write_text(quality.read_text().replace("2.5", "7.5", 1))  # of combined, its first recipe
+    detection = study / "results/robust_jem/ood.json"
+    content = json.loads(detection.read_text())
+    content["photographs"]["auc"] = 0.8  # the first set of tiny, here the last of the file
+    detection.write_text(json.dumps(dict(reversed(content.items()))))
+    for method, other in (
+        ("jem", {}),
+        ("robust_jem", {"fid": 7.5, "auc": 0.8}),
+        ("standard", images),
+        ("at_ebm", dict.fromkeys(("clean", "pgd20", "ece"))),
+    ):
+        _, shown = reported(study, method)
+        numbers = json.loads((study / "report.metrics.json").read_text())
+        assert numbers == expected | other and list(numbers) == list(expected)
+        cells = " | ".join(text(value) for value in numbers.values())
+        assert f"| {cells} |" in re.sub(" +", " ", shown)
+    assert "auc: against photographs" in shown
+
+
+def test_the_report_as_json_has_what_each_measurement_wrote(study):
     numbers, _ = reported(study, "jem")
-    assert set(numbers) == {"robustness", "quality", "ood", "autoattack", "fisher", "calibration", "neighbours"}
-    assert set(numbers["quality"]) == {"sgld", "replay_buffer"} and "protocol" not in numbers["quality"]["sgld"]
-    assert numbers["robustness"]["linf"] == {"eps": 0.1, "pgd20": 0.86} and numbers["robustness"]["attacks"]["wide"]
-    assert numbers["ood"]["uniform"]["scores"]["energy"]["worst"]["l2"]["auc"] == 0.4
-    assert "[" not in json.dumps(numbers) and "curve" not in json.dumps(numbers)
+    assert list(numbers) == list(MEASUREMENTS)
+    for name, content in numbers.items():
+        assert json.loads((study / f"results/jem/{name}.json").read_text()).items() <= content.items(), name
+
+
+def test_the_page_of_one_method(study):
+    _, shown = reported(study, "robust_jem")
+    assert shown.endswith(f"pictures on one page: {study}/report.html\n")
+    page = (study / "report.html").read_text()
+    assert len(checked(page)) == 7 + 2 * 2 and page.count("<table>") > 10
+    titles = re.findall(r"^#+ (.*)", shown, re.M)
+    assert [title for title in titles if title != "Where to look"] == re.findall(r"<h\d[^>]*>(.*)</h", page)
+    assert "samples by combined" in page.lower() and "<b>9.25</b> | <i>9.28</i>" in page
 
 
 @pytest.mark.parametrize(
@@ -212,7 +270,7 @@ def test_the_keys_of_a_comparison_are_there_where_nothing_was_measured(study):
     for name in ("autoattack", "fisher", "calibration"):
         (study / "results/jem" / f"{name}.json").unlink()
     out = study / "comparison.json"
-    compare(study / "results", study / "models", out, study="tiny", params=Path("params.yaml"))
+    compared(study, out)
     row = json.loads(out.read_text())["jem/sgld"]
     assert list(row)[4:9] == ["autoattack linf", "autoattack l2", "ece", "jfs", "mfs"] and set(list(row.values())[4:9]) == {
         None
@@ -271,7 +329,7 @@ def test_the_two_attacks_of_jt_share_a_radius():
 
 def test_the_comparison_and_its_page(study):
     out = study / "comparison.json"
-    compare(study / "results", study / "models", out, study="tiny", params=Path("params.yaml"))
+    page = compared(study, out)
     rows = json.loads(out.read_text())
     assert list(rows) == [
         *("standard", "jem/sgld", "jem/replay_buffer", "robust_jem/combined", "robust_jem/sgld", "at_ebm/ascent"),
@@ -286,29 +344,23 @@ def test_the_comparison_and_its_page(study):
     shown = out.with_suffix(".md").read_text()
     assert all(f"### {name}" in shown for name in ("RJ Table 1", "JT Table 1", "JT Table 2", "JT Table 3", "AE Table 4"))
 
-    page = out.with_suffix(".html").read_text()
-    sources = re.findall(r'src="([^"]*)"', page)
-    assert all(source.startswith("data:image/png;base64,") for source in sources) and "<script" not in page
-    assert "http" not in re.sub(r'src="[^"]*"', "", page) and "url(" not in page
     recipes = sum(map(len, RECIPES.values()))
-    assert len(sources) == 1 + 7 * len(RECIPES) + 2 * recipes == page.count("<figcaption>")
-    ids = re.findall(r'id="([^"]*)"', page)
-    assert len(ids) == len(set(ids)) and {link[1:] for link in re.findall(r'href="([^"]*)"', page)} <= set(ids)
-    assert page.count("<table>") == page.count("</table>") > 20 and "<b>9.25</b> | <i>9.28</i>" in page
+    assert len(checked(page)) == 1 + 7 * len(RECIPES) + 2 * recipes
+    assert page.count("<table>") > 20 and "<b>9.25</b> | <i>9.28</i>" in page
 
 
 def test_a_comparison_leaves_out_what_is_not_whole(study, tmp_path):
     out, results = tmp_path / "comparison.json", study / "results"
     (results / "jem/quality.json").unlink()
     next((results / "robust_jem/samples").glob("sgld.npz")).unlink()
-    compare(results, study / "models", out, study="tiny", params=Path("params.yaml"))
+    compared(study, out)
     assert list(json.loads(out.read_text())) == ["standard", "at_ebm/ascent", "(gaussians)", "(real)"]
     note = "Left out: jem, which lacks quality.json; robust_jem, which lacks samples/sgld.npz."
     assert note in out.with_suffix(".md").read_text()
     for method in RECIPES:
         (results / method / "ood.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no method has results but standard, which lacks ood\.json; jem, "):
-        compare(results, study / "models", out, study="tiny", params=Path("params.yaml"))
+        compared(study, out)
 
 
 def test_the_page_is_small_enough(tmp_path):

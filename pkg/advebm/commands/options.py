@@ -22,7 +22,9 @@ ModelFile = Annotated[Path, Option("--model", help="model that `train` wrote (.s
 Judge = Annotated[Path, Option(help="model of the judge (.safetensors)")]
 OutFolder = Annotated[Path, Option(help="folder to write", callback=_own)]
 OutFile = Annotated[Path, Option(help="file to write", callback=_own)]
-ReportFile = Annotated[Path, Option(help="JSON file to write; a Markdown file of the same name is written too")]
+ReportFile = Annotated[
+    Path, Option(help="JSON file to write; Markdown, web page and .metrics.json of the same name are written too")
+]
 Methods = Annotated[list[str] | None, Option("--method", help="a method, may be repeated [default: all]")]
 Changes = Annotated[
     list[str] | None, Option("--set", help="KEY=VALUE to set in each method's entry, such as training.optimizer.lr=0.1")

@@ -18,13 +18,20 @@ def report(
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
 ) -> None:
-    """Write a method's numbers next to the published ones, as JSON and Markdown, and print them."""
+    """Write a method's numbers next to the published ones, as JSON and Markdown, and print them; its main numbers as JSON;
+    and a web page of its tables and pictures."""
     entry = config.read(params, study, method)
-    from advebm.reports.method import markdown, numbers
+    from advebm.reports.headline import main
+    from advebm.reports.method import markdown, numbers, tables
+    from advebm.reports.page import page, pictures
     from advebm.reports.results import measured
 
-    found = measured(results, model.parent)
-    disk.write_report(out, numbers(found), markdown(study, entry["data"], method, found, results))
+    found, title = measured(results, model.parent), f"{study}: {method}"
+    content = tables(study, entry["data"], method, found)
+    disk.write_json(out.with_suffix(".metrics.json"), main(entry["data"], found))
+    disk.write_report(out, numbers(found), markdown(title, content, results, out))
+    shown = page(title, content[:1], {method: (content[1:], pictures(found, results, model.parent))})
+    out.with_suffix(".html").write_text(shown, encoding="utf-8")
 
 
 def compare(
@@ -44,7 +51,7 @@ def compare(
     from advebm.evaluation.quality import BUFFER
     from advebm.reports import comparison
     from advebm.reports.method import sections
-    from advebm.reports.page import page, pictures
+    from advebm.reports.page import embedded, page, pictures
     from advebm.reports.papers import papers
     from advebm.reports.results import measured
     from advebm.reports.tables import document
@@ -63,6 +70,7 @@ def compare(
         what = f" but {'; '.join(left_out)}" if left_out else ""
         raise FileNotFoundError(f"{results}: no method has results{what}; run `dvc repro -P`")
     note = f"Left out: {'; '.join(left_out)}." if left_out else ""
+    title = f"{study}: every method"
     general = [*comparison.overview(found, note), *papers(study, entry["data"], found)]
     sheets = {
         f"{method}/{recipe}": images.load(results / method / "samples" / f"{recipe}.npz").x
@@ -75,7 +83,9 @@ def compare(
         for method, content in found.items()
     }
 
-    disk.write_report(out, comparison.rows(found), document(f"{study}: every method", general))
+    disk.write_report(out, comparison.rows(found), document(title, general))
+    sheet, html = out.with_suffix(".png"), out.with_suffix(".html")
     if sheets:
-        figures.sheets(sheets, out.with_suffix(".png"), f"{study}: the first samples of each method and recipe")
-    out.with_suffix(".html").write_text(page(study, general, out.with_suffix(".png"), shown), encoding="utf-8")
+        figures.sheets(sheets, sheet, f"{study}: the first samples of each method and recipe")
+    overall = embedded({sheet: "The first samples of each method and recipe."} if sheets else {})
+    html.write_text(page(title, general, shown, overall), encoding="utf-8")

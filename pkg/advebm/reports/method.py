@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from advebm.evaluation import MEASUREMENTS
+from advebm.reports.headline import short
 from advebm.reports.papers import papers
 from advebm.reports.results import Found
 from advebm.reports.tables import Table, document
-
-LEFT_OUT = ("protocol", "curve", "curves", "baselines")  # of report.json, as is every list
 
 
 def sections(found: Found) -> list[Table]:
@@ -25,27 +24,23 @@ def recoveries(events: list[dict[str, Any]]) -> Table:
 
 
 def numbers(found: Found) -> dict[str, Any]:
-    """The content of report.json: the numbers of each measurement that DVC shows, one per column."""
-    wanted = [name for name, measurement in MEASUREMENTS.items() if measurement.metric]
-    return {name: plain(found.of[name].json()) if name in found.of else {} for name in wanted}
+    """The content of report.json: what each measurement wrote, {} where it was not made."""
+    return {name: found.of[name].json() if name in found.of else {} for name in MEASUREMENTS}
 
 
-def plain(content: Any) -> Any:
-    """The content without lists and the keys in LEFT_OUT."""
-    if not isinstance(content, dict):
-        return content
-    return {key: plain(value) for key, value in content.items() if key not in LEFT_OUT and not isinstance(value, list)}
+def tables(study: str, used: dict[str, Any], method: str, found: Found) -> list[Table]:
+    """The tables of a report, the short one first; used: the study's entry for data in params.yaml."""
+    return [short(used, found), *sections(found), *papers(study, used, {method: found}, whole=False)]
 
 
-def markdown(study: str, used: dict[str, Any], method: str, found: Found, results: Path) -> str:
-    """The report of a method in Markdown; used: the study's entry for data in params.yaml."""
+def markdown(title: str, content: list[Table], results: Path, out: Path) -> str:
+    """The report of a method in Markdown; out: its JSON file."""
     look = [
         f"- samples: {results}/samples/pictures/",
         *(f"- {picture.stem}: {picture}, for print .pdf" for picture in sorted(results.glob("*.png"))),
-        "- this report: report.md, report.json",
-        "- every method, tables and pictures on one page: comparison.html, by `dvc repro -P`",
+        f"- these numbers: {out}; those that DVC compares: {out.with_suffix('.metrics.json')}",
         "- every run: MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///mlflow.db",
+        "- every method on one page: comparison.html, by `dvc repro -P`",
+        f"- this report with all its pictures on one page: {out.with_suffix('.html')}",
     ]
-    published = papers(study, used, {method: found}, whole=False)
-    where = Table("Where to look", [], [], ("\n".join(look),))
-    return document(f"{study}: {method}", [*sections(found), *published, where])
+    return document(title, [*content, Table("Where to look", [], [], ("\n".join(look),))])

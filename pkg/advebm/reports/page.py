@@ -1,8 +1,9 @@
-"""The web page of a study: every table and picture in one file that needs no network."""
+"""The web page of one or several methods: every table and picture in one file that needs no network."""
 
 import base64
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,16 +20,20 @@ class Picture(NamedTuple):
     source: str  # a data URI
 
 
-def page(study: str, general: list[Table], sheet: Path, methods: dict[str, tuple[list[Table], list[Picture]]]) -> str:
-    """HTML of the general tables and the sheet of samples, then of each method's tables and pictures."""
+def page(
+    title: str,
+    general: list[Table],
+    methods: dict[str, tuple[list[Table], list[Picture]]],
+    overall: Sequence[Picture] = (),
+) -> str:
+    """HTML of the general tables, then of each method's tables and pictures; overall: pictures that follow "Samples"."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"text": text, "slug": lambda title: re.sub(r"\W+", "-", title.lower())}
     environment.tests["beside"] = lambda cell: isinstance(cell, Beside)
-    overall = embedded({sheet: "The first samples of each method and recipe."})
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(study=study, general=general, overall=overall, methods=methods)
+    return template.render(title=title, general=general, methods=methods, overall=overall)
 
 
 def pictures(found: Found, results: Path, model: Path) -> list[Picture]:
