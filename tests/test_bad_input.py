@@ -195,6 +195,8 @@ STAGES = [
     ("report at --results {out} --model {out}/m", {}, "`advebm robustness` makes it"),
     ("report at --results {bad}/results --model {out}/m", {}, "robustness.json: is damaged"),
     ("compare --results {out} --models {out}", {}, "no method has results; run `dvc repro -P`"),
+    ("compare at --results {out}", {}, "but at, which lacks robustness.json"),
+    ("compare at jen", {}, "no method 'jen' in tiny (did you mean jem?)"),
     ("train robust_gem --data {work}/data", {}, "no method 'robust_gem' in tiny (did you mean robust_jem?)"),
 ]
 

@@ -122,9 +122,9 @@ def reported(study, method):
     return json.loads(out.read_text()), out.with_suffix(".md").read_text()
 
 
-def compared(study, out):
+def compared(study, out, *methods):
     folders = {name: study / name for name in ("results", "models")}
-    compare(**folders, out=out, study="tiny", params=Path("params.yaml"))
+    compare(list(methods) or None, **folders, out=out, study="tiny", params=Path("params.yaml"))
     return out.with_suffix(".html").read_text()
 
 
@@ -349,13 +349,30 @@ def test_the_comparison_and_its_page(study):
     assert page.count("<table>") > 20 and "<b>9.25</b> | <i>9.28</i>" in page
 
 
+def test_a_comparison_of_some_methods(study, capsys):
+    out = study / "two.json"
+    page = compared(study, out, "robust_jem", "at", "standard")
+    assert list(json.loads(out.read_text())) == [
+        *("robust_jem/combined", "robust_jem/sgld", "standard", "(gaussians)", "(real)"),
+    ]
+    assert "<h1>tiny: robust_jem, standard</h1>" in page and "method-jem" not in page and ">JEM<" not in page
+    assert len(checked(page)) == 1 + 7 * 2 + 2 * 2
+    left = "Left out: at, which lacks robustness.json, quality.json, ood.json; `dvc exp run -S study=tiny -S method=NAME` "
+    assert capsys.readouterr().out.splitlines()[-2:] == [f"{left}makes it.", f"wrote {out.with_suffix('.html')}"]
+    assert len(checked(compared(study, out, "robust_jem"))) == 1 + 7 + 2 * 2
+    with pytest.raises(ValueError, match=r"no method 'jen' in tiny \(did you mean jem\?\)"):
+        compared(study, out, "jen")
+    with pytest.raises(FileNotFoundError, match=r"no method has results but at, which lacks .*; run `dvc exp run -S study"):
+        compared(study, out, "at")
+
+
 def test_a_comparison_leaves_out_what_is_not_whole(study, tmp_path):
     out, results = tmp_path / "comparison.json", study / "results"
     (results / "jem/quality.json").unlink()
     next((results / "robust_jem/samples").glob("sgld.npz")).unlink()
     compared(study, out)
     assert list(json.loads(out.read_text())) == ["standard", "at_ebm/ascent", "(gaussians)", "(real)"]
-    note = "Left out: jem, which lacks quality.json; robust_jem, which lacks samples/sgld.npz."
+    note = "Left out: jem, which lacks quality.json; robust_jem, which lacks samples/sgld.npz; `dvc repro -P` makes it."
     assert note in out.with_suffix(".md").read_text()
     for method in RECIPES:
         (results / method / "ood.json").unlink()

@@ -1,9 +1,9 @@
-"""A method's numbers next to the published ones, and the comparison of all methods."""
+"""A method's numbers next to the published ones, and the comparison of methods."""
 
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
 from advebm import config
 from advebm.commands import options as o
@@ -35,17 +35,22 @@ def report(
 
 
 def compare(
-    results: Annotated[Path, Option(help="folder with a sub-folder for each method")],
-    models: Annotated[Path, Option(help="folder with a sub-folder for each method")],
+    methods: Annotated[list[str] | None, Argument(help="methods of the study [default: all]")] = None,
+    results: Annotated[
+        Path | None, Option(help="folder with a sub-folder for each method [default: results/STUDY]")
+    ] = None,
+    models: Annotated[Path | None, Option(help="folder with a sub-folder for each method [default: models/STUDY]")] = None,
     out: Annotated[
         Path, Option(help="JSON file to write; Markdown, picture and web page of the same name are written too")
-    ],
+    ] = Path("out/comparison.json"),
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
 ) -> None:
-    """Compare all methods of a study, and the papers' tables with what was measured; write one web page of all tables
-    and pictures."""
+    """Compare methods of a study, and the papers' tables with what was measured; write one web page of all tables and
+    pictures. Methods without results are left out, with a line that says what they lack."""
     entry = config.read(params, study)
+    for method in methods or []:
+        config.read(params, study, method)
     from advebm import figures
     from advebm.data import images
     from advebm.evaluation.quality import BUFFER
@@ -56,9 +61,10 @@ def compare(
     from advebm.reports.results import measured
     from advebm.reports.tables import document
 
+    results, models = results or Path("results", study), models or Path("models", study)
     found, left_out = {}, []
-    for method in entry["models"]:
-        if any(results.glob(f"{method}/*")):  # DVC leaves empty folders
+    for method in dict.fromkeys(methods or entry["models"]):
+        if methods or any(results.glob(f"{method}/*")):  # DVC leaves empty folders
             lacking = comparison.lacks(results / method)
             if not lacking:
                 found[method] = measured(results / method, models / method)
@@ -66,12 +72,13 @@ def compare(
             if lacking:
                 found.pop(method, None)
                 left_out.append(f"{method}, which lacks {', '.join(lacking)}")
+    run = f"`dvc exp run -S study={study} -S method=NAME`" if methods else "`dvc repro -P`"
     if not found:
         what = f" but {'; '.join(left_out)}" if left_out else ""
-        raise FileNotFoundError(f"{results}: no method has results{what}; run `dvc repro -P`")
-    note = f"Left out: {'; '.join(left_out)}." if left_out else ""
-    title = f"{study}: every method"
-    general = [*comparison.overview(found, note), *papers(study, entry["data"], found)]
+        raise FileNotFoundError(f"{results}: no method has results{what}; run {run}")
+    note = f"Left out: {'; '.join(left_out)}; {run} makes it." if left_out else ""
+    title = f"{study}: {', '.join(found) if methods else 'every method'}"
+    general = [*comparison.overview(found, note), *papers(study, entry["data"], found, whole=not methods)]
     sheets = {
         f"{method}/{recipe}": images.load(results / method / "samples" / f"{recipe}.npz").x
         for method, content in found.items()
@@ -89,3 +96,4 @@ def compare(
         figures.sheets(sheets, sheet, f"{study}: the first samples of each method and recipe")
     overall = embedded({sheet: "The first samples of each method and recipe."} if sheets else {})
     html.write_text(page(title, general, shown, overall), encoding="utf-8")
+    print("\n".join(filter(None, [note, f"wrote {html}"])))
