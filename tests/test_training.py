@@ -257,11 +257,11 @@ def test_networks_of_every_kind_are_saved_and_loaded(tmp_path, spec):
     net(x)  # a flow initialises itself from its first batch
     net.eval()
     networks.save(tmp_path / "m.safetensors", net)
-    read, header = networks.load(tmp_path / "m.safetensors", shape=(3, 8, 8))
+    read, header = networks.load(tmp_path / "m.safetensors", about={"shape": [3, 8, 8], "classes": 10})
     assert torch.equal(net(x), read(x)) and net(x).shape == (2, 1) and header["network"]["kind"] == spec.kind
     assert torch.equal(copy.deepcopy(net)(x), net(x))
     with pytest.raises(ValueError, match="it belongs to another study"):
-        networks.load(tmp_path / "m.safetensors", shape=(1, 8, 8))
+        networks.load(tmp_path / "m.safetensors", about={"shape": [1, 8, 8], "classes": 10})
     if hasattr(net, "features"):
         assert torch.equal(net.head(net.features(x)), net(x)) and torch.equal(net.body(net.stem(x)), net(x))
 

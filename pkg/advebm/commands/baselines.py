@@ -19,7 +19,6 @@ def baselines(
     entry = config.read(params, study)
     import torch
 
-    from advebm import networks
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
     from advebm.evaluation.quality import Baselines, Quality, score
@@ -31,13 +30,14 @@ def baselines(
     around = Surroundings(
         data=data, judge=judge, root=project.data_root(root), bar=lambda name: progress.bar(f"quality {name}", quiet)
     )
-    spec, fitted, n = config.build(Quality, entry["quality"]), Gaussians.load(gaussians), entry["samples"]
+    spec, n = config.build(Quality, entry["quality"]), entry["samples"]
+    fitted = Gaussians.load(gaussians, about=around.about)
+    around.load_judge()  # report a wrong one before computing anything
     ids = torch.arange(n)
     y = ids % around.about["classes"]
     parts = [fitted.sample(y[i], Streams(SEED, "baselines", ids=i)) for i in ids.split(BATCH)]
     drawn = images.Images(images.to_bytes(torch.cat(parts)), y.numpy())
     held_out = "validation" if spec.reference == "test" else "test"
-    networks.load(judge)  # report a damaged judge before computing anything
     key = [entry["quality"], n, around.about["sha256"], images.digest(gaussians), images.digest(judge)]
     with state.opened("baselines", out, key) as opened:
         sets = {"gaussians": drawn, "real": around.images(held_out)[:n]}

@@ -9,10 +9,10 @@ def gaussians(
 ) -> None:
     """Fit a Gaussian to the training images of each class."""
     spec = config.build(config.Gaussian, config.read(params, study)["gaussians"])
-    from advebm.data import images
     from advebm.data.gaussians import Gaussians
+    from advebm.data.prepared import load
     from advebm.runtime import progress
 
-    fitted = Gaussians.fit(images.load(data / "train.npz"), ridge=spec.ridge, progress=progress.bar("gaussians", quiet))
+    fitted = Gaussians.fit(load(data, "train"), ridge=spec.ridge, progress=progress.bar("gaussians", quiet))
     fitted.save(out)
     print(f"wrote {out}: {len(fitted.mean)} Gaussians of {fitted.mean.shape[1]} dimensions")

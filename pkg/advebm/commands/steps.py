@@ -51,7 +51,7 @@ def steps(
     curves = variants(entry, method, f"{params}: {study}", recipe or [], vary or [], change or [])
     from dataclasses import asdict
 
-    from advebm import figures, networks
+    from advebm import figures
     from advebm.data.images import digest
     from advebm.evaluation import steps as s
     from advebm.evaluation.generation import Generator
@@ -66,7 +66,7 @@ def steps(
     available = min(described["images"][split] for split in ("validation", "train"))
     if images > available:
         raise ValueError(f"--images {images}: there are only {available} validation or training images")
-    networks.load(judge, shape=described["shape"])  # report a wrong judge before drawing anything
+    around.load_judge()  # report a wrong one before drawing anything
     recipes = {name: made for name, (_, made) in curves.items()}
     make = Generator.load(model, data, gaussians, recipes, entry["precision"], f"{study}.sampling.{method}")
     numbers: dict[str, Any] = {"images": images, "lengths": counts}

@@ -13,7 +13,7 @@ from typer import Option
 
 from advebm import config
 from advebm.commands import options as o
-from advebm.data.prepared import about
+from advebm.data.prepared import about, load
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,10 +172,10 @@ def train(
     if not model.method.shared:
         ranks.leader_only()
     device = networks.device()
-    start = None if gaussians is None else Gaussians.load(gaussians, device)
+    start = None if gaussians is None else Gaussians.load(gaussians, device, about=described)
     context = Context(seed, tuple(described["shape"]), described["classes"], start, device)
-    sets = {name: images.load(data / f"{name}.npz") for name in ("train", "validation")}
-    outliers = images.load(data / "outliers.npz") if model.method.outliers else None
+    sets = {name: load(data, name) for name in ("train", "validation")}
+    outliers = load(data, "outliers") if model.method.outliers else None
     spec = {"seed": seed, "study": study, "method": method, **config.trained_by(entry, method)}
     if init is not None:  # report a model that does not fit before writing anything
         networks.initialise(model.network.build(described["shape"], model.method.outputs(described["classes"])), init)

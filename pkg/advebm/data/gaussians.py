@@ -1,7 +1,9 @@
 """Class Gaussians, from which the chains of JEM++ and Robust JEM start (Santurkar et al. 2019, Section 3.1)."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -67,13 +69,26 @@ class Gaussians:
         disk.write(path, save({"mean": self.mean, "factor": self.factor, "shape": torch.tensor(self.shape)}))
 
     @classmethod
-    def load(cls, path: Path, device: torch.device | str = "cpu") -> "Gaussians":
-        """Read what `save` wrote. Raises FileNotFoundError, or ValueError for a damaged file."""
+    def load(cls, path: Path, device: torch.device | str = "cpu", *, about: Mapping[str, Any] | None = None) -> "Gaussians":
+        """Read what `save` wrote. Raises FileNotFoundError, or ValueError for a damaged file, or where the classes or the
+        shape of their images are not those of the prepared images that `about` describes."""
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such file; `advebm gaussians` fits the class Gaussians")
         try:
             tensors = load_file(path)
-            mean, factor, shape = tensors["mean"], tensors["factor"], tuple(tensors["shape"].tolist())
+            mean, factor, shape = tensors["mean"], tensors["factor"], tensors["shape"].tolist()
+            classes, dimensions = mean.shape
+            if len(shape) != 3 or math.prod(shape) != dimensions or factor.shape != (classes, dimensions, dimensions):
+                raise ValueError(f"mean {[*mean.shape]}, factor {[*factor.shape]} and images {shape} do not fit")
+            if not all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in (mean, factor)):
+                raise ValueError("not all numbers are finite float32")
         except Exception as error:
-            raise ValueError(f"{path}: is not a readable file of class Gaussians ({error})") from error
-        return cls(mean.to(device), factor.to(device), shape)
+            raise ValueError(
+                f"{path}: is not a readable file of class Gaussians ({error}); run `advebm gaussians` again"
+            ) from error
+        if about is not None and (classes, shape) != (about["classes"], about["shape"]):
+            raise ValueError(
+                f"{path}: has {classes} classes of images {shape}, not {about['classes']} of {about['shape']}; it belongs "
+                "to another study"
+            )
+        return cls(mean.to(device), factor.to(device), tuple(shape))

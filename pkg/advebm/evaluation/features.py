@@ -1,6 +1,8 @@
 """Features of images, computed by torch-fidelity with the judge or with its own Inception."""
 
 import hashlib
+import pickle
+import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -122,9 +124,20 @@ class FeatureNetwork:
 
     @cached_property
     def extractor(self):
+        """The network. Raises ValueError where the weights are not those of Inception, OSError where they are missing and
+        cannot be downloaded."""
         from advebm.vision import torch_fidelity
 
-        return torch_fidelity.utils.create_feature_extractor(self.name, list(self.layers), **self.options)
+        try:
+            return torch_fidelity.utils.create_feature_extractor(self.name, list(self.layers), **self.options)
+        except urllib.error.URLError as error:
+            raise OSError(
+                f"Inception's weights are missing, and cannot be downloaded ({error}); see data/README.md"
+            ) from error
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+            raise wrong_weights(self.weights, error) from error
 
     @cached_property
     def about(self) -> str:
@@ -152,13 +165,26 @@ class FeatureNetwork:
         return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
 
 
+def wrong_weights(weights: Path | None, error: Exception) -> ValueError:
+    """What to raise for a file that does not hold Inception's weights; by default it is the one that was downloaded."""
+    file = weights or Path(torch.hub.get_dir(), "checkpoints", Features.inception)
+    reason = str(error).strip().splitlines()
+    return ValueError(
+        f"{file}: does not hold the weights of torch-fidelity's Inception ({type(error).__name__}"
+        f"{': ' + reason[0][:100] if reason else ''}); remove it, or see data/README.md"
+    )
+
+
 def network(spec: Features, judge: nn.Module, channels: int, root: Path, **more: Any) -> FeatureNetwork:
     """The feature network that the spec names; more: fields of FeatureNetwork."""
     if spec.features == "judge":
         assert isinstance(judge, Classifier), "a judge is a classifier"
         return FeatureNetwork(name=register_judge(judge, channels), layers=("features", "logits"), **more)
     weights = root / spec.inception
-    if not weights.is_file():
+    if not weights.exists():
         return FeatureNetwork(name=register_inception(), **more)
-    classifier = torch.load(weights, weights_only=True, mmap=True)["fc.weight"]
+    try:
+        classifier = torch.load(weights, weights_only=True, mmap=True)["fc.weight"]
+    except Exception as error:  # torch raises many kinds for files that it did not write
+        raise wrong_weights(weights, error) from error
     return FeatureNetwork(name=register_inception(), weights=weights, classifies=bool(classifier.any()), **more)

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from advebm import networks
-from advebm.data import images
+from advebm.data import images, prepared
 from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images
-from advebm.data.prepared import about
 from advebm.networks import Network
 from advebm.networks.passes import Passes
 from advebm.ranges import Precision
@@ -54,8 +53,8 @@ class Generator:
     ) -> "Generator":
         """Load from files. A network that was trained with chains on batch statistics is put in training mode. Raises
         ValueError where a recipe needs class logits that the network does not have."""
-        described, device = about(data), networks.device()
-        net, header = networks.load(model, device, shape=described["shape"])
+        described, device = prepared.about(data), networks.device()
+        net, header = networks.load(model, device, about=described)
         net.train(header.get("statistics") == "batch")
         for name, recipe in recipes.items():
             if recipe.guided and header["outputs"] != described["classes"]:
@@ -63,8 +62,8 @@ class Generator:
                     f"{where}.{name}: needs the logits of {described['classes']} classes, but the network has "
                     f"{header['outputs']}; use sgld (conditional: false), ascent or draw"
                 )
-        outliers = images.load(data / "outliers.npz") if any(r.start == "outliers" for r in recipes.values()) else None
-        starts = start_images(Gaussians.load(gaussians, device), outliers)
+        outliers = prepared.load(data, "outliers") if any(r.start == "outliers" for r in recipes.values()) else None
+        starts = start_images(Gaussians.load(gaussians, device, about=described), outliers)
         return cls(net=net, starts=starts, classes=described["classes"], passes=Passes.on(device, precision))
 
     def __call__(self, draw: Callable[..., dict], name: str, ids: Tensor) -> dict:

@@ -12,8 +12,8 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from advebm import networks
-from advebm.data import images as files
 from advebm.data.images import Images
+from advebm.data.prepared import shaped
 from advebm.energy import unconfident
 from advebm.evaluation import features, kernel
 from advebm.evaluation.features import FeatureNetwork
@@ -43,9 +43,9 @@ class Quality(features.Features):
         sets = dict(subject.sampled)
         protocols = {name: "atebm" for name, recipe in subject.recipes.items() if recipe.start == "outliers"}
         buffer = subject.model.with_name("replay_buffer.npz")
-        net, header = networks.load(subject.model, networks.device())
+        net, header = subject.net, networks.header(subject.model)
         if self.buffer and buffer.is_file():
-            sets[BUFFER] = confident(net, files.load(buffer), subject.count)
+            sets[BUFFER] = confident(net, shaped(buffer, subject.about), subject.count)
             protocols[BUFFER] = "jempp-buffer"
         how = generated(subject.precision, header)
         found = score(sets, self, subject, part=part, protocols=protocols, how=how)
@@ -207,7 +207,7 @@ def score(
 ) -> dict[str, Scores]:
     """The scores of named images against the spec's reference, by the subject's judge. protocols: {name: protocol}, by
     default "ours". how: how the images were generated, for the text of the protocol."""
-    net, _ = networks.load(subject.judge, networks.device(), shape=subject.about["shape"])
+    net = subject.load_judge()
     using = features.network(
         spec, net, net.shape[0], subject.root, cache=state.features(spec.features).part, bar=subject.bar
     )

@@ -2,13 +2,14 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
+from annotated_types import Len
 from pydantic import TypeAdapter, ValidationError
 
 from advebm.runtime.disk import read_json
 
-Interval = list[float]  # 95%: [low, high]
+Interval = Annotated[list[float], Len(2, 2)]  # 95%: [low, high]
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advebm import networks
 from advebm.data.images import Images
 from advebm.energy import Energy, Logits, marginal
 from advebm.evaluation.features import FeatureNetwork, network
@@ -166,7 +165,7 @@ def measured(
     sets: dict[str, dict[int, Images]], lengths: list[int], n: int, make: Generator, spec: Quality, around: Surroundings
 ) -> tuple[Real, dict[str, Curve]]:
     """The numbers of n real images of each split, and those of each curve."""
-    judge, _ = networks.load(around.judge, networks.device(), shape=around.about["shape"])
+    judge = around.load_judge()
     using = network(spec, judge, judge.shape[0], around.root, cache=state.features(spec.features).part, bar=around.bar)
     validation, train = (balanced(around.images(split), n) for split in ("validation", "train"))
     reference = Reference(validation, using)

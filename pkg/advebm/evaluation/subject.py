@@ -8,7 +8,7 @@ from pathlib import Path
 from advebm import networks
 from advebm.data import images
 from advebm.data.images import Images
-from advebm.data.prepared import about
+from advebm.data.prepared import about, load, shaped
 from advebm.evaluation.generation import Generator
 from advebm.ranges import Precision
 from advebm.samplers.recipes import Recipe
@@ -31,7 +31,11 @@ class Surroundings:
         return about(self.data)
 
     def images(self, split: str) -> Images:
-        return images.load(self.data / f"{split}.npz")
+        return load(self.data, split)
+
+    def load_judge(self) -> networks.Network:
+        """The judge. Raises ValueError where it is not one of the prepared images."""
+        return networks.load(self.judge, networks.device(), about=self.about, judge=True)[0]
 
 
 @dataclass(kw_only=True)
@@ -51,8 +55,8 @@ class Subject(Surroundings):
 
     @cached_property
     def net(self) -> networks.Network:
-        """The model, in evaluation mode. Raises ValueError where it is not for images of the prepared shape."""
-        return networks.load(self.model, networks.device(), shape=self.about["shape"])[0]
+        """The model, in evaluation mode. Raises ValueError where it does not fit the prepared images."""
+        return networks.load(self.model, networks.device(), about=self.about)[0]
 
     def inputs(self, names: Iterable[str]) -> list[str]:
         """sha256 of the files of the named inputs. Raises FileNotFoundError that names the command to run."""
@@ -76,8 +80,8 @@ class Subject(Surroundings):
 
     @cached_property
     def sampled(self) -> dict[str, Images]:
-        """The samples of each recipe. Raises FileNotFoundError where a recipe's file is missing."""
-        return {name: images.load(self.samples / f"{name}.npz") for name in self.recipes}
+        """The samples of each recipe. Raises FileNotFoundError or ValueError where a recipe's file is missing or wrong."""
+        return {name: shaped(self.samples / f"{name}.npz", self.about) for name in self.recipes}
 
     @cached_property
     def generator(self) -> Generator:

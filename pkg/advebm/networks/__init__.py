@@ -1,7 +1,7 @@
 """Networks: their specs, and how model files are saved and loaded."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -43,17 +43,24 @@ def save(path: Path, net: Network, **about: Any) -> None:
 
 
 def load(
-    path: Path, device: torch.device | str = "cpu", *, shape: Sequence[int] | None = None
+    path: Path, device: torch.device | str = "cpu", *, about: Mapping[str, Any] | None = None, judge: bool = False
 ) -> tuple[Network, dict[str, Any]]:
     """The network, in evaluation mode, and the header of its model file.
 
     Raises FileNotFoundError, or ValueError if the file is damaged, its weights are not finite or do not fit its spec, or
-    the network is not for images of the given shape (C, H, W).
+    the network does not fit the prepared images that `about` describes: it must be for images of their shape, and have an
+    output for each class or, unless it is to be a judge, a single one.
     """
-    net, about = _read(path)
-    if shape is not None and list(shape) != about["shape"]:
-        raise ValueError(f"{path}: is for images {about['shape']}, not {list(shape)}; it belongs to another study")
-    return net.to(device).eval().requires_grad_(False), about
+    net, header = _read(path)
+    if about is not None:
+        if about["shape"] != list(net.shape):
+            raise ValueError(f"{path}: is for images {list(net.shape)}, not {about['shape']}; it belongs to another study")
+        if judge and not isinstance(net, Classifier):
+            raise ValueError(f"{path}: is a flow, not a judge; `advebm train judge` makes one")
+        if net.outputs != about["classes"] and (judge or net.outputs != 1):
+            what = "it is not the study's judge" if judge else "it belongs to another study"
+            raise ValueError(f"{path}: has {net.outputs} outputs for {about['classes']} classes; {what}")
+    return net.to(device).eval().requires_grad_(False), header
 
 
 def initialise(net: Network, path: Path) -> None:
@@ -75,7 +82,7 @@ def initialise(net: Network, path: Path) -> None:
 def header(path: Path) -> dict[str, Any]:
     """What `save` wrote about a model, without its weights."""
     with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()["advebm"])
+        return json.loads((file.metadata() or {})["advebm"])
 
 
 def _read(path: Path) -> tuple[Network, dict[str, Any]]:
@@ -85,7 +92,7 @@ def _read(path: Path) -> tuple[Network, dict[str, Any]]:
     try:
         about, state = header(path), load_file(path)
         net = NETWORKS[about["network"]["kind"]](**about["network"]).build(about["shape"], about["outputs"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: is not a readable advebm model ({error}); it may be damaged") from error
     for name, tensor in state.items():
         if not tensor.isfinite().all():

@@ -6,7 +6,7 @@ from typing import Any
 from advebm.evaluation import MEASUREMENTS
 from advebm.reports.headline import short
 from advebm.reports.papers import papers
-from advebm.reports.results import Found
+from advebm.reports.results import Found, Recovery
 from advebm.reports.tables import Table, document
 
 
@@ -16,9 +16,9 @@ def sections(found: Found) -> list[Table]:
     return [*([recoveries(found.recoveries)] if found.recoveries else []), *measured]
 
 
-def recoveries(events: list[dict[str, Any]]) -> Table:
+def recoveries(events: list[Recovery]) -> Table:
     """The recoveries of a training that diverged."""
-    rows = [[i, event["back_to"], event["event"]] for i, event in enumerate(events, 1)]
+    rows = [[i, event.back_to, event.event] for i, event in enumerate(events, 1)]
     note = "Each time it resumed from that step with other random numbers, smaller steps and longer chains."
     return Table(f"Training diverged {len(events)} times", ["recovery", "back to step", "why"], rows, (note,))
 

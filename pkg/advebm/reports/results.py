@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from advebm.evaluation import MEASUREMENTS
 from advebm.evaluation.quality import QualityResult, Scores
@@ -12,12 +12,28 @@ from advebm.runtime.disk import read_json
 R = TypeVar("R", bound=Result)
 
 
+@dataclass(kw_only=True)
+class Recovery:
+    """Training diverged at a step and resumed from an earlier one."""
+
+    event: str  # how it diverged, in words
+    step: int
+    back_to: int
+
+
+@dataclass(kw_only=True)
+class Recoveries(Result):
+    """The content of recoveries.json."""
+
+    recoveries: list[Recovery]
+
+
 @dataclass
 class Found:
     """The results of a method, and the recoveries of its training."""
 
     of: dict[str, Result]  # by name of the measurement, if it was measured
-    recoveries: list[dict[str, Any]]  # from divergence
+    recoveries: list[Recovery]
 
     def get(self, kind: type[R]) -> R | None:
         """The result of that kind, if it was measured."""
@@ -46,4 +62,4 @@ def measured(results: Path, model: Path | None = None, *, partial: bool = False)
         if required or content:  # {} where the study leaves it out
             found[name] = measurement.result.checked(content, file, name)
     diverged = model / "recoveries.json" if model else None
-    return Found(found, read_json(diverged, "train")["recoveries"] if diverged and diverged.is_file() else [])
+    return Found(found, Recoveries.load(diverged, "train").recoveries if diverged and diverged.exists() else [])

@@ -63,7 +63,7 @@ def read_json(file: Path, command: str) -> dict[str, Any]:
         content = json.loads(file.read_text())
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file}: not there; `advebm {command}` makes it") from error
-    except ValueError as error:
+    except (ValueError, IsADirectoryError, RecursionError) as error:
         raise ValueError(f"{file}: is damaged ({error}); run `advebm {command}` again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file}: is damaged (not an object); run `advebm {command}` again")
