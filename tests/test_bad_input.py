@@ -150,7 +150,7 @@ STAGES = [
     ("prepare --root {bad}", {"data.source": "folder:none"}, "holds no images"),
     ("prepare --root {bad}", {"data.source": "folder:huge"}, "exceeds limit"),
     ("gaussians --data {bad}/one_class --out {out}/g -q", {}, "class 1 has no training images"),
-    ("gaussians --data {out} --out {out}/g", {}, "no such file"),
+    ("gaussians --data {out} --out {out}/g", {}, "about.json: not there; `advebm prepare` makes it"),
     ("train standard --data {bad}/cut", {}, "train.npz: is not a readable .npz file"),
     ("train standard --data {bad}/about", {}, "about.json: is damaged"),
     ("train standard --data {bad}/lacks", {}, "about.json: lacks sha256; run `advebm prepare` again"),

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from advebm import cli, networks
 from advebm.networks.flow import Glow
 from advebm.networks.wrn import WideResNet
 from advebm.reports.results import measured
+from advebm.runtime import tracking
 from test_bad_input import error_of, params_file
 
 DATA, MODEL, GAUSSIANS = "--data {t}/data", "--model {t}/judge/model.safetensors", "--gaussians {t}/g.safetensors"
@@ -195,3 +197,42 @@ def test_recoveries_that_are_not(tmp_path, content):
     (tmp_path / "recoveries.json").write_text(content)
     with pytest.raises(ValueError, match=r"recoveries.json: .*run `advebm train` again"):
         measured(Path("nowhere"), tmp_path, partial=True)
+
+
+@pytest.mark.parametrize("norm", [None, [], "x", 7])
+def test_a_result_of_autoattack_that_is_not(tmp_path, norm):
+    (tmp_path / "autoattack.json").write_text(json.dumps({"n": 2, "linf": norm}))
+    with pytest.raises(ValueError, match=r"autoattack.json: .* is missing or wrong.*; run `advebm autoattack` again"):
+        measured(tmp_path, partial=True)
+
+
+@pytest.mark.parametrize("make", [PAGE, lambda file: file.mkdir()], ids=["a web page", "a folder"])
+def test_a_tracking_database_that_is_not(tmp_path, monkeypatch, capsys, make):
+    """Training succeeds and says what waits; what reads the database names it."""
+    make(tmp_path / "mlflow.db")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with tracking.run("train", "tiny", "at", params={}):
+        pass
+    assert capsys.readouterr().err.startswith(f"advebm: MLflow: {tmp_path}/mlflow.db: ")
+    monkeypatch.setattr(sys, "argv", ["advebm", "summary", "--study", "tiny"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    waits, told = capsys.readouterr().err.splitlines()
+    assert "`advebm sync` sends them" in waits
+    assert told.startswith(f"advebm: MLflow cannot be read: {tmp_path}/mlflow.db: ")
+    assert told.endswith("if it is damaged, move it away")
+
+
+def test_a_tracking_database_that_is_locked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(tracking, "PATIENCE", 0.1)
+    with FileLock(tmp_path / "mlflow.lock"):
+        shown = error_of("summary --study tiny", monkeypatch, capsys, code=1)
+    assert shown.startswith(f"advebm: MLflow cannot be read: {tmp_path}/mlflow.db: ") and "if it is locked, wait" in shown
+
+
+def test_records_for_mlflow_that_are_not(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (folder := tmp_path / "state/outbox/1-2").mkdir(parents=True)
+    (folder / "events.jsonl").write_text("<html>\n")
+    assert f"{folder}: its records for MLflow are damaged" in error_of("summary --study tiny", monkeypatch, capsys)

@@ -58,7 +58,7 @@ class AutoAttackResult(Result):
 
     @classmethod
     def read(cls, content: dict[str, Any]) -> "AutoAttackResult":
-        balls = {norm: content[norm] for norm in NAMES if norm in content}
+        balls = {norm: dict(content[norm]) for norm in NAMES if norm in content}
         left = {norm: {key: ball[key] for key in ("clean", *ATTACKS)} for norm, ball in balls.items()}
         return super().read(content | {"balls": {norm: ball | {"left": left[norm]} for norm, ball in balls.items()}})
 

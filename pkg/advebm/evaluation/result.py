@@ -39,6 +39,8 @@ class Result:
             missing = error.args[0]
         except ValidationError as error:
             missing = ".".join(str(part) for part in error.errors()[0]["loc"] if part != "named")
+        except (TypeError, ValueError) as error:
+            missing = f"a part ({error})"
         raise ValueError(f"{file}: {missing} is missing or wrong; run `advebm {command}` again")
 
 

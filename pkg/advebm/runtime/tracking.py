@@ -49,6 +49,12 @@ def uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.root() / 'mlflow.db'}"
 
 
+def _file() -> Path | None:
+    """The store, if it is an sqlite file."""
+    scheme, found, path = uri().partition("sqlite:///")
+    return Path(path.removeprefix("file:").partition("?")[0]) if found and not scheme else None
+
+
 def off() -> bool:
     return os.environ.get("ADVEBM_TRACKING", "on").lower() in ("off", "0", "false", "no")
 
@@ -63,9 +69,11 @@ def client() -> "MlflowClient":
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are raised as well
-    if not uri().startswith("sqlite:///"):
+    file = _file()
+    if file is None:
         return MlflowClient(uri())
-    file = Path(uri().removeprefix("sqlite:///").removeprefix("file:").partition("?")[0])
+    if file.is_dir():  # MLflow tries for minutes
+        raise IsADirectoryError("is a folder, not a database")
     with FileLock(file.with_suffix(".lock"), timeout=PATIENCE):
         result = MlflowClient(uri())
         result.search_experiments(max_results=1)
@@ -108,10 +116,13 @@ class Outbox:
         complete = text[: text.rfind("\n") + 1] if text else ""
         if complete != text:  # it is new, or its last line is incomplete
             disk.write(self.journal, complete.encode())
-        self.events = [json.loads(line) for line in complete.splitlines()]
         self.sent, self.run_id = 0, ""
-        if self.mark.exists():
-            self.sent, self.run_id = json.loads(self.mark.read_text())
+        try:
+            self.events = [json.loads(line) for line in complete.splitlines()]
+            if self.mark.exists():
+                self.sent, self.run_id = json.loads(self.mark.read_text())
+        except ValueError as error:
+            raise ValueError(f"{folder}: its records for MLflow are damaged ({error}); remove that folder") from error
 
     def put(self, kind: str, *content: Any) -> None:
         with self.journal.open("a") as file:
@@ -360,18 +371,25 @@ def _trained(events: list[list[Any]]) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    """Why the store, its server or the network fails, in a line; after the store's path, if it is a file."""
+    text = " ".join(str(getattr(error, "orig", None) or error).split())[:200]  # sqlalchemy's holds that of sqlite
+    return f"{file}: {text}" if (file := _file()) else text
 
 
 def runs(study: str) -> list["RunData"]:
-    """Tags, params and metrics of each finished run of a study, newest first. Prints a line if some wait in the outbox."""
+    """Tags, params and metrics of each finished run of a study, newest first. Prints a line if some wait in the outbox.
+    Raises ConnectionError where the store cannot be read."""
     unsent = {file.relative_to(outbox()).parts[0] for file in waiting(study)}
     if unsent:
         told = f"{len(unsent)} stages of {study} wait in {outbox()} and are not counted; `advebm sync` sends them"
         print(f"advebm: {told}", file=sys.stderr)
-    store = client()
-    found = store.get_experiment_by_name(f"advebm/{study}")
-    if found is None:
-        return []
-    page = store.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", max_results=1000)
+    try:
+        store = client()
+        found = store.get_experiment_by_name(f"advebm/{study}")
+        if found is None:
+            return []
+        page = store.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", max_results=1000)
+    except Exception as error:  # MLflow raises what its store, its server or the network does
+        advice = "if it is locked, wait; if it is damaged, move it away" if _file() else "see MLFLOW_TRACKING_URI"
+        raise ConnectionError(f"MLflow cannot be read: {_reason(error)}; {advice}") from error
     return [run.data for run in page]
