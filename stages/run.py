@@ -1,7 +1,8 @@
 """What every stage runs: `python stages/run.py COMMAND ...` is `advebm COMMAND ...` with the code of this tree.
 
 DVC runs queued experiments in a copy of the tree, while an editable install points to the original: so the copy's pkg/
-is put first on the path. A command that several processes can share is run by launch.processes processes.
+is put first on the path. A command that several processes can share is run by launch.processes processes. Where `python` is
+not the one of the project's environment, as in `.venv/bin/dvc repro`, this script is run again by `.venv/bin/python`.
 """
 
 import os
@@ -9,9 +10,21 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pkg"))
+TREE = Path(__file__).resolve().parents[1]
+
+if not (find_spec("torch") and find_spec("typer")):
+    OWN = Path(os.environ.get("DVC_ROOT", TREE), ".venv", "bin", "python")
+    if OWN.is_file() and not os.path.samefile(sys.prefix, OWN.parents[1]):
+        os.execv(OWN, [str(OWN), *sys.argv])
+    print(
+        f"advebm: {sys.executable} lacks the packages: run `make install`, or activate their environment", file=sys.stderr
+    )
+    sys.exit(2)
+
+sys.path.insert(0, str(TREE / "pkg"))
 
 
 def stage(name: str) -> None:

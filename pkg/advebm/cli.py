@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from tempfile import TemporaryDirectory
@@ -38,6 +39,8 @@ COMMANDS: dict[str, Callable] = {
     **{f.__name__: f for f in (adopt, stability, bench, sync, away, receive, toy2d, info)},
 }
 
+WAIT = 5  # seconds in which the leader reports a mistake that another rank has met
+
 # commands that several processes can share
 SHARED = ("train", "sample", *(name for name, m in MEASUREMENTS.items() if m.shared))
 
@@ -53,6 +56,7 @@ for name, command in COMMANDS.items():
 def run(app: Callable[..., int | None], name: str) -> None:
     """Run the application, which is the command of that name. A user's mistake prints one line and exits with 2, an
     error of the machine or of training exits with 1, and a signal exits with 128 plus its number."""
+    _open_streams()
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # threads soon sleep while idle, or experiments would slow each other
     try:
         with _together(name):
@@ -94,9 +98,21 @@ def _together(name: str) -> Iterator[None]:
             yield
 
 
+def _open_streams() -> None:
+    """Open closed standard streams, on nothing: a file opened later would take their place, and get what is printed."""
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+
+
 def _fail(error: object, code: int) -> None:
-    if os.environ.get("RANK", "0") != "0" and code != 1:  # the leader reports mistakes and signals, which all ranks meet
-        sys.exit(code)
+    if os.environ.get("RANK", "0") != "0" and code != 1:
+        if code > 2:  # a signal, which the leader gets as well
+            sys.exit(code)
+        time.sleep(WAIT)  # the leader reports a mistake that all ranks meet, and this one is ended then
     print(f"advebm: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(code)
 

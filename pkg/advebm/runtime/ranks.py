@@ -21,6 +21,7 @@ from torch import Tensor, nn
 T = TypeVar("T")
 M = TypeVar("M")
 PATIENCE = timedelta(days=7)  # with a slower rank; one that ends is noticed at once
+SET_BY_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _leader_only = False
 
 
@@ -35,10 +36,14 @@ def rank() -> int:
 @contextmanager
 def joined() -> Iterator[None]:
     """Within this block the process is one of the ranks that torchrun started, if it did. Raises ConnectionError if
-    another rank ended early, ValueError if there are fewer GPUs than ranks on this machine."""
+    another rank ended early, ValueError if there are fewer GPUs than ranks on this machine, or if RANK alone is set."""
     if "RANK" not in os.environ:
         yield
         return
+    if missing := [name for name in SET_BY_TORCHRUN if not os.environ.get(name)]:
+        raise ValueError(
+            f"RANK is set, but {', '.join(missing)} not: start the processes by torchrun, set all of them, or unset RANK"
+        )
     gpus, here = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
     if gpus:
         if here > gpus:
@@ -84,6 +89,8 @@ def launch(processes: int, script: Sequence[str]) -> int:
         elastic_launch(config, sys.executable)(*script)
     except ChildFailedError as error:
         codes = {number: failure.exitcode for number, failure in error.failures.items()}
+        ended = (-signal.SIGTERM, 128 + signal.SIGTERM)  # by the launcher, after another one had failed
+        codes = {number: code for number, code in codes.items() if code not in ended} or codes
         killed = [number for number, code in codes.items() if code < 0]
         if not killed:
             return max(codes.values())
