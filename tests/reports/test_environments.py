@@ -1,6 +1,7 @@
 """Machines and shells that are unlike the developers': a command works there, or says in a line what it needs."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,8 @@ def shell(command, folder=ROOT, **more):
     return done.returncode, done.stdout, done.stderr
 
 
-ADVEBM = f"{sys.executable} -m advebm"
+PYTHON = shlex.quote(sys.executable)
+ADVEBM = f"{PYTHON} -m advebm"
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
@@ -54,7 +56,7 @@ def test_a_failing_process_among_three_is_told(tmp_path, failing, code):
         "cli.WAIT = 1\ncli.run(app, 'train')\n"
     )
     launch = f"import sys; from advebm.runtime import ranks; sys.exit(ranks.launch(3, ['{script}']))"
-    found, _, err = shell(f'{sys.executable} -c "{launch}"')
+    found, _, err = shell(f'{PYTHON} -c "{launch}"')
     assert found == code and err == f"advebm: the reason of {failing}\n"
 
 
@@ -67,7 +69,7 @@ def test_a_mistake_that_all_processes_meet_is_told_once(tmp_path):
         "cli.run(app, 'train')\n"
     )
     launch = f"import sys; from advebm.runtime import ranks; sys.exit(ranks.launch(3, ['{script}']))"
-    assert shell(f'{sys.executable} -c "{launch}"')[::2] == (2, "advebm: the mistake\n")
+    assert shell(f'{PYTHON} -c "{launch}"')[::2] == (2, "advebm: the mistake\n")
 
 
 @pytest.fixture
