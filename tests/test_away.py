@@ -140,7 +140,7 @@ def test_home_takes_it_for_its_own(rented, tmp_path):
     log = shell(home, "dvc", "repro", "report", *targets)
     assert stages_run(log) == ["sources"] and log.count("didn't change, skipping") == len(done) + 3
     there, here = files(project), files(home)
-    outs = [path for path in there if path.parts[0] in ("models", "results") or path.stem.startswith("report")]
+    outs = [path for path in there if path.parts[0] in ("models", "results") or path.parts[0].startswith("report.")]
     outs = [path for path in outs if path.parts[:2] != ("results", "study")]  # these record that the code differs
     assert len(outs) > 60 and all(there[path] == here[path] for path in outs)
 

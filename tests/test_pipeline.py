@@ -193,7 +193,8 @@ def test_the_queue_runs_the_copys_code_and_loses_nothing(copy):
 def test_a_sweep_is_drawn_of_the_queue(copy):
     shown = shell(copy, BIN / "advebm", "sweep", "pair", "--metric", "fid", "--metric", "recall")
     assert "| targeted |" in shown and " ± " in shown and "| 2 " in shown, "the table must show a mean over seeds"
-    assert {file.name for file in (copy / "results/sweeps").iterdir()} == {"pair.md", "pair.png", "pair_samples.png"}
+    files = {file.name for file in (copy / "results/sweeps").iterdir()}
+    assert files == {"pair.md", "pair.png", "pair.pdf", "pair_samples.png"}
     log = shell(copy, BIN / "advebm", "sweep", "pair", "--metric", "protocol", fails=True)
     assert "advebm: no number 'protocol' in quality.json; there are fid, fid_se" in log
     assert "Traceback" not in log

@@ -36,7 +36,7 @@ def sweep(
 ) -> None:
     """Plot sample quality against the numbers in which the experiments NAME-1, NAME-2, ... differ.
 
-    Writes NAME.md, NAME.png (a line for each recipe: mean and standard deviation over seeds) and NAME_samples.png (a row of
+    Writes NAME.md, NAME.png and NAME.pdf (a line for each recipe: mean and standard deviation over seeds) and NAME_samples.png (a row of
     samples for each experiment and recipe, from its first seed).
     """
     metrics = metric or ["fid"]
