@@ -36,8 +36,8 @@ def sweep(
 ) -> None:
     """Plot sample quality against the numbers in which the experiments NAME-1, NAME-2, ... differ.
 
-    Writes NAME.md, NAME.png and NAME.pdf (a line for each recipe: mean and standard deviation over seeds) and NAME_samples.png (a row of
-    samples for each experiment and recipe, from its first seed).
+    Writes NAME.md, NAME.png and NAME.pdf (a line for each recipe: mean and standard deviation over seeds) and
+    NAME_samples.png (a row of samples for each experiment and recipe, from its first seed).
     """
     metrics = metric or ["fid"]
     from advebm import figures
