@@ -11,6 +11,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from advebm.commands.prepare import prepare
+from advebm.commands.sources import digest
 from advebm.data import images as im
 from advebm.data import sources
 from advebm.data.batches import Augmentation, Batches
@@ -156,16 +157,16 @@ def test_the_digest_of_a_source_is_of_its_files_and_their_names(tmp_path):
     file, seen = tmp_path / "pets/a/1.png", []
     for level in (7, 8):
         picture(file, np.full((4, 6), level, np.uint8))
-        seen.append(sources.digest("folder:pets", tmp_path))
+        seen.append(digest("folder:pets", tmp_path))
     file.rename(tmp_path / "pets/a/2.png")
-    seen.append(sources.digest("folder:pets", tmp_path))
+    seen.append(digest("folder:pets", tmp_path))
     (tmp_path / "pets/a/.hidden.png").write_bytes(b"")
-    assert sources.digest("folder:pets", tmp_path) == seen[-1] and len(set(seen)) == 3
+    assert digest("folder:pets", tmp_path) == seen[-1] and len(set(seen)) == 3
     (tmp_path / "pets").rename(tmp_path / "elsewhere")
-    assert sources.digest("folder:elsewhere", tmp_path) == seen[-1]
-    assert sources.digest("digits", tmp_path) is None
+    assert digest("folder:elsewhere", tmp_path) == seen[-1]
+    assert digest("digits", tmp_path) is None
     with pytest.raises(FileNotFoundError, match="pets: not there, but folder:pets is a source of the study"):
-        sources.digest("folder:pets", tmp_path)
+        digest("folder:pets", tmp_path)
 
 
 def test_sub_folders_train_and_test_are_splits(tmp_path):

@@ -178,22 +178,6 @@ def labelled(name: str, root: Path) -> Splits:
     return {split: check(images, name) for split, images in LABELLED[kind](root, argument).items()}
 
 
-def digest(name: str, root: Path) -> str | None:
-    """sha256 of the files of a source `npz:FILE` or `folder:DIR` and of their names in it; None for other sources. Raises
-    FileNotFoundError."""
-    kind, _, argument = name.partition(":")
-    place = root / argument
-    if kind not in ("npz", "folder"):
-        return None
-    if not place.exists():
-        raise FileNotFoundError(f"{place}: not there, but {name} is a source of the study")
-    found = hashlib.sha256()
-    for file in folders.pictures(place) if place.is_dir() else [place]:
-        with file.open("rb") as content:
-            found.update(f"{file.relative_to(place)} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
-    return found.hexdigest()
-
-
 def shape(name: str, root: Path) -> tuple[int, int, int]:
     """(C, H, W) of a source's images: known where its files need not be there, else read. Raises as `labelled` does."""
     if name in SHAPES:

@@ -202,17 +202,17 @@ def worst_case(
     def descended(left: Tensor, r: int) -> Tensor:
         """The images `left` after restart r."""
         own, streams, steps = x[left], Streams(seed, "ood", norm, r, ids=left), spec.attack.steps
-        aim, length, turn = energy, eps / 2, r // 3
-        if r % 3 == 0:
+        aim, length, (turn, kind) = energy, eps / 2, divmod(r, 3)
+        if kind == 0:
             begin = own + ball.random_start(own.shape, eps, streams) if r else best[left]
-        elif r % 3 == 1:
+        elif kind == 1:
             begin = own + ball.project(data[streams.integers(len(data))] - own, eps)
             if score in CLASS_SCORES:
                 aim = CLASS_SCORES[score](f, likeliest[left, turn % likeliest.shape[1]])
         else:
             begin, length = best[left] + ball.random_start(own.shape, NEAR * eps, streams), eps / 8
         if score == "grad_norm":
-            aim = sharpening(f, steps=steps, first=FIRST[r % 3], last=LAST[turn % len(LAST)])
+            aim = sharpening(f, steps=steps, first=FIRST[kind], last=LAST[turn % len(LAST)])
         return pgd(
             aim,
             own,
