@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test soak startup install clean
+.PHONY: repro test soak attack startup install clean
 
 repro: install  ## the default study, from data to report
 	dvc repro
@@ -19,6 +19,9 @@ test: install  ## linters, layers, types, tests
 
 soak: install  ## hours: real CIFAR-10, found under ADVEBM_DATA, trainings killed again and again, the audit of digits
 	pytest -m soak -s
+
+attack: install  ## an hour: kills, damaged files, a full disk, slow servers, hostile files; writes docs/attack.md
+	python tests/attack
 
 startup: install  ## start-up times of the stages
 	python tests/startup.py
