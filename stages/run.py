@@ -3,6 +3,7 @@
 DVC runs queued experiments in a copy of the tree, while an editable install points to the original: so the copy's pkg/
 is put first on the path. A command that several processes can share is run by launch.processes processes. Where `python` is
 not the one of the project's environment, as in `.venv/bin/dvc repro`, this script is run again by `.venv/bin/python`.
+If DVC is killed, the stage is stopped and keeps its state: DVC would delete what it goes on to write.
 """
 
 import os
@@ -29,6 +30,10 @@ sys.path.insert(0, str(TREE / "pkg"))
 
 def stage(name: str) -> None:
     """Run the command of that name with the remaining arguments; see `cli.run` for exit codes."""
+    from advebm.runtime import signals
+
+    if "DVC_ROOT" in os.environ:
+        signals.end_with(sys.argv[0])
     import typer
 
     from advebm import cli

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -132,6 +133,23 @@ def test_a_stopped_training_says_so_and_goes_on(project):
         assert err == f"advebm: stopped by {number.name}; run the same command to resume\n"
     call(project, *training("jem", "stopped"))
     assert files(project / "stopped") == files(project / "whole_jem")
+
+
+def test_a_stage_is_stopped_when_dvc_is_killed(project):
+    """DVC runs it through a shell, which goes on to wait for it. DVC would delete the model of a stage that went on."""
+    stage = shlex.join([sys.executable, str(Path("stages/run.py").resolve()), *training("robust_jem", "orphan")])
+    dvc = "import subprocess; subprocess.run(['sh', '-c', input()])"
+    environment = os.environ | {"DVC_ROOT": str(project), "ADVEBM_TRACKING": "off", "OMP_NUM_THREADS": "1"}
+    before, pipes = states(project), dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", dvc], cwd=project, text=True, env=environment, **pipes)
+    process.stdin.write(stage + "\n")
+    process.stdin.flush()
+    while states(project) == before and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    _, err = process.communicate(timeout=60)  # once the stage has ended
+    assert err == "advebm: stopped by SIGTERM; run the same command to resume\n"
+    assert states(project) != before and not (project / "orphan/model.safetensors").exists()
 
 
 def test_a_training_does_not_mix_with_an_earlier_one(project, whole):

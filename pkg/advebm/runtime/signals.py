@@ -1,11 +1,14 @@
 """SIGINT and SIGTERM as an exception. Imports no torch, so that the console command can catch it."""
 
 import os
+import re
+import select
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Timer
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from threading import Thread, Timer
 from types import FrameType
 from typing import Any
 
@@ -39,3 +42,25 @@ def raised() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         sys.unraisablehook = hook
+
+
+def end_with(script: str) -> None:
+    """From here on this process gets SIGTERM once the process that runs it ends, such as DVC, also if a shell is between
+    them. The script is the one that this process runs. Where the system is not Linux nothing happens."""
+    if sys.platform == "linux":
+        Thread(target=_watch, args=(script.encode(),), daemon=True).start()
+
+
+def _watch(script: bytes) -> None:
+    """Wait for the end of a parent; those that have the script on their command line are shells or launchers, whose own
+    parents count as well."""
+    with suppress(OSError), ExitStack() as stack:
+        alive, pid, held = select.poll(), os.getppid(), True
+        while held and pid:
+            handle = os.pidfd_open(pid)
+            stack.callback(os.close, handle)
+            alive.register(handle, select.POLLIN)
+            held = script in Path(f"/proc/{pid}/cmdline").read_bytes()
+            pid = int(re.findall(r"^PPid:\s*(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)[0])
+        alive.poll()
+        os.kill(os.getpid(), signal.SIGTERM)
