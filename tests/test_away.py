@@ -82,12 +82,12 @@ def there(rented, monkeypatch):
 
 
 def files(folder):
-    """The files of a project with their content, except those internal to git and DVC."""
+    """The files of a project with their content, except locks and those internal to git and DVC."""
     left_out = (".git", ".dvc", "__pycache__", "locks")
     return {
         file.relative_to(folder): file.read_bytes()
         for file in folder.rglob("*")
-        if file.is_file() and not set(left_out) & set(file.parts)
+        if file.is_file() and not set(left_out) & set(file.parts) and not file.match(".*.lock")
     }
 
 
@@ -252,7 +252,7 @@ def test_what_is_here_stays_where_it_is_not_done(rented, home, capsys):
 
 def test_what_a_stage_is_writing_is_not_touched(rented, home):
     before = home[1]()
-    project.lock(Path("models/tiny/at")).parent.mkdir(parents=True)
+    project.lock(Path("models/tiny/at")).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(project.lock(Path("models/tiny/at"))):
         with pytest.raises(BlockingIOError, match="models/tiny/at: another process is writing it"):
             receive.receive(rented[2])
@@ -481,7 +481,7 @@ def test_a_stage_that_does_not_end_is_killed(small_project, monkeypatch):
 def test_what_another_process_writes_is_not_removed(small_project, capsys):
     stage, _ = small_project
     Path("a.out").write_text("another's")
-    project.lock(Path("a.out")).parent.mkdir(parents=True)
+    project.lock(Path("a.out")).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(project.lock(Path("a.out"))):
         assert pieces.run("tiny", [stage("a"), stage("b")], Endless()) == 1
     assert "a.out: another process is writing it" in capsys.readouterr().err

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from filelock import FileLock
 from PIL import Image
 
 from advebm import cli, config, networks
@@ -349,12 +348,14 @@ def test_what_the_machine_does_is_exit_code_1(places, tmp_path, monkeypatch, cap
 
 
 def test_a_measurement_that_another_process_writes_is_refused(places, tmp_path, monkeypatch, capsys):
-    lock = project.lock(tmp_path / "ood.json")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    """Also by one that works in another project."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "elsewhere"))
+    with project.locked(tmp_path / "ood.json"):
+        monkeypatch.delenv("DVC_ROOT")
         line = f"ood standard {MODEL} {DATA} --study tiny --out {{out}} --quiet"
         shown = error_of(line, monkeypatch, capsys, code=1, out=tmp_path, **places)
     assert f"{tmp_path}/ood.json: another process is writing it" in shown
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_network_that_has_diverged_is_refused_by_every_measurement(places, tmp_path, monkeypatch, capsys):

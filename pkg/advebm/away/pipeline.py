@@ -108,7 +108,7 @@ def files(path: Path) -> list[Path]:
     """The file, or all files in the folder, sorted, except temporary ones."""
     if path.is_file():
         return [path]
-    found = (file for file in path.rglob("*") if "__pycache__" not in file.parts and file.suffix != ".part")
+    found = (file for file in path.rglob("*") if "__pycache__" not in file.parts and file.suffix not in (".part", ".lock"))
     return sorted(file for file in found if file.is_file())
 
 

@@ -22,21 +22,24 @@ def data_root(given: Path | None = None) -> Path:
 
 
 def lock(out: Path) -> Path:
-    """The file that a process locks while it writes `out`."""
-    return root() / "state" / "locks" / f"{digest(str(out.resolve()))[:16]}.lock"
+    """The file that a process locks while it writes `out`. It is beside it: other projects may write there, too."""
+    place = out.resolve()
+    return place.with_name(f".{place.name}.lock")
 
 
 @contextmanager
 def locked(*outs: Path) -> Iterator[None]:
     """Within this block no other process that locks its outputs writes these. The system releases a lock when the process
-    ends in any way. Raises BlockingIOError if another process is writing them."""
+    ends in any way, and its file is removed unless the process is killed. Raises BlockingIOError if another process is
+    writing them."""
     with ExitStack() as stack:
-        for out in outs:
-            lock(out).parent.mkdir(parents=True, exist_ok=True)
+        for file, out in {lock(out): out for out in outs}.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
             try:
-                stack.enter_context(FileLock(lock(out), timeout=0))
+                stack.enter_context(FileLock(file, timeout=0))
             except Timeout:
                 raise BlockingIOError(f"{out}: another process is writing it; wait for it, or stop it") from None
+            stack.callback(file.unlink, missing_ok=True)
         yield
 
 
