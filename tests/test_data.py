@@ -17,6 +17,7 @@ from advebm.data import sources
 from advebm.data.batches import Augmentation, Batches
 from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images
+from advebm.data.prepared import load
 from advebm.evaluation.subject import Subject
 from advebm.vision import datasets
 
@@ -201,8 +202,46 @@ def test_sets_of_an_earlier_preparation_are_not_measured(tmp_path):
         sets = f"{{photographs: null, uniform: null, {out}: uniform}}"
         params.write_text(Path("params.yaml").read_text() + f"mine: {{like: tiny, data: {{out: {sets}}}}}\n")
         prepare(tmp_path / "data", study="mine", params=params, root=tmp_path, quiet=True)
-    subject = Subject(method="at", name="at", model=tmp_path, data=tmp_path / "data", recipes={}, count=10)
-    assert list(subject.outside) == ["b"] and (tmp_path / "data/out/a.npz").exists()
+    given = {"method": "at", "name": "at", "model": tmp_path, "data": tmp_path / "data", "recipes": {}, "count": 10}
+    with pytest.raises(ValueError, match=r"the study has .'a': 'uniform'.; run"):
+        _ = Subject(**given, out={"a": "uniform"}).outside
+    subject = Subject(**given, out={"b": "uniform"})
+    assert list(subject.outside) == ["b"] and not (tmp_path / "data/out/a.npz").exists()
+
+
+def test_images_that_prepare_did_not_write_last_are_refused(tmp_path, monkeypatch):
+    data, params = tmp_path / "data", tmp_path / "params.yaml"
+    params.write_text(Path("params.yaml").read_text() + "mine: {like: tiny, data: {test: 300}}\n")
+    prepare(data, study="tiny", params=params, quiet=True)
+    train, uniform = data / "train.npz", data / "out/uniform.npz"
+    for file in (train, uniform):
+        before = file.read_bytes()
+        content = im.load(file)
+        im.save(file, im.Images(255 - content.x, content.y))
+        with pytest.raises(ValueError, match="its images are not those that"):
+            load(data, "train")
+        file.write_bytes(before)
+    load(data, "train")
+    uniform.with_name("more.npz").write_bytes(before)
+    with pytest.raises(ValueError, match=r"about\.json: has no out/more; run `advebm prepare` again"):
+        load(data, "out/more")
+    read = []
+    monkeypatch.setattr(im, "digest_arrays", lambda sets: read.append(len(list(sets))))
+    load(data, "train")
+    assert not read, "files that have not changed are not read twice"
+    monkeypatch.undo()
+
+    def killed(path, images, save=im.save):
+        if path.name == "validation.npz":
+            raise KeyboardInterrupt
+        save(path, images)
+
+    monkeypatch.setattr(im, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(data, study="mine", params=params, quiet=True)
+    assert len(im.load(train).x) == 1397
+    with pytest.raises(FileNotFoundError, match=r"about\.json: not there; `advebm prepare` makes it"):
+        load(data, "train")
 
 
 @pytest.mark.parametrize(

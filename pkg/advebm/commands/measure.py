@@ -70,6 +70,7 @@ def measure(
         detector=config.model(entry, method).method.detector,
         recipes=recipes,
         count=entry["samples"],
+        out=entry["data"]["out"],
         precision=entry["precision"],
         root=project.data_root(root),
         bar=lambda name: progress.bar(f"{name} {study}/{method}", quiet),

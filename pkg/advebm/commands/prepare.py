@@ -70,6 +70,8 @@ def prepare(
         least = 2 if name.startswith("out/") else LEAST
         if len(content.x) < least:
             raise ValueError(f"{study}.data: {name} has {len(content.x)} images; measurements need at least {least}")
+    for patterns in (["about.json"], [*(f"{name}.npz" for name in sets if "/" not in name), "out/*.npz"]):
+        disk.clear(out, *patterns)  # first the description: without it no stage reads the rest
     for name in progress.bar(f"prepare {study}", quiet)(sets):
         images.save(out / f"{name}.npz", sets[name])
     about = {
@@ -78,7 +80,7 @@ def prepare(
         "classes": int(train.labels().max()) + 1,
         "images": {name: len(content.x) for name, content in sets.items()},
         "out": {"outliers": spec.outliers, **spec.out},
-        "sha256": images.digest_arrays(sets),
+        "sha256": images.digest_arrays(sets.items()),
     }
     disk.write_json(out / "about.json", about)
     print(f"wrote {out}: " + ", ".join(f"{n} {name}" for name, n in about["images"].items()))

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZipFile, ZipInfo
@@ -93,10 +94,10 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def digest_arrays(sets: dict[str, Images]) -> str:
+def digest_arrays(sets: Iterable[tuple[str, Images]]) -> str:
     """sha256 of all images and labels, whatever their file format."""
     total = hashlib.sha256()
-    for name, images in sets.items():
+    for name, images in sets:
         total.update(f"{name} {images.x.shape}".encode())
         for array in (images.x, images.y):
             total.update(b"" if array is None else np.ascontiguousarray(array).data)

@@ -1,21 +1,25 @@
 """What the stage `prepare` wrote: its images, and their description."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advebm.runtime.disk import read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from advebm.data.images import Images
 
 LABELLED = ("train", "validation", "test")  # the splits, whose images have the study's classes
 
 
 def about(data: Path) -> dict[str, Any]:
-    """Shape, classes, numbers of images by file, and digest. Raises ValueError where one is missing or wrong."""
+    """Shape, classes, numbers of images by file, sources of out-distribution images, and digest of all images. Raises
+    ValueError where one is missing or wrong."""
     file = data / "about.json"
     content = read_json(file, "prepare")
-    for key in ("shape", "classes", "images", "sha256"):
+    for key in ("shape", "classes", "images", "sha256", "out"):
         if key not in content:
             raise ValueError(f"{file}: lacks {key}; run `advebm prepare` again")
     shape, images = content["shape"], content["images"]
@@ -24,6 +28,7 @@ def about(data: Path) -> dict[str, Any]:
         "classes": _positive(content["classes"]),
         "images": isinstance(images, dict) and set(LABELLED) <= set(images) and all(map(_positive, images.values())),
         "sha256": isinstance(content["sha256"], str),
+        "out": isinstance(content["out"], dict),
     }
     for key, fits in right.items():
         if not fits:
@@ -36,14 +41,44 @@ def _positive(number: object) -> bool:
 
 
 def load(data: Path, name: str) -> "Images":
-    """The images of a split or an out-distribution set. Raises FileNotFoundError, or ValueError where they are not what
-    about.json says."""
+    """The images of a split or an out-distribution set. Raises FileNotFoundError, or ValueError where they, or
+    others of the folder, are not those that about.json describes."""
     described, file = about(data), data / f"{name}.npz"
+    if name not in described["images"]:
+        raise ValueError(f"{data / 'about.json'}: has no {name}; run `advebm prepare` again")
     found, classes = shaped(file, described), described["classes"]
     if name in LABELLED and (found.y is None or found.y.max() >= classes):
         what = "no classes" if found.y is None else f"an image of class {found.y.max()}"
         raise ValueError(f"{file}: has {what}, but the study has classes 0 to {classes - 1}; run `advebm prepare` again")
+    files = tuple(_state(data, name) for name in described["images"])
+    if _contents(data, files) != (described["images"], described["sha256"]):
+        raise ValueError(f"{data}: its images are not those that about.json describes; run `advebm prepare` again")
     return found
+
+
+def _state(data: Path, name: str) -> tuple[str, int, int]:
+    """Name, size and time of change of a file of images."""
+    try:
+        found = (data / f"{name}.npz").stat()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{data / name}.npz: not there; run `advebm prepare` again") from error
+    return name, found.st_size, found.st_mtime_ns
+
+
+@lru_cache
+def _contents(data: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[dict[str, int], str]:
+    """Numbers of images by file, and the digest of all. The files are read again only where their states differ."""
+    from advebm.data import images
+
+    described, counts = about(data), {}
+
+    def read() -> "Iterator[tuple[str, Images]]":
+        for name, *_ in files:
+            found = shaped(data / f"{name}.npz", described)
+            counts[name] = len(found.x)
+            yield name, found
+
+    return counts, images.digest_arrays(read())
 
 
 def shaped(file: Path, described: dict[str, Any]) -> "Images":

@@ -48,6 +48,7 @@ class Subject(Surroundings):
     detector: str = "energy"  # the method's detection score
     recipes: dict[str, Recipe]
     count: int  # samples per recipe
+    out: dict[str, str]  # the study's out-distribution sets: {name: source}
     precision: Precision = "fp32"  # in which samples are drawn
     samples: Path = Path()  # the folder that `sample` wrote
     gaussians: Path = Path()
@@ -74,9 +75,13 @@ class Subject(Surroundings):
 
     @cached_property
     def outside(self) -> dict[str, Images]:
-        """The out-distribution sets that `prepare` wrote last, by name. Raises FileNotFoundError where one is missing."""
-        names = sorted(name for name in self.about["images"] if name.startswith("out/"))
-        return {name.removeprefix("out/"): self.images(name) for name in names}
+        """The study's out-distribution sets, by name. Raises FileNotFoundError where one is missing, ValueError where
+        `prepare` wrote others."""
+        written = {name: source for name, source in self.about["out"].items() if name != "outliers"}
+        if written != self.out:
+            shown = f"{self.data}: has the out-distribution sets {written}, the study has {self.out}"
+            raise ValueError(f"{shown}; run `advebm prepare` again")
+        return {name: self.images(f"out/{name}") for name in sorted(written)}
 
     @cached_property
     def sampled(self) -> dict[str, Images]:

@@ -30,6 +30,14 @@ def write(path: Path, data: bytes) -> None:
     force(path.parent)
 
 
+def clear(folder: Path, *patterns: str) -> None:
+    """Remove the files in a folder that match a pattern: what an earlier run of a command wrote there."""
+    for file in [file for pattern in patterns for file in folder.glob(pattern)]:
+        file.unlink()
+    if folder.is_dir():
+        force(folder)
+
+
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file. Raises ValueError, and writes nothing, where a number is not finite: JSON has no NaN."""
     if (wrong := not_finite(content)) is not None:
