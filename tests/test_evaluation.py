@@ -20,7 +20,8 @@ from advebm.energy import SCORES, grad, marginal, negative, posterior
 from advebm.evaluation import autoattack, features, frechet, intervals, kernel, ood, quality, robustness
 from advebm.evaluation.smoothed import Smoothed
 from advebm.networks.wrn import WideResNet
-from advebm.runtime.state import Cache
+from advebm.runtime.parts import anew
+from advebm.runtime.state import Cache, State
 from advebm.samplers.apgd import AutoPGD, apgd
 from advebm.samplers.norms import NORMS
 from advebm.samplers.pgd import pgd
@@ -401,6 +402,22 @@ def test_samples_and_reference_have_as_many_images_of_each_class():
     cycling = Images(np.arange(21, dtype=np.uint8)[:, None, None, None], np.arange(21) % 3)
     assert (quality.balanced(cycling, 20).x == cycling.x[:20]).all(), "samples stay as they are"
     assert len(quality.balanced(Images(images.x), 7).x) == 7
+
+
+def test_numbers_of_other_features_are_not_taken_for_those_of_these(judge, tmp_path):
+    """As after Inception's weights, or a file of features, were replaced while a measurement was interrupted."""
+    x = np.random.default_rng(3).integers(0, 256, (2, 30, 8, 8, 1), dtype=np.uint8)
+    spec, kept, other = quality.Quality(features="judge"), State(tmp_path), copy.deepcopy(judge)
+    other.stem[1].weight.data *= 2
+    found = {}
+    for name, net, part in (("first", other, kept.part), ("then", judge, kept.part), ("right", judge, anew)):
+        using = features.network(spec, net, 1, tmp_path)
+        against = quality.Reference(Images(x[0]), using)
+        found[name] = quality.fidelity(Images(x[1]), against, spec, using, name="sgld", part=part)
+    assert found["first"].fid != found["then"].fid and found["then"] == found["right"]
+    cut = features.network(spec, judge, 1, tmp_path, cache=lambda name, make: {k: z[:7] for k, z in make().items()})
+    with pytest.raises(ValueError, match="state/features: holds features of other images than its names say"):
+        quality.Reference(Images(x[0]), cut)
 
 
 def test_too_few_images_are_refused_before_features_are_computed(judge, tmp_path):

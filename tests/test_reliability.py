@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from advebm.runtime import state
+from advebm.runtime import code, state
 from advebm.runtime.signals import Stopped
 from advebm.runtime.state import Cache, Good, State
 
@@ -187,17 +187,26 @@ def changed(project, name, **changes):
 def test_another_spec_does_not_go_on_from_this_state(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
 
-    def interrupted(spec):
+    shutil.copytree(code.PACKAGE, tmp_path / "advebm", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "PACKAGE", tmp_path / "advebm")
+    modules = ["advebm.commands.train"]
+
+    def interrupted(spec, out="out"):
         """The spec of the state that it finds; it saves its own spec and is then interrupted."""
-        with contextlib.suppress(KeyError), state.opened("train", tmp_path / "out", {"spec": spec}) as kept:
+        with contextlib.suppress(KeyError), state.opened("train", tmp_path / out, {"spec": spec}, *modules) as kept:
             found = kept.load()
             kept.save(Good({}, {"spec": spec}), always=True)
             raise KeyError
         return found and found.about["spec"]
 
     assert [interrupted(spec) for spec in ("a", "b", "a", "b")] == [None, None, "a", "b"]
-    monkeypatch.setattr(state, "code", lambda: "edited")
-    assert interrupted("a") is None
+    assert [interrupted("a", out) for out in ("other", "other", "out")] == [None, "a", "a"]
+    for command, edited in (("train", "commands/train"), ("sample", "commands/sample"), ("measure", "config")):
+        modules[:] = [f"advebm.commands.{command}"]
+        interrupted("a")
+        assert interrupted("a") == "a"
+        (tmp_path / f"advebm/{edited}.py").open("a").write("\n# edited\n")
+        assert interrupted("a") is None, f"{edited} was edited"
 
 
 def test_divergence_is_rolled_back_and_then_an_error(project):
@@ -236,13 +245,16 @@ def test_a_signal_counts_wherever_it_comes(tmp_path, monkeypatch, capfd):
 
 def test_two_processes_do_not_write_one_folder(project, monkeypatch):
     monkeypatch.chdir(project)
-    for name in ("shared", "elsewhere"):
-        (project / name).mkdir()
+    (project / "shared").mkdir()
     with state.opened("train", project / "shared", "a key"):
         log = call(project, *training("standard", "shared"), code=1)
         assert log == "advebm: shared: another process is writing it; wait for it, or stop it\n"
-        with state.opened("train", project / "elsewhere", "a key") as other:
-            assert other.folder.name.endswith("-1"), "the same stage in another folder must have its own state"
+    (project / "copy/shared").mkdir(parents=True)
+    with state.opened("train", Path("shared"), "a key") as first, monkeypatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(project))
+        patch.chdir(project / "copy")  # as DVC runs queued experiments
+        with state.opened("train", Path("shared"), "a key") as second:
+            assert second.folder.name == first.folder.name.replace("-0", "-1"), "each copy of the tree has its own state"
 
 
 def test_a_full_disk_leaves_the_last_good_state(tmp_path, monkeypatch):
@@ -276,6 +288,12 @@ def test_a_part_is_computed_once(tmp_path):
     (file,) = (tmp_path / "parts").iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"!")
     assert torch.equal(kept.part("a", lambda: torch.zeros(2)), torch.zeros(2)), "a damaged part must be computed again"
+    (file,) = (tmp_path / "parts").iterdir()
+    kept.part("b", lambda: torch.ones(2))
+    (other,) = set((tmp_path / "parts").iterdir()) - {file}
+    file.rename(other.with_name(f"{other.name.split('-')[0]}-{file.name.split('-')[1]}"))
+    other.unlink()
+    assert torch.equal(kept.part("b", lambda: torch.ones(3)), torch.ones(3)), "the part of another name must not be taken"
 
 
 def test_what_a_cache_holds_is_found_by_others_until_it_is_the_oldest(tmp_path):

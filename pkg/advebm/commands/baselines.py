@@ -39,7 +39,7 @@ def baselines(
     drawn = images.Images(images.to_bytes(torch.cat(parts)), y.numpy())
     held_out = "validation" if spec.reference == "test" else "test"
     key = [entry["quality"], n, around.about["sha256"], images.digest(gaussians), images.digest(judge)]
-    with state.opened("baselines", out, key) as opened:
+    with state.opened("baselines", out, key, __name__) as opened:
         sets = {"gaussians": drawn, "real": around.images(held_out)[:n]}
         scores = score(sets, spec, around, part=opened.part)
         disk.write_json(out / "baselines.json", Baselines(named=scores).json())

@@ -85,7 +85,7 @@ def measure(
             continue
         key = [method, stages[name], checkpoint, subject.about["sha256"], *subject.inputs(measurement.inputs)]
         with ExitStack() as stack:
-            part = stack.enter_context(state.opened(name, file, key)).part
+            part = stack.enter_context(state.opened(name, file, key, __name__, specs[name].__module__)).part
             result, drawn = specs[name].measure(subject, part)
             disk.write_json(file, result.json())
             known = tracked.params(entry, study, method, name, model)

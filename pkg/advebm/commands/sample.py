@@ -51,7 +51,7 @@ def sample(
     key = [method, spec, checkpoint, about(data)["sha256"], images.digest(gaussians)]
     known = tracked.params(entry, study, method, "sample", model)
     sending = tracking.run("sample", study, method, params=known, checkpoint=checkpoint, spec=spec)
-    with opened("sample", out, key) as state, sending as run:
+    with opened("sample", out, key, __name__) as state, sending as run:
         for name, recipe in recipes.items():
             bar = progress.bar(f"sample {study}/{method} {name}", quiet)
             found = batched(partial(drawn, name), name, count, part=state.part, progress=bar)

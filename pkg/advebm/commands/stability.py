@@ -51,7 +51,7 @@ def stability(
 
         def steps(name: str, seed: int) -> torch.Tensor:
             """The steps at which a training diverged, then -1 if it completed."""
-            place = Path(folder, f"{name}-{seed}")
+            place = state.folder / f"{name}-{seed}"
             try:
                 train(name, data, place, gaussians, study=study, params=file, seed=seed, warm=warm, quiet=quiet)
             except Diverged as error:
@@ -61,7 +61,8 @@ def stability(
             return torch.tensor([*(event["step"] for event in recovered), -1])
 
         start = None if warm is None else images.digest(warm / "model.safetensors")
-        with opened("stability", out, [study, entries, about(data)["sha256"], start]) as state:
+        key = [study, entries, about(data)["sha256"], images.digest(gaussians), start]
+        with opened("stability", out, key, __name__) as state:
             found = {
                 name: [state.part(f"{name} {seed}", partial(steps, name, seed)).tolist() for seed in range(seeds)]
                 for name in methods

@@ -207,7 +207,7 @@ def train(
         )
         return net, own
 
-    with opened("train", out, key) as state:
+    with opened("train", out, key, __name__) as state:
         good = state.load() or Good({}, {"step": 0, "rows": [], "recoveries": [], "run": None})
         resumed = good.about["run"]
         with tracking.run("train", study, method, params=config.flat(spec), uid=resumed) as run:

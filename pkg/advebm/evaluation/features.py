@@ -159,15 +159,23 @@ class FeatureNetwork:
         def found(start: int) -> dict[str, Tensor]:
             part = np.ascontiguousarray(x[start : start + PART])
             key = f"features of {part.shape} {hashlib.sha256(part.data).hexdigest()}, {self.about}"
-            return self.cache(key, partial(extracted, part))
+            made = self.cache(key, partial(extracted, part))
+            if {len(values) for values in made.values()} != {len(part)}:
+                raise ValueError("state/features: holds features of other images than its names say; remove the folder")
+            return made
 
         parts = ranks.spread(found, range(0, len(x), PART), self.bar(name))
         return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
 
 
+def downloaded() -> Path:
+    """The file in which torch-fidelity saves the Inception weights that it downloads."""
+    return Path(torch.hub.get_dir(), "checkpoints", Features.inception)
+
+
 def wrong_weights(weights: Path | None, error: Exception) -> ValueError:
     """What to raise for a file that does not hold Inception's weights; by default it is the one that was downloaded."""
-    file = weights or Path(torch.hub.get_dir(), "checkpoints", Features.inception)
+    file = weights or downloaded()
     reason = str(error).strip().splitlines()
     return ValueError(
         f"{file}: does not hold the weights of torch-fidelity's Inception ({type(error).__name__}"
@@ -182,7 +190,9 @@ def network(spec: Features, judge: nn.Module, channels: int, root: Path, **more:
         return FeatureNetwork(name=register_judge(judge, channels), layers=("features", "logits"), **more)
     weights = root / spec.inception
     if not weights.exists():
-        return FeatureNetwork(name=register_inception(), **more)
+        weights = downloaded()
+    if not weights.exists():
+        _ = FeatureNetwork(name=register_inception()).extractor  # downloads them
     try:
         classifier = torch.load(weights, weights_only=True, mmap=True)["fc.weight"]
     except Exception as error:  # torch raises many kinds for files that it did not write

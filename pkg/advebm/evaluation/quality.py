@@ -1,6 +1,7 @@
 """Sample quality: FID and KID with their standard errors; Inception Score, precision and recall by torch-fidelity; label
 consistency by the judge. Samples and reference have as many images of each class."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -165,9 +166,17 @@ def fidelity(
     paired = compared(n, m)
     evenly = torch.arange(paired) * m // paired
 
+    inputs = hashlib.sha256()  # what the numbers are computed from, whatever files it came from
+    for tensor in (z, z_ref):
+        inputs.update(tensor.cpu().contiguous().numpy().data)
+
     def kept(what: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Expensive numbers, saved as a part."""
-        made = part(f"{what} of {name}", lambda: {key: torch.tensor(v, dtype=torch.float64) for key, v in make().items()})
+
+        def saved() -> dict[str, Tensor]:
+            return {key: torch.tensor(value, dtype=torch.float64) for key, value in make().items()}
+
+        made = part(f"{what} of {name}, {inputs.hexdigest()}", saved)
         return {key: value.item() for key, value in made.items()}
 
     def frechet() -> dict[str, float]:
@@ -208,9 +217,7 @@ def score(
     """The scores of named images against the spec's reference, by the subject's judge. protocols: {name: protocol}, by
     default "ours". how: how the images were generated, for the text of the protocol."""
     net = subject.load_judge()
-    using = features.network(
-        spec, net, net.shape[0], subject.root, cache=state.features(spec.features).part, bar=subject.bar
-    )
+    using = features.network(spec, net, net.shape[0], subject.root, cache=state.features().part, bar=subject.bar)
     wanted = spec.reference_images or max((len(s.x) for s in sets.values()), default=0)
     split = subject.images(spec.reference)
     if spec.reference == "train" and wanted > len(split.x):  # the whole published training set

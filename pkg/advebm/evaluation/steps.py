@@ -166,7 +166,7 @@ def measured(
 ) -> tuple[Real, dict[str, Curve]]:
     """The numbers of n real images of each split, and those of each curve."""
     judge = around.load_judge()
-    using = network(spec, judge, judge.shape[0], around.root, cache=state.features(spec.features).part, bar=around.bar)
+    using = network(spec, judge, judge.shape[0], around.root, cache=state.features().part, bar=around.bar)
     validation, train = (balanced(around.images(split), n) for split in ("validation", "train"))
     reference = Reference(validation, using)
 

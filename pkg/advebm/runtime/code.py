@@ -48,7 +48,8 @@ def imported(file: Path) -> tuple[Path, ...]:
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
     yield node
     for child in ast.iter_child_nodes(node):
-        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+        typing = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case) and not typing:
             yield from _statements(child)
 
 

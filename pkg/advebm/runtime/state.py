@@ -24,14 +24,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from advebm.runtime import disk, project, ranks, signals
+from advebm.runtime.code import reached
 from advebm.runtime.parts import Made
 
 SHARE = 20  # a state is written after this many times the duration of the last writing: at most 5% of the time
 GENERATIONS = 2  # of states that are kept
-RESULTS = (
-    *("energy.py", "training.py", "runtime/parts.py", "runtime/ranks.py"),
-    *("data", "evaluation", "methods", "networks", "samplers"),
-)
 BOUND = 4 * 10**9  # bytes of features that are kept: Inception's of more than 300,000 images
 
 
@@ -124,15 +121,16 @@ class Cache:
             file.unlink()
 
 
-def features(kind: str) -> Cache:
-    """The saved features of images, by the judge or by Inception, which all commands of the project share."""
-    return Cache(project.root() / "state" / "features", code("evaluation/features.py", *["networks"] * (kind == "judge")))
+def features() -> Cache:
+    """The saved features of images, which all commands of the project share."""
+    return Cache(project.root() / "state" / "features", project.digest(reached(["evaluation.features"])))
 
 
 @contextmanager
-def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
-    """The state of a stage that writes `out`. It is found again by `key`: all that its results depend on, except the code,
-    which is added here. It is deleted when the block completes, and kept otherwise.
+def opened(stage: str, out: Path, key: Any, *modules: str) -> Iterator[State]:
+    """The state of a stage that writes `out`, deleted when the block completes, and kept otherwise. It is found again for
+    the same `out` by `key`, all that the results depend on, and by the code of the modules that make them and of all that
+    these import.
 
     Within this block SIGINT and SIGTERM raise Stopped. Raises BlockingIOError if another process is writing `out`. Ranks
     share the state, which the leader opens.
@@ -142,11 +140,14 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
             yield State(ranks.from_leader(out))
             ranks.barrier()
         return
-    root = project.root() / "state"
-    digest = project.digest({"key": key, "code": code(), "torch": torch.__version__})[:16]
+    root, place = project.root() / "state", out.resolve()
+    if place.is_relative_to(Path.cwd()):  # the same in the copies of the tree in which DVC runs experiments
+        place = place.relative_to(Path.cwd())
+    code = reached(name.removeprefix("advebm.") for name in modules)
+    digest = project.digest({"key": key, "out": str(place), "code": code, "torch": torch.__version__})[:16]
     with ExitStack() as stack:
         stack.enter_context(project.locked(out))
-        for slot in count():  # the same work for another `out` has its own slot
+        for slot in count():  # the same work in another copy of the tree has its own slot
             folder = root / f"{stage}-{digest}-{slot}"
             try:
                 stack.enter_context(FileLock(root / "locks" / f"{folder.name}.lock", timeout=0))
@@ -164,21 +165,11 @@ def opened(stage: str, out: Path, key: Any) -> Iterator[State]:
         shutil.rmtree(folder)
 
 
-def code(*names: str) -> str:
-    """sha256 of these files and folders of the package, or of all code that results depend on."""
-    package = Path(__file__).parents[1]
-    total = hashlib.sha256()
-    for name in names or RESULTS:
-        for file in sorted((package / name).rglob("*.py")) if (package / name).is_dir() else [package / name]:
-            total.update(f"{file.relative_to(package)}".encode() + file.read_bytes())
-    return total.hexdigest()
-
-
 def _find(folder: Path, name: str) -> Any:
     """The saved part of that name, marked as used now; None if there is no intact one."""
     for file in folder.glob(f"{_prefix(name)}-*.safetensors"):
         content = _read(file)
-        if content is not None:
+        if content is not None and content.about["name"] == name:
             os.utime(file)
             return content.tensors.get("", content.tensors)
     return None
