@@ -566,3 +566,7 @@ def test_inception_weights_without_classifier_give_no_inception_score(judge, tmp
         spec = quality.Quality(features="inception", inception=f"{name}.pth")
         using = features.network(spec, judge, 3, tmp_path)
         assert using.classifies is (name == "full") and using.weights == tmp_path / f"{name}.pth"
+    file, one = tmp_path / "full.pth", torch.ones(1).numpy().tobytes()
+    file.write_bytes(file.read_bytes().replace(one, torch.full((1,), 2.0).numpy().tobytes(), 1))
+    with pytest.raises(ValueError, match=r"full.pth: does not hold .* was altered"):
+        features.network(spec, judge, 3, tmp_path)

@@ -1,16 +1,18 @@
 import copy
+import json
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from advebm import config, networks
 from advebm.data import sources
 from advebm.data.batches import Augmentation, Batch, Batches
 from advebm.data.gaussians import Gaussians
-from advebm.data.images import Images
+from advebm.data.images import Images, load, save
 from advebm.methods import METHODS
 from advebm.methods.base import Context
 from advebm.methods.standard import Standard
@@ -311,9 +313,53 @@ def test_damaged_models_are_told(tmp_path):
     content = (tmp_path / "m.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(content[:1000])
     (tmp_path / "other.safetensors").write_bytes(content.replace(b'\\"width\\": 1', b'\\"width\\": 2'))
-    for name, message in (("none", "no such model file"), ("cut", "damaged"), ("other", "weights do not fit")):
+    net.spec = replace(net.spec, width=2)
+    networks.save(tmp_path / "wide.safetensors", net)
+    for name, message in (
+        ("none", "no such model file"),
+        ("cut", "damaged"),
+        ("other", "its sha256 is another"),
+        ("wide", "weights do not fit"),
+    ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             networks.load(tmp_path / f"{name}.safetensors")
+
+
+def test_a_flipped_bit_is_found_in_every_file_that_a_later_stage_reads(tmp_path, images):
+    """One bit in each of 300 bytes: at the beginning, at the end and in between. What is read is what was written."""
+    networks.save(tmp_path / "model", SPEC.build((1, 8, 8), 3))
+    Gaussians(torch.rand(2, 4), torch.eye(4).repeat(2, 1, 1), (1, 2, 2)).save(tmp_path / "gaussians")
+    save(tmp_path / "images", images)
+    readers = {
+        "model": lambda path: networks.load(path)[0].state_dict(),
+        "gaussians": lambda path: {"mean": Gaussians.load(path).mean, "factor": Gaussians.load(path).factor},
+        "images": lambda path: {"x": torch.from_numpy(load(path).x), "y": load(path).labels()},
+    }
+    for name, read in readers.items():
+        content, written, found = (tmp_path / name).read_bytes(), read(tmp_path / name), 0
+        rng, end = np.random.default_rng(0), len(content)
+        for place in {*range(100), *range(end - 100, end), *rng.integers(end, size=100).tolist()}:
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << rng.integers(8)
+            (tmp_path / "damaged").write_bytes(damaged)
+            try:
+                values = read(tmp_path / "damaged")
+            except ValueError as error:
+                assert str(error).startswith(f"{tmp_path}/damaged: "), place
+                found += 1
+            else:  # in what nothing reads, such as the time in a zip file
+                assert all(torch.equal(values[key], value) for key, value in written.items()), place
+        assert found > 150, name
+
+
+def test_models_of_earlier_versions_are_read_with_a_warning(tmp_path, capsys):
+    net = SPEC.build((1, 8, 8), 3)
+    networks.save(tmp_path / "m.safetensors", net)
+    header = {key: value for key, value in networks.header(tmp_path / "m.safetensors").items() if key != "sha256"}
+    weights = {name: x.contiguous() for name, x in net.state_dict().items()}
+    save_file(weights, tmp_path / "old.safetensors", {"advebm": json.dumps(header)})
+    assert networks.load(tmp_path / "old.safetensors")[1] == networks.load(tmp_path / "m.safetensors")[1] == header
+    assert capsys.readouterr().err.startswith(f"advebm: {tmp_path}/old.safetensors: has no sha256")
 
 
 def test_methods_names_are_their_files():

@@ -16,6 +16,7 @@ from advebm.networks.flow import Glow
 from advebm.networks.wrn import WideResNet
 from advebm.reports.results import measured
 from advebm.runtime import tracking
+from advebm.runtime.tensors import write
 from test_bad_input import error_of, params_file
 
 DATA, MODEL, GAUSSIANS = "--data {t}/data", "--model {t}/judge/model.safetensors", "--gaussians {t}/g.safetensors"
@@ -47,7 +48,7 @@ def net(shape=(1, 8, 8), outputs=10, spec=None):
 
 
 def tensors(**changed):
-    return lambda file: save_file(load_file(file) | {k: make(load_file(file)[k]) for k, make in changed.items()}, file)
+    return lambda file: write(file, load_file(file) | {k: make(load_file(file)[k]) for k, make in changed.items()}, {})
 
 
 def arrays(**changed):

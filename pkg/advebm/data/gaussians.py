@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from advebm.data.images import Images
-from advebm.runtime import disk
+from advebm.runtime import tensors
 from advebm.samplers.streams import Streams
 
 
@@ -65,8 +64,7 @@ class Gaussians:
         return self.sample(places % len(self.mean), streams.to(self.mean.device))
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        disk.write(path, save({"mean": self.mean, "factor": self.factor, "shape": torch.tensor(self.shape)}))
+        tensors.write(path, {"mean": self.mean, "factor": self.factor, "shape": torch.tensor(self.shape)}, {})
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu", *, about: Mapping[str, Any] | None = None) -> "Gaussians":
@@ -75,12 +73,12 @@ class Gaussians:
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such file; `advebm gaussians` fits the class Gaussians")
         try:
-            tensors = load_file(path)
-            mean, factor, shape = tensors["mean"], tensors["factor"], tensors["shape"].tolist()
+            found, _ = tensors.read(path)
+            mean, factor, shape = found["mean"], found["factor"], found["shape"].tolist()
             classes, dimensions = mean.shape
             if len(shape) != 3 or math.prod(shape) != dimensions or factor.shape != (classes, dimensions, dimensions):
                 raise ValueError(f"mean {[*mean.shape]}, factor {[*factor.shape]} and images {shape} do not fit")
-            if not all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in (mean, factor)):
+            if not all(numbers.dtype == torch.float32 and numbers.isfinite().all() for numbers in (mean, factor)):
                 raise ValueError("not all numbers are finite float32")
         except Exception as error:
             raise ValueError(

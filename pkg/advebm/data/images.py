@@ -66,6 +66,10 @@ def load(path: Path) -> Images:
         raise FileNotFoundError(f"{path}: no such file; expected an .npz with x uint8 (N, H, W, C)")
     try:
         with np.load(path, allow_pickle=False) as file:
+            for member in file.zip.infolist():  # an altered name or length in the zip file's directory would hide y
+                file.zip.open(member).close()  # compares the names
+                if member.comment:
+                    raise ValueError("the directory of the zip file was altered")
             if "x" not in file:
                 raise ValueError(f"{path}: has no array x, only {', '.join(file) or 'nothing'}")
             images = Images(file["x"], file.get("y"))

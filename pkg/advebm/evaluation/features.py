@@ -9,6 +9,7 @@ from functools import cache, cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -194,6 +195,9 @@ def network(spec: Features, judge: nn.Module, channels: int, root: Path, **more:
     if not weights.exists():
         _ = FeatureNetwork(name=register_inception()).extractor  # downloads them
     try:
+        with ZipFile(weights) as file:  # torch does not compare its checksums
+            if damaged := file.testzip():
+                raise ValueError(f"{damaged} was altered")
         classifier = torch.load(weights, weights_only=True, mmap=True)["fc.weight"]
     except Exception as error:  # torch raises many kinds for files that it did not write
         raise wrong_weights(weights, error) from error

@@ -1,6 +1,5 @@
 """Networks: their specs, and how model files are saved and loaded."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -9,15 +8,13 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Discriminator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from safetensors.torch import save as safetensors
+from safetensors import SafetensorError
 from torch import nn
 
 from advebm.networks.flow import Flow, Glow, ResidualFlow
 from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import Classifier, WideResNet
-from advebm.runtime import disk
+from advebm.runtime import tensors
 
 NETWORKS = {"wrn": WideResNet, "resnet": ResNet, "glow": Glow, "residual_flow": ResidualFlow}
 Spec = Annotated[WideResNet | ResNet | Glow | ResidualFlow, Discriminator("kind")]
@@ -35,11 +32,9 @@ def frozen(net: nn.Module) -> Iterator[nn.Module]:
 
 
 def save(path: Path, net: Network, **about: Any) -> None:
-    """Write the weights as safetensors; its JSON metadata holds the spec of the network, and `about`."""
+    """Write the weights as safetensors; its JSON metadata holds the spec of the network, `about`, and a sha256."""
     header = {"network": asdict(net.spec), "shape": list(net.shape), "outputs": net.outputs, **about}
-    state = {name: tensor.contiguous().cpu() for name, tensor in net.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    disk.write(path, safetensors(state, {"advebm": json.dumps(header, sort_keys=True)}))
+    tensors.write(path, net.state_dict(), header)
 
 
 def load(
@@ -47,7 +42,7 @@ def load(
 ) -> tuple[Network, dict[str, Any]]:
     """The network, in evaluation mode, and the header of its model file.
 
-    Raises FileNotFoundError, or ValueError if the file is damaged, its weights are not finite or do not fit its spec, or
+    Raises FileNotFoundError, or ValueError if the file was altered, its weights are not finite or do not fit its spec, or
     the network does not fit the prepared images that `about` describes: it must be for images of their shape, and have an
     output for each class or, unless it is to be a judge, a single one.
     """
@@ -81,8 +76,7 @@ def initialise(net: Network, path: Path) -> None:
 
 def header(path: Path) -> dict[str, Any]:
     """What `save` wrote about a model, without its weights."""
-    with safe_open(path, framework="pt") as file:
-        return json.loads((file.metadata() or {})["advebm"])
+    return tensors.about(path)
 
 
 def _read(path: Path) -> tuple[Network, dict[str, Any]]:
@@ -90,7 +84,7 @@ def _read(path: Path) -> tuple[Network, dict[str, Any]]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such model file; `advebm train` makes one")
     try:
-        about, state = header(path), load_file(path)
+        state, about = tensors.read(path)
         net = NETWORKS[about["network"]["kind"]](**about["network"]).build(about["shape"], about["outputs"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: is not a readable advebm model ({error}); it may be damaged") from error
