@@ -369,6 +369,29 @@ def test_a_network_that_has_diverged_is_refused_by_every_measurement(places, tmp
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("kept", [0.0, 1.0e-12], ids=["zeros", "vanished"])
+def test_a_dead_network_is_refused_wherever_it_is_read(places, tmp_path, monkeypatch, capsys, kept):
+    net, _ = networks.load(places["work"] / "judge/model.safetensors")
+    net.head.weight.data *= kept
+    networks.save(tmp_path / "dead.safetensors", net, method="standard")
+    given = f"{{work}}/data --study tiny --out {tmp_path}/results"
+    for command in ("robustness standard --model", f"baselines {GAUSSIANS} --judge"):
+        line = f"{command} {tmp_path}/dead.safetensors --data {given}"
+        shown = error_of(line, monkeypatch, capsys, out=tmp_path, **places)
+        assert f"{tmp_path}/dead.safetensors: gives every image the same outputs" in shown
+
+
+def test_a_judge_near_chance_is_refused(places, tmp_path, monkeypatch, capsys):
+    net, _ = networks.load(places["work"] / "judge/model.safetensors")
+    net.head.weight.data = net.head.weight.data.roll(1, 0)  # it takes each class for the next
+    networks.save(tmp_path / "j.safetensors", net)
+    line = f"baselines {DATA} {GAUSSIANS} --judge {tmp_path}/j.safetensors --study tiny --out {tmp_path}/results"
+    shown = error_of(line, monkeypatch, capsys, out=tmp_path, **places)
+    assert re.search(
+        r"j.safetensors: its accuracy on .* is 0\.0\d\d, chance 0.100; a judge needs 0.280: train it longer", shown
+    )
+
+
 def test_json_files_have_finite_numbers_only(tmp_path):
     with pytest.raises(ValueError, match=r"out.json: a.1.b is not a finite number"):
         disk.write_json(tmp_path / "out.json", {"a": [1.0, {"b": float("inf")}], "c": float("nan")})

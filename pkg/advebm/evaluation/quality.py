@@ -20,7 +20,7 @@ from advebm.evaluation import features, kernel
 from advebm.evaluation.features import FeatureNetwork
 from advebm.evaluation.frechet import Gaussian, distance, fitted, jackknife
 from advebm.evaluation.result import Named, Result
-from advebm.evaluation.subject import Subject, Surroundings
+from advebm.evaluation.subject import Subject, Surroundings, label_consistency
 from advebm.networks.passes import convolving
 from advebm.ranges import LEAST, Count
 from advebm.runtime import state
@@ -297,16 +297,6 @@ def confident(net: nn.Module, images: Images, n: int, batch: int = BATCH) -> Ima
     chosen = torch.cat([ranked[seen[ranked] == k][: n // classes] for k in range(classes)])
     rest = ranked[~torch.isin(ranked, chosen)][: n - len(chosen)]
     return Images(images.x[torch.cat([chosen, rest]).sort().values.cpu().numpy()])
-
-
-@convolving("fp32")
-@torch.no_grad()
-def label_consistency(judge: nn.Module, images: Images, batch: int = BATCH) -> float:
-    """The share of images that the judge classifies as the class they were generated for."""
-    device = next(judge.parameters()).device
-    parts = [images[i : i + batch] for i in range(0, len(images.x), batch)]
-    right = sum((judge(p.pixels(device)).argmax(1) == p.labels(device)).sum().item() for p in parts)
-    return right / len(images.x)
 
 
 def protocol(spec: Quality, name: str, numbers: Scores, distinct: int, how: str = "") -> str:

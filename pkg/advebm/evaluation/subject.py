@@ -5,15 +5,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from advebm import networks
 from advebm.data import images
 from advebm.data.images import Images
 from advebm.data.prepared import about, load, shaped
 from advebm.evaluation.generation import Generator
+from advebm.networks.passes import convolving
 from advebm.ranges import Precision
+from advebm.runtime.parts import BATCH
 from advebm.samplers.recipes import Recipe
 
 MADE_BY = {"samples": "sample", "gaussians": "gaussians", "judge": "train judge", "baselines": "baselines"}
+ABOVE = 0.2  # a judge must be right for chance and this part of the rest; that of digits is for .98, a useless one for 0
 
 
 @dataclass(kw_only=True)
@@ -34,8 +40,17 @@ class Surroundings:
         return load(self.data, split)
 
     def load_judge(self) -> networks.Network:
-        """The judge. Raises ValueError where it is not one of the prepared images."""
-        return networks.load(self.judge, networks.device(), about=self.about, judge=True)[0]
+        """The judge. Raises ValueError where it is not one of the prepared images, or classifies them hardly better than
+        chance."""
+        judge, _ = networks.load(self.judge, networks.device(), about=self.about, judge=True)
+        accuracy, chance = label_consistency(judge, self.images("validation")), 1 / self.about["classes"]
+        least = chance + ABOVE * (1 - chance)
+        if accuracy < least:
+            raise ValueError(
+                f"{self.judge}: its accuracy on the validation images is {accuracy:.3f}, chance {chance:.3f}; a judge "
+                f"needs {least:.3f}: train it longer"
+            )
+        return judge
 
 
 @dataclass(kw_only=True)
@@ -92,3 +107,13 @@ class Subject(Surroundings):
     def generator(self) -> Generator:
         """The generator of images by the recipes."""
         return Generator.load(self.model, self.data, self.gaussians, self.recipes, self.precision, self.name)
+
+
+@convolving("fp32")
+@torch.no_grad()
+def label_consistency(judge: nn.Module, images: Images, batch: int = BATCH) -> float:
+    """The share of images that the judge classifies as the class they were generated for."""
+    device = next(judge.parameters()).device
+    parts = [images[i : i + batch] for i in range(0, len(images.x), batch)]
+    right = sum((judge(p.pixels(device)).argmax(1) == p.labels(device)).sum().item() for p in parts)
+    return right / len(images.x)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Discriminator
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from advebm.networks.flow import Flow, Glow, ResidualFlow
 from advebm.networks.resnet import ResNet
@@ -19,6 +19,7 @@ from advebm.runtime import tensors
 NETWORKS = {"wrn": WideResNet, "resnet": ResNet, "glow": Glow, "residual_flow": ResidualFlow}
 Spec = Annotated[WideResNet | ResNet | Glow | ResidualFlow, Discriminator("kind")]
 Network = Classifier | Flow
+SAME = 1.0e-6  # outputs that differ by less than this part of them are the same: those of a new network differ by .1
 
 
 @contextmanager
@@ -42,9 +43,9 @@ def load(
 ) -> tuple[Network, dict[str, Any]]:
     """The network, in evaluation mode, and the header of its model file.
 
-    Raises FileNotFoundError, or ValueError if the file was altered, its weights are not finite or do not fit its spec, or
-    the network does not fit the prepared images that `about` describes: it must be for images of their shape, and have an
-    output for each class or, unless it is to be a judge, a single one.
+    Raises FileNotFoundError, or ValueError if the file was altered, its weights are not finite or do not fit its spec, the
+    network is dead, or it does not fit the prepared images that `about` describes: it must be for images of their shape,
+    and have an output for each class or, unless it is to be a judge, a single one.
     """
     net, header = _read(path)
     if about is not None:
@@ -55,7 +56,18 @@ def load(
         if net.outputs != about["classes"] and (judge or net.outputs != 1):
             what = "it is not the study's judge" if judge else "it belongs to another study"
             raise ValueError(f"{path}: has {net.outputs} outputs for {about['classes']} classes; {what}")
-    return net.to(device).eval().requires_grad_(False), header
+    net = net.to(device).eval().requires_grad_(False)
+    if dead(net, torch.rand(8, *net.shape, generator=torch.Generator().manual_seed(0)).to(device)):
+        raise ValueError(f"{path}: gives every image the same outputs; train it again with a lower learning rate")
+    return net, header
+
+
+@torch.no_grad()
+def dead(net: Network, x: Tensor) -> bool:
+    """Whether the outputs for all images x are the same, up to rounding, as where ReLUs have died."""
+    with frozen(net):
+        f = net(x)
+    return bool((f.amax(0) - f.amin(0) <= SAME * f.abs().amax(0)).all())
 
 
 def initialise(net: Network, path: Path) -> None:
