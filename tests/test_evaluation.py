@@ -18,6 +18,7 @@ from torch import nn
 from advebm.data.images import Images
 from advebm.energy import SCORES, grad, marginal, negative, posterior
 from advebm.evaluation import autoattack, features, frechet, intervals, kernel, ood, quality, robustness
+from advebm.evaluation.generation import collapsed
 from advebm.evaluation.smoothed import Smoothed
 from advebm.networks.wrn import WideResNet
 from advebm.runtime.parts import anew
@@ -418,6 +419,17 @@ def test_numbers_of_other_features_are_not_taken_for_those_of_these(judge, tmp_p
     cut = features.network(spec, judge, 1, tmp_path, cache=lambda name, make: {k: z[:7] for k, z in make().items()})
     with pytest.raises(ValueError, match="state/features: holds features of other images than its names say"):
         quality.Reference(Images(x[0]), cut)
+
+
+def test_collapsed_samples_are_told_with_their_numbers():
+    rng = np.random.default_rng(0)
+    data = np.where(rng.random((60, 4, 4, 1)) < 0.6, 0, rng.integers(0, 256, (60, 4, 4, 1))).astype(np.uint8)
+    corners, one = np.where(data > 99, 255, 0).astype(np.uint8), data[:1].repeat(40, 0)
+    one[0, 0, 0] += 1
+    assert collapsed(data, data) == collapsed(np.maximum(corners, data // 2), data) == collapsed(corners, corners) == []
+    assert [sign.split(" of their")[0] for sign in collapsed(corners, data)] == ["the images are saturated: 0.0000"]
+    same, alike = collapsed(one, data)
+    assert same == "only 2 of 40 images are distinct" and alike.startswith("the images are nearly the same: their pixels")
 
 
 def test_too_few_images_are_refused_before_features_are_computed(judge, tmp_path):

@@ -29,7 +29,7 @@ def quality(protocol, **other):
     return {
         "fid": 2.5, "fid_se": 0.05, "kid": 0.01, "kid_se": 0.002, "is_mean": 9.25, "is_std": 0.3,
         "precision": 0.7, "recall": 0.6, "label_consistency": 0.98, "n": 500, "reference_n": 500,
-        "fid_per_class": [3.0, 4.5], "protocol": f"{protocol}: 500 images",
+        "fid_per_class": [3.0, 4.5], "protocol": f"{protocol}: 500 images", "warnings": [],
     } | other  # fmt: skip
 
 
@@ -49,7 +49,8 @@ def files(method):
     def share(value):
         return None if method == "at_ebm" else value
 
-    recipes = {name: quality("ours") for name in RECIPES[method]}
+    signs = ["only 3 of 500 images are distinct"] if method == "robust_jem" else []
+    recipes = {name: quality("ours", warnings=signs) for name in RECIPES[method]}
     if method == "jem":
         recipes |= {"sgld": quality("ours", is_mean=None, is_std=None), "replay_buffer": quality("jempp-buffer", fid=1.5)}
     worst = {
@@ -181,7 +182,8 @@ def test_a_report_has_each_number_with_its_interval_and_count(study):
     for line in (
         "| none | - | - | - | - | - | 0.9900 [0.980, 1.000] | 500 |",
         "| pgd20 | linf | 0.1 | ce | 20 | 1 | 0.8600 [0.810, 0.910] | 500 |",
-        "Warning of masked gradients: the loss does not rise.",
+        "gradients may be masked: the loss does not rise.",
+        "sgld: only 3 of 500 images are distinct.",
         "| l2 | 0.5 | 0.99 | 0.8 | 0.79 | 0.79 | 0.78 | 0.7800 [0.740, 0.820] | 300 |",
         "| sgld | 2.5 ± 0.05 | 3 to 4.5 | 0.01 ± 0.002 | 9.25 ± 0.3 | 0.7 | 0.6 | 0.98 | 500 | 500 | ours |",
         "Protocol ours: 500 images.",
@@ -194,6 +196,8 @@ def test_a_report_has_each_number_with_its_interval_and_count(study):
         "| Robust JEM-Energy | robust_jem/sgld | 9.25 │ 8.71 | 2.5 │ 41.17 | |",
     ):
         assert line in lines
+    places = [shown.index(part) for part in ("## Warnings", "may be masked", "only 3 of 500", "## Accuracy on test images")]
+    assert places == sorted(places), "all warnings are in one place"
     assert "### RJ Table 1" in shown and "### JT" not in shown and "energy (own)" in shown
 
 

@@ -20,7 +20,9 @@ from advebm.networks.flow import Glow, ResidualFlow
 from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import WideResNet
 from advebm.runtime.state import Good, State
+from advebm.samplers.buffer import Replay
 from advebm.samplers.pgd import Ascent, Attack
+from advebm.samplers.sgld import Langevin
 from advebm.training import (
     SGD,
     Adam,
@@ -121,6 +123,24 @@ def test_average_of_weights_and_copied_statistics():
 def test_divergence_is_an_error_with_numbers(images, changes):
     with pytest.raises(Diverged, match=r"diverged at step \d+: \w+/\w+ is .*, bound"):
         train(images, **changes)
+
+
+@pytest.mark.parametrize("method", [Standard(), METHODS["jem"](sampler=Langevin(steps=1, step_size=0.1, noise=0.005))])
+def test_a_dead_network_is_divergence(images, method):
+    net = SPEC.build((1, 8, 8), 3)
+    for weight in net.parameters():
+        weight.data.zero_()
+    with pytest.raises(Diverged, match="diverged at step 3: the network is dead, its outputs for 60 validation images"):
+        train(images, method, net)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_chains_at_the_corners_of_the_box_are_divergence(images, clip):
+    method = METHODS["jem"](sampler=Langevin(steps=2, step_size=1e6, noise=0.005, clip=clip), buffer=Replay(size=60))
+    with pytest.raises(
+        Diverged, match=r"diverged at step 3: the chains have left the images, 0(\.0\d*)? of .*, of the data's"
+    ):
+        train(images, method, energy_bound=1e9)
 
 
 def test_plain_objective_diverges_where_bce_stays_bounded():

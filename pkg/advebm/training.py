@@ -16,20 +16,21 @@ from advebm.data.batches import Augmentation, Batch, Batches
 from advebm.data.images import Images
 from advebm.energy import conditional, marginal
 from advebm.methods.base import Context, Loss, Method
-from advebm.networks import Network, frozen
+from advebm.networks import Network, dead, frozen
 from advebm.networks.passes import Passes, autocast, convolving
-from advebm.ranges import Count, Fraction, NonNegative, Positive, Precision, Steps
+from advebm.ranges import COLLAPSED, CORNERS, Count, Fraction, NonNegative, Positive, Precision, Steps
 from advebm.runtime import ranks
 
 Log = Callable[[int, dict[str, float]], None]
 Keep = Callable[[int, dict[str, Tensor]], None]
 Note = Callable[[dict[str, float]], None]
 CHECK = 10  # steps between checks that the numbers are finite
-COLLAPSED = 0.01  # chains have collapsed below this part of the data's standard deviation of pixels over images
+PROBE = 100  # validation images whose outputs tell whether the network is dead
 
 
 class Diverged(RuntimeError):
-    """Training cannot continue: a number is not finite or exceeds its bound, or the chains have collapsed."""
+    """Training cannot continue: a number is not finite or exceeds its bound, the chains have collapsed or the network is
+    dead."""
 
     def __init__(self, message: str, step: int):
         super().__init__(message)
@@ -185,6 +186,7 @@ def fit(
             pictures = {"adversarial": loss.x_adv, "negatives": loss.x_neg, "data": batch.x}
             pictures = {name: ranks.gather(x.detach()) for name, x in pictures.items() if x is not None}
             check_chains(pictures.get("negatives"), pictures.pop("data"), step)
+            check_alive(net, validation[:PROBE], step)
             record = means
             sums, since = {}, 0
             record |= ranks.mean(changes(before, energies(net, batch, loss.x_adv)))
@@ -263,14 +265,31 @@ def check_finite(record: dict[str, float], step: int, bound: float) -> None:
 
 
 def check_chains(x_neg: Tensor | None, x: Tensor, step: int) -> None:
-    """Raises Diverged if all negatives have become nearly the same image."""
+    """Raises Diverged if all negatives have become nearly the same image, or nearly all their pixels 0 or 1."""
     if x_neg is None or len(x) == 1:
         return
+    inside, within = (((own > 0) & (own < 1)).double().mean().item() for own in (x_neg, x))
+    if inside < CORNERS * within:
+        raise Diverged(
+            f"training diverged at step {step + 1}: the chains have left the images, {inside:.4g} of their pixels are "
+            f"between 0 and 1, of the data's {within:.4g}; use a smaller step_size or clamp_grad",
+            step + 1,
+        )
     spread, data = x_neg.std(0).mean().item(), x.std(0).mean().item()
     if not spread > COLLAPSED * data:
         raise Diverged(
             f"training diverged at step {step + 1}: the chains have collapsed, their standard deviation is {spread:.4g}, "
             f"that of the data {data:.4g}; use more sampling steps, more noise or a higher reinit",
+            step + 1,
+        )
+
+
+def check_alive(net: Network, images: Images, step: int) -> None:
+    """Raises Diverged if the network gives all images the same outputs: it has no gradient that could change that."""
+    if len(images.x) > 1 and dead(net, images.pixels(next(net.parameters()).device)):
+        raise Diverged(
+            f"training diverged at step {step + 1}: the network is dead, its outputs for {len(images.x)} validation images "
+            "are the same; use a lower learning rate",
             step + 1,
         )
 

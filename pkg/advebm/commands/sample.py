@@ -1,5 +1,6 @@
 """Sampling."""
 
+import sys
 from functools import partial
 
 from advebm import config
@@ -30,8 +31,8 @@ def sample(
 
     from advebm import figures
     from advebm.data import images
-    from advebm.data.prepared import about
-    from advebm.evaluation.generation import Generator, batched, classes_of
+    from advebm.data.prepared import about, load
+    from advebm.evaluation.generation import Generator, batched, classes_of, collapsed
     from advebm.runtime import progress, tracking
     from advebm.runtime.state import opened
 
@@ -57,6 +58,8 @@ def sample(
             found = batched(partial(drawn, name), name, count, part=state.part, progress=bar)
             made = images.Images(found["x"], classes_of(recipe, count, make.classes))
             images.save(out / f"{name}.npz", made)
+            for sign in collapsed(made.x, load(data, "train").x):
+                print(f"advebm: warning: {study}.sampling.{method}.{name}: {sign}", file=sys.stderr)
             title = f"{study} {method}: {name}"
             grid = pictures / f"{name}.png"
             if recipe.asks:

@@ -3,7 +3,7 @@ consistency by the judge. Samples and reference have as many images of each clas
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,7 @@ from advebm.energy import unconfident
 from advebm.evaluation import features, kernel
 from advebm.evaluation.features import FeatureNetwork
 from advebm.evaluation.frechet import Gaussian, distance, fitted, jackknife
+from advebm.evaluation.generation import collapsed
 from advebm.evaluation.result import Named, Result
 from advebm.evaluation.subject import Subject, Surroundings, label_consistency
 from advebm.networks.passes import convolving
@@ -70,6 +71,7 @@ class Scores:
     reference_n: int | None = None
     label_consistency: float | None = None  # None where the images have no classes
     protocol: str = ""  # how the numbers were obtained, in words: see `protocol`
+    warnings: list[str] = field(default_factory=list)  # signs that the images have collapsed
 
 
 @dataclass(kw_only=True)
@@ -245,7 +247,8 @@ def score(
         consistency = None if content.y is None else label_consistency(net, content)
         distinct = len({x.tobytes() for x in content.x})
         words = protocol(spec, named, numbers, distinct, how)
-        found[name] = replace(numbers, label_consistency=consistency, protocol=words)
+        signs = collapsed(content.x, split.x)
+        found[name] = replace(numbers, label_consistency=consistency, protocol=words, warnings=signs)
     return found
 
 

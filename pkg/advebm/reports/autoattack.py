@@ -30,7 +30,10 @@ class AutoAttackReport(Report[AutoAttackResult]):
         rows = [[n, b.eps, *b.left.values(), within(b.accuracy, b.ci), result.n] for n, b in result.balls.items()]
         note = "AutoAttack, standard version: the accuracy, at most, after each attack and all attacks before it."
         header = ["norm", "radius", "clean", *ATTACKS, "all [95%]", "n"]
-        return Table("AutoAttack", header, rows, (note, *masked(result.warnings)))
+        return Table("AutoAttack", header, rows, (note,))
+
+    def warnings(self, result: AutoAttackResult) -> list[str]:
+        return [f"AutoAttack: {warning}" for warning in masked(result.warnings)]
 
 
 REPORT = AutoAttackReport()

@@ -29,6 +29,10 @@ class Report(Generic[R]):
         """Its section of a method's report."""
         raise NotImplementedError
 
+    def warnings(self, result: R) -> list[str]:
+        """What casts doubt on its numbers, for the section "Warnings" of a method's report."""
+        return []
+
     def picture(self, result: R, drawn: Any, path: Path, title: str) -> Path:
         """Draw its picture and return the path; drawn: the second value of `measure`."""
         raise NotImplementedError

@@ -11,9 +11,12 @@ from advebm.reports.tables import Table, document
 
 
 def sections(found: Found) -> list[Table]:
-    """The tables of all measurements of a method."""
-    measured = [measurement.report.table(found.of[name]) for name, measurement in MEASUREMENTS.items() if name in found.of]
-    return [*([recoveries(found.recoveries)] if found.recoveries else []), *measured]
+    """The tables of all measurements of a method, after what casts doubt on them."""
+    reports = {name: measurement.report for name, measurement in MEASUREMENTS.items() if name in found.of}
+    warnings = [f"{warning}." for name, report in reports.items() for warning in report.warnings(found.of[name])]
+    first = [Table("Warnings", [], [], tuple(warnings))] if warnings else []
+    first += [recoveries(found.recoveries)] if found.recoveries else []
+    return [*first, *(report.table(found.of[name]) for name, report in reports.items())]
 
 
 def recoveries(events: list[Recovery]) -> Table:

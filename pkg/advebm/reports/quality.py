@@ -12,7 +12,11 @@ SUMMARY = ("fid", "kid", "is_mean", "precision", "recall", "label_consistency")
 
 class QualityReport(Report[QualityResult]):
     def line(self, result: QualityResult) -> str:
-        return ", ".join(f"{name} FID {scores.fid:.3g}" for name, scores in result.named.items())
+        shown = ", ".join(f"{name} FID {scores.fid:.3g}" for name, scores in result.named.items())
+        return "\n".join([shown, *(f"warning: {warning}" for warning in self.warnings(result))])
+
+    def warnings(self, result: QualityResult) -> list[str]:
+        return [f"{name}: {sign}" for name, scores in result.named.items() for sign in scores.warnings]
 
     def metrics(self, result: QualityResult) -> Numbers:
         return {

@@ -37,7 +37,10 @@ class RobustnessReport(Report[RobustnessResult]):
         for name, a in result.attacks.items():
             rows.append([name, a.norm, a.eps, a.ascends, a.steps, a.restarts, within(a.accuracy, a.ci), result.n])
         header = ["attack", "norm", "radius", "ascends", "steps", "restarts", "accuracy, under attack at most [95%]", "n"]
-        return Table("Accuracy on test images", header, rows, masked(result.warnings))
+        return Table("Accuracy on test images", header, rows)
+
+    def warnings(self, result: RobustnessResult) -> list[str]:
+        return masked(result.warnings)
 
     def picture(self, result: RobustnessResult, drawn: None, path: Path, title: str) -> Path:
         """Accuracy and mean cross-entropy against the radius of the attack."""
@@ -63,12 +66,12 @@ def counts(numbers: Iterable[int]) -> str:
 def printed(accuracies: Numbers, warnings: list[str]) -> str:
     """Accuracies, and a line for each sign of masked gradients."""
     shown = ", ".join(f"{name} {'-' if v is None else f'{v:.4f}'}" for name, v in accuracies.items())
-    return "\n".join([shown, *(f"warning: gradients may be masked: {warning}" for warning in warnings)])
+    return "\n".join([shown, *(f"warning: {warning}" for warning in masked(warnings))])
 
 
-def masked(warnings: list[str]) -> tuple[str, ...]:
-    """A sentence for each sign of masked gradients."""
-    return tuple(f"Warning of masked gradients: {warning}." for warning in warnings)
+def masked(signs: list[str]) -> list[str]:
+    """The warnings of masked gradients."""
+    return [f"gradients may be masked: {sign}" for sign in signs]
 
 
 REPORT = RobustnessReport()
