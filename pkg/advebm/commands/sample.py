@@ -33,13 +33,14 @@ def sample(
     from advebm.data import images
     from advebm.data.prepared import about, load
     from advebm.evaluation.generation import Generator, batched, classes_of, collapsed
-    from advebm.runtime import progress, tracking
+    from advebm.runtime import progress, ranks, tracking
     from advebm.runtime.state import opened
 
     recipes, spec = config.recipes(entry, method), config.stage_specs(entry, method)["sample"]
     make = Generator.load(model, data, gaussians, recipes, entry["precision"], f"{study}.sampling.{method}")
     pictures, checkpoint, count = out / "pictures", images.digest(model), entry["samples"]
     pictures.mkdir(parents=True, exist_ok=True)
+    train = load(data, "train").x
 
     def drawn(name: str, ids: Tensor) -> dict[str, Tensor]:
         """Images `ids`, and each stage of the first ones."""
@@ -58,7 +59,7 @@ def sample(
             found = batched(partial(drawn, name), name, count, part=state.part, progress=bar)
             made = images.Images(found["x"], classes_of(recipe, count, make.classes))
             images.save(out / f"{name}.npz", made)
-            for sign in collapsed(made.x, load(data, "train").x):
+            for sign in collapsed(made.x, train) if ranks.rank() == 0 else ():
                 print(f"advebm: warning: {study}.sampling.{method}.{name}: {sign}", file=sys.stderr)
             title = f"{study} {method}: {name}"
             grid = pictures / f"{name}.png"
