@@ -18,6 +18,8 @@ import pytest
 import torch
 import yaml
 
+from advebm.commands.sample import sample
+from advebm.commands.train import train
 from advebm.runtime import code, state
 from advebm.runtime.signals import Stopped
 from advebm.runtime.state import Cache, Good, State
@@ -160,6 +162,27 @@ def test_a_training_does_not_mix_with_an_earlier_one(project, whole):
     assert not (project / "used/model.safetensors").exists()
     log = call(project, *training("robust_jem", "whole", "--init", "whole/model.safetensors"), code=2)
     assert log.startswith("advebm: whole/model.safetensors: training would overwrite the model that it starts from; give ")
+
+
+def test_a_stage_leaves_nothing_of_an_earlier_one(project, whole, monkeypatch):
+    monkeypatch.chdir(project)
+    shutil.copytree(whole, "mine")
+    for name in ("recoveries.json", "none.json", "notes.txt"):
+        Path("mine", name).write_text("{}")
+    given = {"study": "tiny", "data": Path("data"), "quiet": True}
+    train("standard", out=Path("mine"), **given)
+    kept = {"curves.csv", "curves.pdf", "curves.png", "model.safetensors", "notes.txt"}
+    assert set(map(str, files(Path("mine")))) == kept, "only a file that train never writes stays"
+
+    given |= {"model": whole / "model.safetensors", "gaussians": Path("g.safetensors")}
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    for name in ("first", "second"):
+        chain = {"steps": 1, "step_size": 0.1, "noise": 0.01}
+        content["tiny"]["sampling"]["jem"] = {name: {"recipe": "sgld", "start": "uniform", "chain": chain}}
+        Path("recipe.yaml").write_text(yaml.safe_dump(content))
+        sample("jem", out=Path("drawn"), params=Path("recipe.yaml"), **given)
+    drawn = {"second.npz", "pictures/second.png", "pictures/second_strip.png"}
+    assert drawn == {name for name in map(str, files(Path("drawn"))) if "sgld" not in name}
 
 
 def test_damaged_states_are_named_and_what_was_before_is_used(project, whole):

@@ -32,7 +32,10 @@ BESIDE = ("launch", "toy2d", "bases")  # top-level entries of params.yaml that a
 KINDS = {"kind", "name", "recipe"}  # a part with one of these keys inherits nothing from the part it replaces
 WHOLE = ("augmentation",)  # parts without such a key that inherit nothing either
 NAME = r"[A-Za-z0-9_-]+"  # of an out-distribution set, an attack or a recipe: a key of results and a file name
-RESERVED = {"robustness": ("clean", "curve", "eps"), "sampling": ("baselines", "replay_buffer")}  # keys of results
+RESERVED = (  # names of recipes, attacks and sets: keys and files of results, and the sets of images that the program has
+    *("baselines", "clean", "curve", "eps", "gaussians", "none", "real", "replay_buffer"),
+    *("train", "validation", "test", "outliers"),
+)
 TABLES = (  # tables by name, from which null removes an inherited entry
     *("recipes", "models", "sampling", "sampling.*", "data.out"),
     *("ood.radii", "ood.cheaper", "robustness.attacks", "autoattack.eps"),
@@ -333,8 +336,8 @@ def _check_names(entry: dict[str, Any]) -> None:
         for name in map(str, table):
             if not re.fullmatch(NAME, name):
                 raise _Mistake([*path, name], f"the name {name!r} must consist of letters, digits, - and _")
-            if name in RESERVED.get(path[0], ()):
-                raise _Mistake([*path, name], f"the name {name!r} is a key of the results; take another")
+            if name in RESERVED or name.endswith("_strip"):
+                raise _Mistake([*path, name], f"the name {name!r} is the program's own; take another")
 
 
 @functools.cache

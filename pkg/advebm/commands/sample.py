@@ -33,7 +33,7 @@ def sample(
     from advebm.data import images
     from advebm.data.prepared import about, load
     from advebm.evaluation.generation import Generator, batched, classes_of, collapsed
-    from advebm.runtime import progress, ranks, tracking
+    from advebm.runtime import disk, progress, ranks, tracking
     from advebm.runtime.state import opened
 
     recipes, spec = config.recipes(entry, method), config.stage_specs(entry, method)["sample"]
@@ -54,6 +54,8 @@ def sample(
     known = tracked.params(entry, study, method, "sample", model)
     sending = tracking.run("sample", study, method, params=known, checkpoint=checkpoint, spec=spec)
     with opened("sample", out, key, __name__) as state, sending as run:
+        earlier = [strip.name.removesuffix("_strip.png") for strip in pictures.glob("*_strip.png")]
+        disk.clear(out, *(f"{name}.npz" for name in earlier), "pictures/*.png")
         for name, recipe in recipes.items():
             bar = progress.bar(f"sample {study}/{method} {name}", quiet)
             found = batched(partial(drawn, name), name, count, part=state.part, progress=bar)

@@ -76,6 +76,7 @@ def steps(
     known = {"steps.images": images, "steps.lengths": counts}
     tracked = tracking.run("steps", study, method, params=known, checkpoint=digest(model), spec=spec)
     with state.opened("steps", out, key, __name__) as opened, tracked as run:
+        disk.clear(out, "pictures/*.png")
         sets = s.drawn(curves, counts, images, make, part=opened.part, bar=around.bar)
         real, found = s.measured(sets, counts, images, make, config.build(Quality, entry["quality"]), around)
         result = s.StepsResult(**numbers, real=real, curves=found)

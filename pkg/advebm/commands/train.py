@@ -14,6 +14,7 @@ from typer import Option
 from advebm import config
 from advebm.commands import options as o
 from advebm.data.prepared import about, load
+from advebm.runtime import disk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from advebm.training import Diverged
 
 
+WRITTEN = ("model.safetensors", "replay_buffer.npz", "recoveries.json", "none.json", "curves.*", "grids/*.png")
 BAR = {"train/loss": "loss", "train/energy_gap": "energy gap", "validation/accuracy": "accuracy"}  # in the progress bar
 
 
@@ -69,7 +71,6 @@ class Course:
         if ranks.rank():
             return
         self.out.mkdir(parents=True, exist_ok=True)
-        (self.out / "model.safetensors").unlink(missing_ok=True)  # of an earlier training
         rows = [*self.earlier, *self.rows]
         names = list(dict.fromkeys(name for row in rows for name in row))
         with (self.out / "curves.csv").open("w", newline="") as file:
@@ -88,7 +89,7 @@ class Course:
     def watch(self, step: int, pictures: dict[str, "Tensor"]) -> None:
         from advebm import figures
         from advebm.data import images
-        from advebm.runtime import disk, ranks
+        from advebm.runtime import ranks
 
         if ranks.rank():  # the leader draws
             return
@@ -144,6 +145,7 @@ def train(
     entry = config.read(params, study, None if method in config.OTHERS else method)
     if method == "warm" and entry["warm"] is None:
         out.mkdir(parents=True, exist_ok=True)
+        disk.clear(out, *WRITTEN)
         (out / "none.json").write_text(json.dumps({"warm": None}) + "\n")
         print(f"wrote {out}: {study} has no warm start")
         return
@@ -157,7 +159,7 @@ def train(
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
     from advebm.methods.base import Context
-    from advebm.runtime import disk, progress, ranks, tracking
+    from advebm.runtime import progress, ranks, tracking
     from advebm.runtime.signals import Stopped
     from advebm.runtime.state import Good, opened
     from advebm.training import Diverged, fit, recovered
@@ -208,6 +210,7 @@ def train(
         return net, own
 
     with opened("train", out, key, __name__) as state:
+        disk.clear(out, *WRITTEN)
         good = state.load() or Good({}, {"step": 0, "rows": [], "recoveries": [], "run": None})
         resumed = good.about["run"]
         with tracking.run("train", study, method, params=config.flat(spec), uid=resumed) as run:
