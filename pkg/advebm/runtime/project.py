@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def locked(*outs: Path) -> Iterator[None]:
     writing them."""
     with ExitStack() as stack:
         for file, out in {lock(out): out for out in outs}.items():
+            stack.callback(_tidy, [folder for folder in file.parents if not folder.exists()])
             file.parent.mkdir(parents=True, exist_ok=True)
             try:
                 stack.enter_context(FileLock(file, timeout=0))
@@ -41,6 +42,13 @@ def locked(*outs: Path) -> Iterator[None]:
                 raise BlockingIOError(f"{out}: another process is writing it; wait for it, or stop it") from None
             stack.callback(file.unlink, missing_ok=True)
         yield
+
+
+def _tidy(folders: list[Path]) -> None:
+    """Remove folders that were made for a lock, innermost first, up to one that is not empty."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def digest(entry: Any) -> str:
