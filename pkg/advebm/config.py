@@ -18,7 +18,7 @@ from annotated_types import Ge, MinLen
 
 from advebm.evaluation import MEASUREMENTS
 from advebm.ranges import LEAST, Count, Positive, Precision
-from advebm.runtime.disk import not_finite
+from advebm.runtime.disk import not_finite, read_text
 from advebm.runtime.project import digest
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ OTHERS = ("judge", "warm")  # models of a study other than those of its methods
 BESIDE = ("launch", "toy2d", "bases")  # top-level entries of params.yaml that are not studies
 KINDS = {"kind", "name", "recipe"}  # a part with one of these keys inherits nothing from the part it replaces
 WHOLE = ("augmentation",)  # parts without such a key that inherit nothing either
-NAME = r"[A-Za-z0-9_-]+"  # of an out-distribution set, an attack or a recipe: a key of results and a file name
+NAME = r"[A-Za-z0-9_-]+"  # of a study, an out-distribution set, an attack or a recipe: a key of results and a file name
 RESERVED = (  # names of recipes, attacks and sets: keys and files of results, and the sets of images that the program has
     *("baselines", "clean", "curve", "eps", "gaussians", "none", "real", "replay_buffer"),
     *("train", "validation", "test", "outliers"),
@@ -154,6 +154,8 @@ def lineage(content: dict[str, Any], study: str) -> dict[str, dict[str, Any]]:
     known = studies(content)
     if study not in known:
         raise ValueError(f"no study {study!r}{_nearest(study, known)}; there are {', '.join(known)}")
+    if not re.fullmatch(NAME, study):
+        raise ValueError(f"the name {study!r} of a study must consist of letters, digits, - and _")
     entries = {name: (f"bases.{name}", table[name]) for table in tables(content, "bases") for name in studies(table)}
     entries |= {name: (name, content[name]) for name in known}
     found: dict[str, dict[str, Any]] = {}
@@ -255,10 +257,10 @@ def read_yaml(params: Path) -> dict[str, Any]:
     from advebm.runtime import yaml12
 
     try:
-        content = yaml12.load(Path(params).read_text())
+        content = yaml12.load(read_text(params))
     except FileNotFoundError as error:
         raise ValueError(f"{params}: no such file; run in the project's folder, or name a file by --params") from error
-    except (yaml12.YAMLError, UnicodeDecodeError) as error:
+    except (yaml12.YAMLError, ValueError) as error:
         raise ValueError(f"{params}: is not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict) or not any(isinstance(entry, dict) for entry in content.values()):
         raise ValueError(f"{params}: holds no studies; a study is a key with data, models, sampling, ...")

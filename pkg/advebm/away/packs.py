@@ -183,7 +183,7 @@ def _manifest(text: bytes, part: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(text)
         validate(manifest, SCHEMA)
-    except (ValueError, ValidationError) as error:
+    except (ValueError, ValidationError, RecursionError) as error:
         raise ValueError(f"{part}: its manifest was not written by `advebm away` ({str(error).splitlines()[0]})") from None
     for name in (entry["path"] for entry in manifest["files"]):
         path = PurePosixPath(name)

@@ -7,6 +7,7 @@ from typer import Argument, Option
 
 from advebm import config
 from advebm.commands import options as o
+from advebm.runtime import disk
 
 
 def headline(
@@ -40,7 +41,7 @@ def headline(
             if name in values:
                 values[name][number] = list(seeds.values())
     rows = lines(entry, values)
-    text = filled(page.read_text(encoding="utf-8"), study, rows)
+    text = filled(disk.read_text(page), study, rows)
     if text is None:
         marks = f"<!-- headline {study} --> and <!-- end headline -->"
         raise ValueError(f"{page}: lacks the lines {marks}, which enclose the table of {study}")

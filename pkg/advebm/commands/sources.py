@@ -35,6 +35,6 @@ def digest(name: str, root: Path) -> str | None:
 
     found = hashlib.sha256()
     for file in pictures(place) if place.is_dir() else [place]:
-        with file.open("rb") as content:
+        with disk.opened(file) as content:
             found.update(f"{file.relative_to(place)} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
     return found.hexdigest()

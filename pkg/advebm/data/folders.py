@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from advebm.data.images import Images
+from advebm.data.images import Images, picture
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -79,15 +79,12 @@ def pictures(top: Path) -> list[Path]:
 
 def pixels(file: Path) -> np.ndarray:
     """uint8 (H, W) or (H, W, 3), upright. Raises ValueError where the file is not a readable image."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
 
-    try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode == "F":
-                raise ValueError(f"{file}: has floating-point pixels; save it with 8 or 16 bits")
-            if image.mode.startswith("I"):  # 16 bits
-                return np.rint(np.asarray(image).astype(np.float64).clip(0, 65535) / 257).astype(np.uint8)
-            return np.asarray(image.convert("L" if image.mode in ("L", "LA", "1") else "RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file}: is not a readable image ({error})") from error
+    with picture(file) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if image.mode == "F":
+            raise ValueError(f"{file}: has floating-point pixels; save it with 8 or 16 bits")
+        if image.mode.startswith("I"):  # 16 bits
+            return np.rint(np.asarray(image).astype(np.float64).clip(0, 65535) / 257).astype(np.uint8)
+        return np.asarray(image.convert("L" if image.mode in ("L", "LA", "1") else "RGB"))

@@ -2,14 +2,26 @@
 
 import hashlib
 import io
-from collections.abc import Iterable
+import math
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from advebm.runtime import disk
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+PIXELS = 2**25  # of a picture at most; its file says how many before they are read
+BYTES, RATIO = 2**30, 20  # an array may take BYTES, or RATIO times as much as its file
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +77,10 @@ def load(path: Path) -> Images:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected an .npz with x uint8 (N, H, W, C)")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with disk.opened(path) as stream:
+            _check_size(stream)
+            stream.seek(0)
+            file = np.load(stream, allow_pickle=False)
             for member in file.zip.infolist():  # an altered name or length in the zip file's directory would hide y
                 file.zip.open(member).close()  # compares the names
                 if member.comment:
@@ -78,6 +93,35 @@ def load(path: Path) -> Images:
             raise
         raise ValueError(f"{path}: is not a readable .npz file ({error}); it may be damaged") from error
     return check(images, str(path))
+
+
+def _check_size(stream: io.BufferedReader) -> None:
+    """Raises ValueError if an array would take far more memory than its file takes on the disk."""
+    most = max(BYTES, RATIO * os.fstat(stream.fileno()).st_size)
+    with ZipFile(stream) as members:
+        for name in {"x.npy", "y.npy"} & set(members.namelist()):
+            with members.open(name) as member:
+                header = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(member) == (1, 0) else None
+                shape, _, dtype = (header or np.lib.format.read_array_header_2_0)(member)
+            if math.prod(shape) * dtype.itemsize > most:
+                raise ValueError(f"{name} of {shape} {dtype} would take more than {most} bytes")
+
+
+@contextmanager
+def picture(file: Path) -> Iterator["Picture"]:
+    """An image file, open. Raises ValueError where it is not a readable image of at most PIXELS pixels, also if that is
+    found in the block."""
+    from PIL import Image
+
+    try:
+        with disk.opened(file) as stream, Image.open(stream) as image:
+            if math.prod(image.size) > PIXELS:
+                raise Image.DecompressionBombError(f"its {math.prod(image.size)} pixels exceed limit of {PIXELS}")
+            yield image
+    except Exception as error:  # a damaged file may raise any kind
+        if str(error).startswith(str(file)):
+            raise
+        raise ValueError(f"{file}: is not a readable image ({error})") from error
 
 
 def save(path: Path, images: Images) -> None:
@@ -94,7 +138,7 @@ def save(path: Path, images: Images) -> None:
 
 def digest(path: Path) -> str:
     """sha256 of a file."""
-    with Path(path).open("rb") as stream:
+    with disk.opened(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

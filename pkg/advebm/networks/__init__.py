@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Discriminator
-from safetensors import SafetensorError
+from pydantic import Discriminator, TypeAdapter
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from advebm.networks.flow import Flow, Glow, ResidualFlow
 from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import Classifier, WideResNet
 from advebm.runtime import tensors
+
+SIDE = 4096  # of the images of a network at most
 
 NETWORKS = {"wrn": WideResNet, "resnet": ResNet, "glow": Glow, "residual_flow": ResidualFlow}
 Spec = Annotated[WideResNet | ResNet | Glow | ResidualFlow, Discriminator("kind")]
@@ -96,9 +98,14 @@ def _read(path: Path) -> tuple[Network, dict[str, Any]]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such model file; `advebm train` makes one")
     try:
+        about = header(path)
+        kind = NETWORKS[about["network"]["kind"]]
+        TypeAdapter(kind).validate_python(about["network"])
+        spec = kind(**about["network"])
+        _check_size(path, spec, about["shape"], about["outputs"])
         state, about = tensors.read(path)
-        net = NETWORKS[about["network"]["kind"]](**about["network"]).build(about["shape"], about["outputs"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        net = spec.build(about["shape"], about["outputs"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError, RecursionError) as error:
         raise ValueError(f"{path}: is not a readable advebm model ({error}); it may be damaged") from error
     for name, tensor in state.items():
         if not tensor.isfinite().all():
@@ -108,6 +115,21 @@ def _read(path: Path) -> tuple[Network, dict[str, Any]]:
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit the network ({' '.join(str(error).split())})") from error
     return net, about
+
+
+def _check_size(path: Path, spec: WideResNet | ResNet | Glow | ResidualFlow, shape: list[int], outputs: int) -> None:
+    """Raises ValueError if the tensors of the file are too few or too small for the network: it could take all memory."""
+    with safe_open(path, framework="pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    sizes = {size for own in shapes for size in own}
+    if isinstance(spec, Glow | ResidualFlow):
+        fits = spec.hidden in sizes and spec.levels * spec.blocks <= len(shapes)
+    else:
+        fits = outputs in sizes and (isinstance(spec, ResNet) or 64 * spec.width in sizes)
+    if not fits:
+        raise ValueError("its tensors do not have the sizes that its header says")
+    if len(shape) != 3 or not all(0 < side <= SIDE for side in shape):
+        raise ValueError(f"the images {shape} of its header are not 3 numbers from 1 to {SIDE}")
 
 
 def device() -> torch.device:

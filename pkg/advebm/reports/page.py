@@ -49,13 +49,13 @@ def pictures(found: Found, results: Path, model: Path) -> list[Picture]:
 
 def embedded(listed: dict[Path, str]) -> list[Picture]:
     """The existing pictures, as data URIs."""
-    from PIL import Image
+    from advebm.data.images import picture
 
     made = []
     for path, caption in listed.items():
         if path.is_file():
             content = io.BytesIO()
-            with Image.open(path) as image:
+            with picture(path) as image:
                 image.convert("RGB").quantize(COLORS).save(content, "PNG", optimize=True)
             made.append(Picture(caption, "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()))
     return made

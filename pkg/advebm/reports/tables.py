@@ -38,9 +38,14 @@ def about(value: float | None, error: float | None) -> str | float | None:
     return value if value is None or error is None else f"{value:.4g} ± {error:.2g}"
 
 
+def plain(value: Any) -> str:
+    """A cell as text that Markdown shows as it is: without HTML, in one line and one cell."""
+    return " ".join(text(value).replace("<", "&lt;").replace("|", "\\|").splitlines())
+
+
 def table(header: list[str], rows: list[list[Any]]) -> list[str]:
     """The lines of a Markdown table with aligned columns."""
-    cells = [[text(value) for value in line] for line in [header, *rows]]
+    cells = [[plain(value) for value in line] for line in [header, *rows]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
     lines = [
         "| " + " | ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)) + " |" for line in cells
@@ -49,11 +54,11 @@ def table(header: list[str], rows: list[list[Any]]) -> list[str]:
 
 
 def document(title: str, parts: list[Table]) -> str:
-    """A page in Markdown."""
+    """A page in Markdown, without HTML."""
     blocks = [f"# {title}"]
     for part in parts:
         blocks.append(f"{'#' * part.level} {part.title}")
         if part.rows:
             blocks.append("\n".join(table(part.header, part.rows)))
         blocks += part.notes
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join(blocks).replace("<", "&lt;") + "\n"

@@ -1,10 +1,14 @@
-"""Files written atomically, even if the power is cut."""
+"""Files written atomically, even if the power is cut, and read within bounds, whatever they are."""
 
 import json
 import math
 import os
+import stat
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
+
+TEXT = 2**26  # bytes of a file of params, results or records at most
 
 
 def force(*paths: Path) -> None:
@@ -38,6 +42,27 @@ def clear(folder: Path, *patterns: str) -> None:
         force(folder)
 
 
+def opened(path: Path) -> BufferedReader:
+    """The file, open for reading. Raises ValueError if it is not a regular file: a pipe or a device may never end."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ValueError(f"{path}: is not a regular file")
+    return os.fdopen(handle, "rb")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8. Raises OSError, or ValueError if it is not a regular file, not UTF-8 or very large."""
+    with opened(path) as file:
+        data = file.read(TEXT + 1)
+    if len(data) > TEXT:
+        raise ValueError(f"{path}: is larger than {TEXT} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not text in UTF-8 ({error})") from error
+
+
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file. Raises ValueError, and writes nothing, where a number is not finite: JSON has no NaN."""
     if (wrong := not_finite(content)) is not None:
@@ -68,10 +93,10 @@ def write_report(file: Path, numbers: Any, text: str) -> None:
 def read_json(file: Path, command: str) -> dict[str, Any]:
     """Read what a command wrote. Raises FileNotFoundError or ValueError with the file and the command."""
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(read_text(file))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file}: not there; `advebm {command}` makes it") from error
-    except (ValueError, IsADirectoryError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: is damaged ({error}); run `advebm {command}` again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file}: is damaged (not an object); run `advebm {command}` again")

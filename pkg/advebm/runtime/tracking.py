@@ -121,7 +121,7 @@ class Outbox:
             self.events = [json.loads(line) for line in complete.splitlines()]
             if self.mark.exists():
                 self.sent, self.run_id = json.loads(self.mark.read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{folder}: its records for MLflow are damaged ({error}); remove that folder") from error
 
     def put(self, kind: str, *content: Any) -> None:

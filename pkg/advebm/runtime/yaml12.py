@@ -18,6 +18,9 @@ SCALARS = (  # a tag of the core schema, what it looks like, and its first chara
 )
 
 
+DEPTH = 50  # of nested parts at most: libyaml and what walks through the content are recursive
+
+
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # without those of YAML 1.1
 
@@ -29,5 +32,10 @@ _Loader.add_constructor(TAG + "int", lambda loader, node: int(node.value, 0 if n
 
 
 def load(text: str) -> Any:
-    """The content of a document. Raises yaml.YAMLError."""
+    """The content of a document. Raises yaml.YAMLError, also where it is nested too deeply."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH:
+            raise YAMLError(f"more than {DEPTH} parts inside each other")
     return yaml.load(text, _Loader)
