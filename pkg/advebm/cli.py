@@ -39,6 +39,7 @@ COMMANDS: dict[str, Callable] = {
     **{f.__name__: f for f in (adopt, stability, bench, sync, away, receive, toy2d, info)},
 }
 
+FAILURES = ("Diverged", "MemoryError", "OutOfMemoryError", "SafetensorError")  # of training, or of the machine
 WAIT = 5  # seconds in which the leader reports a mistake that another rank has met
 
 # commands that several processes can share
@@ -68,10 +69,9 @@ def run(app: Callable[..., int | None], name: str) -> None:
     except OSError as error:
         _fail(error, 1)
     except Exception as error:
-        ours = type(error).__name__ == "Diverged" or type(error).__module__.startswith("mlflow.")
-        if not ours:  # a bug: show its traceback
-            raise
-        _fail(error, 1)
+        if type(error).__name__ not in FAILURES and not type(error).__module__.startswith("mlflow."):
+            raise  # a bug: show its traceback
+        _fail(str(error) or "not enough memory", 1)
     except Stopped as error:
         _fail(error, error.code)
     if code:  # also of Ctrl-C before the command handles signals
@@ -99,13 +99,15 @@ def _together(name: str) -> Iterator[None]:
 
 
 def _open_streams() -> None:
-    """Open closed standard streams, on nothing: a file opened later would take their place, and get what is printed."""
+    """Open closed standard streams, on nothing: a file opened later would take their place, and get what is printed. What
+    the encoding of standard output lacks is printed as a question mark."""
     while (number := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(number)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
 
 
 def _fail(error: object, code: int) -> None:

@@ -106,6 +106,8 @@ FILES = [
         "has no classes, but the study has classes 0 to 9; run `advebm prepare` again"),
     ("images of more classes", "data/train.npz", arrays(x=X, y=lambda old: np.arange(len(old["x"])) % 20),
         ("gaussians", "train"), "has an image of class 19, but the study has classes 0 to 9"),
+    ("samples of more classes", "targeted.npz", arrays(x=X, y=lambda old: np.full(len(old["x"]), 77)), ("neighbours",),
+        "has an image of class 77, but the study has classes 0 to 9; make it again"),
     ("smaller images", "data/train.npz", SMALL, ("gaussians", "train", "neighbours"), "holds images [1, 4, 4], not"),
     ("smaller images", "data/test.npz", SMALL, ("baselines", "robustness", "ood", "fisher", "landscape", "calibration"),
         "holds images [1, 4, 4], not [1, 8, 8]; it belongs to another study"),

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +93,31 @@ def test_a_study_is_no_path(name):
 def test_markdown_has_no_html_and_a_cell_is_one_cell():
     told = document("<script>1", [Table("<b>", ["<i>"], [["a|b\n\n# c <script>"]], ("<script>2",))])
     assert "<" not in told and told.count("&lt;script>") == 3 and "| a\\|b  # c &lt;script> |" in told
+
+
+FAILURES = ["OSError(28, 'No space left on device')", "SafetensorError('No space left')", "MemoryError"]
+
+
+@pytest.mark.parametrize("error", FAILURES)
+def test_what_the_machine_lacks_is_one_line(error):
+    """And what standard output cannot show is no reason to fail."""
+    script = (
+        "from safetensors import SafetensorError\nfrom advebm import cli\n"
+        f"def app(**_):\n    print('1 \u2502 2')\n    raise {error}\ncli.run(app, 'train')\n"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": "pkg"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1 and done.stdout == "1 ? 2\n", done.stderr
+    assert done.stderr.startswith("advebm: ") and done.stderr.count("\n") == 1
+
+
+CURVES = ["step,a\n1,high\n", "a,b\n1,2\n", "step,a\n1,2,3\n", f"step,a\n1,{'x' * 200_000}\n", "step\ninf\n"]
+
+
+@pytest.mark.parametrize("content", CURVES, ids=["words", "no steps", "more", "long", "infinite"])
+def test_records_of_another_training_that_are_not(tmp_path, content):
+    from advebm.commands.train import _before
+
+    (tmp_path / "curves.csv").write_text(content)
+    with pytest.raises(ValueError, match=r"curves.csv: is not a table of records"):
+        _before(tmp_path / "curves.csv")

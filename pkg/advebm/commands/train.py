@@ -248,10 +248,16 @@ def train(
 
 
 def _before(curves: Path) -> list[dict[str, float]]:
-    """The records of the training that a model comes from, its last at step 0; empty if the file does not exist."""
-    if not curves.is_file():
+    """The records of the training that a model comes from, its last at step 0; empty if the file does not exist. Raises
+    ValueError for another content."""
+    from advebm.runtime import disk
+
+    if not curves.exists():
         return []
-    with curves.open(newline="") as file:
-        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-    last = max((int(row["step"]) for row in rows), default=0)
-    return [row | {"step": int(row["step"]) - last} for row in rows]
+    try:
+        lines = csv.DictReader(disk.read_text(curves).splitlines())
+        rows = [{name: float(value) for name, value in row.items() if value} for row in lines]
+        last = max((int(row["step"]) for row in rows), default=0)
+        return [row | {"step": int(row["step"]) - last} for row in rows]
+    except (ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
+        raise ValueError(f"{curves}: is not a table of records ({error}); restore it, or remove it") from error

@@ -46,10 +46,11 @@ def load(data: Path, name: str) -> "Images":
     described, file = about(data), data / f"{name}.npz"
     if name not in described["images"]:
         raise ValueError(f"{data / 'about.json'}: has no {name}; run `advebm prepare` again")
-    found, classes = shaped(file, described), described["classes"]
-    if name in LABELLED and (found.y is None or found.y.max() >= classes):
-        what = "no classes" if found.y is None else f"an image of class {found.y.max()}"
-        raise ValueError(f"{file}: has {what}, but the study has classes 0 to {classes - 1}; run `advebm prepare` again")
+    found = shaped(file, described, ours=name in LABELLED)
+    if name in LABELLED and found.y is None:
+        raise ValueError(
+            f"{file}: has no classes, but the study has classes 0 to {described['classes'] - 1}; run `advebm prepare` again"
+        )
     files = tuple(_state(data, name) for name in described["images"])
     if _contents(data, files) != (described["images"], described["sha256"]):
         raise ValueError(f"{data}: its images are not those that about.json describes; run `advebm prepare` again")
@@ -74,19 +75,22 @@ def _contents(data: Path, files: tuple[tuple[str, int, int], ...]) -> tuple[dict
 
     def read() -> "Iterator[tuple[str, Images]]":
         for name, *_ in files:
-            found = shaped(data / f"{name}.npz", described)
+            found = shaped(data / f"{name}.npz", described, ours=False)
             counts[name] = len(found.x)
             yield name, found
 
     return counts, images.digest_arrays(read())
 
 
-def shaped(file: Path, described: dict[str, Any]) -> "Images":
-    """The images of a file. Raises FileNotFoundError, or ValueError where they are not of the shape in about.json."""
+def shaped(file: Path, described: dict[str, Any], *, ours: bool = True) -> "Images":
+    """The images of a file. Raises FileNotFoundError, or ValueError where they are not of the shape in about.json or, if
+    their classes are to be `ours`, have others."""
     from advebm.data import images
 
-    found = images.load(file)
+    found, classes = images.load(file), described["classes"]
     height, width, channels = found.x.shape[1:]
     if (shape := [channels, height, width]) != described["shape"]:
         raise ValueError(f"{file}: holds images {shape}, not {described['shape']}; it belongs to another study")
+    if ours and found.y is not None and (y := found.y.max()) >= classes:
+        raise ValueError(f"{file}: has an image of class {y}, but the study has classes 0 to {classes - 1}; make it again")
     return found
