@@ -120,4 +120,4 @@ def test_records_of_another_training_that_are_not(tmp_path, content):
 
     (tmp_path / "curves.csv").write_text(content)
     with pytest.raises(ValueError, match=r"curves.csv: is not a table of records"):
-        _before(tmp_path / "curves.csv")
+        _before(tmp_path / "model.safetensors")

@@ -42,5 +42,5 @@ def baselines(
     with state.opened("baselines", out, key, __name__) as opened:
         sets = {"gaussians": drawn, "real": around.images(held_out)[:n]}
         scores = score(sets, spec, around, part=opened.part)
-        disk.write_json(out / "baselines.json", Baselines(named=scores).json())
+        disk.write_json(out / "baselines.json", Baselines(named=scores).json(), sealed=True)
     print(f"wrote {out}: FID {scores['gaussians'].fid:.3g} of class Gaussians, {scores['real'].fid:.3g} of real images")

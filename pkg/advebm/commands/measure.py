@@ -87,7 +87,7 @@ def measure(
         with ExitStack() as stack:
             part = stack.enter_context(state.opened(name, file, key, __name__, specs[name].__module__)).part
             result, drawn = specs[name].measure(subject, part)
-            disk.write_json(file, result.json())
+            disk.write_json(file, result.json(), sealed=True)
             known = tracked.params(entry, study, method, name, model)
             opened = tracking.run(name, study, method, params=known, checkpoint=checkpoint, spec=stages[name])
             run = stack.enter_context(opened)

@@ -82,5 +82,5 @@ def prepare(
         "out": {"outliers": spec.outliers, **spec.out},
         "sha256": images.digest_arrays(sets.items()),
     }
-    disk.write_json(out / "about.json", about)
+    disk.write_json(out / "about.json", about, sealed=True)
     print(f"wrote {out}: " + ", ".join(f"{n} {name}" for name, n in about["images"].items()))

@@ -80,7 +80,7 @@ def steps(
         sets = s.drawn(curves, counts, images, make, part=opened.part, bar=around.bar)
         real, found = s.measured(sets, counts, images, make, config.build(Quality, entry["quality"]), around)
         result = s.StepsResult(**numbers, real=real, curves=found)
-        disk.write_json(out / "steps.json", result.json())
+        disk.write_json(out / "steps.json", result.json(), sealed=True)
         title = f"{study} {method}"
         run.artifact(figures.steps(result, out / "steps.png", title), "steps")
         for name, by_length in sets.items():

@@ -214,7 +214,7 @@ def train(
         good = state.load() or Good({}, {"step": 0, "rows": [], "recoveries": [], "run": None})
         resumed = good.about["run"]
         with tracking.run("train", study, method, params=config.flat(spec), uid=resumed) as run:
-            earlier = [] if init is None else _before(init.with_name("curves.csv"))
+            earlier = [] if init is None else _before(init)
             course = Course(state, good, run, f"{study} {method}", out, earlier)
             run.tags(data__sha256=described["sha256"], **{f"{name}__sha256": sha for name, sha in origin.items()})
             for row in earlier if resumed is None else ():  # a resumed run has them
@@ -234,12 +234,14 @@ def train(
 
             course.show(last=True)
             if course.recoveries:
-                disk.write_json(out / "recoveries.json", {"recoveries": course.recoveries})
+                disk.write_json(out / "recoveries.json", {"recoveries": course.recoveries}, sealed=True)
             for name, x in own.images():
                 images.save(out / f"{name}.npz", images.Images(images.to_bytes(x)))
             if own.chains and getattr(model.network, "norm", None) == "batch":
                 origin["statistics"] = "batch"  # that normalised its chains, see networks/norms.py
             checkpoint = out / "model.safetensors"  # the last file: with it the folder is complete
+            if ranks.rank() == 0:
+                origin["curves"] = images.digest(out / "curves.csv")
             networks.save(checkpoint, net, study=study, method=method, seed=seed, data=described["sha256"], **origin)
             run.tags(checkpoint__sha256=images.digest(checkpoint))
             run.artifact(checkpoint)
@@ -247,14 +249,19 @@ def train(
     print(f"wrote {checkpoint}: {', '.join(scores)}")
 
 
-def _before(curves: Path) -> list[dict[str, float]]:
-    """The records of the training that a model comes from, its last at step 0; empty if the file does not exist. Raises
-    ValueError for another content."""
+def _before(model: Path) -> list[dict[str, float]]:
+    """The records of a model's training, its last at step 0; empty if the file does not exist. Raises ValueError for
+    another content."""
+    from advebm import networks
+    from advebm.data import images
     from advebm.runtime import disk
 
+    curves = model.with_name("curves.csv")
     if not curves.exists():
         return []
     try:
+        if networks.header(model).get("curves", digest := images.digest(curves)) != digest:
+            raise ValueError("they were altered since the model was written")
         lines = csv.DictReader(disk.read_text(curves).splitlines())
         rows = [{name: float(value) for name, value in row.items() if value} for row in lines]
         last = max((int(row["step"]) for row in rows), default=0)

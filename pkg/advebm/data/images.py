@@ -72,7 +72,7 @@ def check(images: Images, name: str) -> Images:
 
 
 def load(path: Path) -> Images:
-    """Read an `.npz` file. Raises FileNotFoundError, or ValueError with the path and what is wrong."""
+    """Read an `.npz` file, of `save` or of others. Raises FileNotFoundError, or ValueError with the path and the fault."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected an .npz with x uint8 (N, H, W, C)")
@@ -88,6 +88,8 @@ def load(path: Path) -> Images:
             if "x" not in file:
                 raise ValueError(f"{path}: has no array x, only {', '.join(file) or 'nothing'}")
             images = Images(file["x"], file.get("y"))
+            if "sha256" in file and str(file["sha256"]) != digest_arrays([("", images)]):
+                raise ValueError("its images were altered, their sha256 is another")
     except Exception as error:  # a damaged file may raise zip, zlib, type, key and value errors
         if str(error).startswith(str(path)):
             raise
@@ -125,9 +127,10 @@ def picture(file: Path) -> Iterator["Picture"]:
 
 
 def save(path: Path, images: Images) -> None:
-    """Write an `.npz` file whose bytes depend on the images alone. The bytes of np.savez depend on the version of Python
-    too, compressed ones on that of zlib."""
+    """Write an `.npz` file, with a digest of its images, whose bytes depend on the images alone. The bytes of np.savez
+    depend on the version of Python too, compressed ones on that of zlib."""
     arrays = {"x": images.x} if images.y is None else {"x": images.x, "y": images.y}
+    arrays["sha256"] = np.array(digest_arrays([("", images)]))
     path.parent.mkdir(parents=True, exist_ok=True)
     with ZipFile(path, "w") as file:
         for name, array in arrays.items():

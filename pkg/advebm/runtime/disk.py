@@ -1,5 +1,6 @@
 """Files written atomically, even if the power is cut, and read within bounds, whatever they are."""
 
+import hashlib
 import json
 import math
 import os
@@ -63,13 +64,22 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path}: is not text in UTF-8 ({error})") from error
 
 
-def write_json(file: Path, content: Any) -> None:
-    """Write a JSON file. Raises ValueError, and writes nothing, where a number is not finite: JSON has no NaN."""
+def write_json(file: Path, content: Any, *, sealed: bool = False) -> None:
+    """Write a JSON file; sealed: an object that a command reads again, with its checksum. Raises ValueError, and writes
+    nothing, where a number is not finite: JSON has no NaN."""
     if (wrong := not_finite(content)) is not None:
         keys, _ = wrong
         raise ValueError(f"{file}: {'.'.join(keys)} is not a finite number; the network or its samples have diverged")
     file.parent.mkdir(parents=True, exist_ok=True)
+    if sealed:
+        content |= {"checksum": _checksum(content)}
     file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """sha256 of an object, whatever the order of its keys."""
+    plain = json.loads(json.dumps(content))  # keys as text
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def not_finite(content: Any) -> tuple[list[str], float] | None:
@@ -91,7 +101,8 @@ def write_report(file: Path, numbers: Any, text: str) -> None:
 
 
 def read_json(file: Path, command: str) -> dict[str, Any]:
-    """Read what a command wrote. Raises FileNotFoundError or ValueError with the file and the command."""
+    """Read the object that a command wrote, and compare its checksum, if it has one. Raises FileNotFoundError or
+    ValueError with the file and the command."""
     try:
         content = json.loads(read_text(file))
     except FileNotFoundError as error:
@@ -100,4 +111,6 @@ def read_json(file: Path, command: str) -> dict[str, Any]:
         raise ValueError(f"{file}: is damaged ({error}); run `advebm {command}` again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file}: is damaged (not an object); run `advebm {command}` again")
+    if content.pop("checksum", None) not in (None, _checksum(content)):
+        raise ValueError(f"{file}: was altered, its checksum is another; run `advebm {command}` again")
     return content
