@@ -128,7 +128,7 @@ def project(tmp_path_factory):
 
 
 def train(processes, project, **more):
-    where = ["--study", "tiny", "--data", "data", "--gaussians", "gaussians.safetensors", "--out", f"by{processes}"]
+    where = ["--study", "tiny", "--data", "data", "--gaussians", "gaussians.safetensors", "--out", "model"]
     return shared(processes, project, ROOT / "stages" / "run.py", "train", "robust_jem", *where, **more)
 
 
@@ -144,12 +144,12 @@ def test_a_killed_process_ends_the_job_which_goes_on_with_another_number(project
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in err
     assert "advebm: process 1 of 2 was killed by SIGKILL; run the same command to resume" in err
-    assert kept() and not (project / "by2" / "model.safetensors").exists()
+    assert kept() and not (project / "model" / "model.safetensors").exists()
     alone = train(1, project)
     assert alone.returncode == 0, alone.stderr
     assert int(re.search(r"(\d+)/\d+ \[", alone.stderr)[1]) > 0, "must resume from the state of two"
     assert not kept()
-    steps = np.loadtxt(project / "by1" / "curves.csv", delimiter=",", skiprows=1, usecols=0)
+    steps = np.loadtxt(project / "model" / "curves.csv", delimiter=",", skiprows=1, usecols=0)
     assert len(steps) == len(set(steps)) > 5
 
 
