@@ -75,9 +75,24 @@ def client() -> "MlflowClient":
     if file.is_dir():  # MLflow tries for minutes
         raise IsADirectoryError("is a folder, not a database")
     with FileLock(file.with_suffix(".lock"), timeout=PATIENCE):
+        if not file.exists() or not file.stat().st_size:
+            _create(file)
         result = MlflowClient(uri())
         result.search_experiments(max_results=1)
     return result
+
+
+def _create(file: Path) -> None:
+    """Create an sqlite store beside `file`, complete, and rename it."""
+    from mlflow import MlflowClient
+
+    part = file.with_name(f"{file.name}.part")
+    for left in (part, part.with_name(f"{part.name}-journal")):  # of a process that was killed
+        left.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
+    disk.force(part)
+    part.replace(file)
+    disk.force(file.parent)
 
 
 def _experiment(store: "MlflowClient", study: str) -> str:
