@@ -21,7 +21,7 @@ from advebm import cli, config
 from advebm.away import home as receive
 from advebm.away import packs, pieces, pipeline
 from advebm.commands import away
-from advebm.runtime import project, tracking
+from advebm.runtime import outbox, project, tracking
 from test_pipeline import PROJECT, STAGES, clone, mlflow_runs, shell, stages_run
 
 METHODS = ["robust_jem", "at"]
@@ -213,7 +213,7 @@ def test_some_of_several_parts_are_of_use(rented, home, tmp_path, monkeypatch, c
     large = [entry for entry in manifest["files"] if entry["size"] > packs.PART]
     assert len(parts) > 10 and large
     uids = {name for entry in manifest["files"] if (name := entry["path"]).endswith("/events.jsonl")}
-    about = {uid: tracking.checkpoints((rented[0] / uid).read_bytes()) for uid in uids}
+    about = {uid: outbox.checkpoints((rented[0] / uid).read_bytes()) for uid in uids}
     for i in (1, 2, len(parts) // 2, len(parts) - 1, len(parts)):
         receive.receive(parts[:i])
         log = capsys.readouterr().out
@@ -266,7 +266,7 @@ def test_off_is_off(rented, home, monkeypatch):
     monkeypatch.setattr(tracking, "sync", sent)
     monkeypatch.setenv("ADVEBM_TRACKING", "off")
     receive.receive(rented[2])
-    assert not tracking.outbox().exists() and Path("models/tiny/at/model.safetensors").is_file()
+    assert not outbox.root().exists() and Path("models/tiny/at/model.safetensors").is_file()
 
 
 def test_other_data_are_refused_and_rounding_is_not(monkeypatch, tmp_path):

@@ -10,6 +10,7 @@ import torch
 from advebm import cli, networks
 from advebm.data import images
 from advebm.networks.passes import Passes
+from advebm.runtime import outbox
 from advebm.runtime.parts import BATCH, SEED
 from advebm.samplers.streams import Streams
 
@@ -87,7 +88,7 @@ def test_mlflow_is_told_of_both_phases(work, tmp_path, monkeypatch):
     monkeypatch.setenv("ADVEBM_TRACKING", "outbox")
     trained(work, tmp_path / "m", "jeat", warm=work / "warm")
     (journal,) = tmp_path.glob("state/outbox/*/events.jsonl")
-    events = [json.loads(line) for line in journal.read_text().splitlines()]
+    events = outbox.parse(journal.read_bytes())
     logged = {event[2]: event[1] for event in events if event[0] == "metrics"}
     assert list(logged) == [int(row["step"]) for row in records(tmp_path / "m")]
     assert min(logged) < 0

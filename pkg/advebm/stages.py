@@ -12,7 +12,7 @@ from advebm.runtime.code import reached
 
 IDLE = (  # files that cannot change a result: configuration, tables of names, storage, progress and tracking
     *("config.py", "ranges.py", "commands/options.py", "methods/__init__.py", "evaluation/__init__.py"),
-    *(f"runtime/{name}.py" for name in ("code", "disk", "progress", "project", "signals", "state", "tracking")),
+    *(f"runtime/{name}.py" for name in ("code", "disk", "outbox", "progress", "project", "signals", "state", "tracking")),
 )
 COMPARED = ("reports/comparison.py", "figures/")  # the report of one method does not use these
 DRAWN = ("figures/",)  # a changed figure is no reason to train again

@@ -15,7 +15,7 @@ from advebm import cli, networks
 from advebm.networks.flow import Glow
 from advebm.networks.wrn import WideResNet
 from advebm.reports.results import measured
-from advebm.runtime import tracking
+from advebm.runtime import outbox, tracking
 from advebm.runtime.tensors import write
 from test_bad_input import error_of, params_file
 
@@ -238,4 +238,9 @@ def test_records_for_mlflow_that_are_not(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     (folder := tmp_path / "state/outbox/1-2").mkdir(parents=True)
     (folder / "events.jsonl").write_text("<html>\n")
-    assert f"{folder}: its records for MLflow are damaged" in error_of("summary --study tiny", monkeypatch, capsys)
+    assert outbox.waiting("tiny") == [] and not (folder / "events.jsonl").exists()
+    told = capsys.readouterr().err
+    (aside,) = tmp_path.glob("state/damaged/1-2-*")
+    assert told.startswith(f"advebm: {folder}: its records for MLflow are damaged (") and told.endswith(
+        f"moved to {aside}\n"
+    )

@@ -16,7 +16,7 @@ from advebm.away import packs, pipeline
 from advebm.away.packs import Pack
 from advebm.away.pieces import HOME, identity
 from advebm.away.pipeline import Stage
-from advebm.runtime import disk, project, tracking
+from advebm.runtime import disk, outbox, project, tracking
 
 OUTBOX = re.compile(r"state/outbox/([0-9a-f]+-[0-9a-f]+)/(.+)")
 PARAMS = Path("params.yaml")
@@ -100,20 +100,28 @@ def queue(pack: Pack) -> None:
         if match := OUTBOX.fullmatch(path):
             records.setdefault(match[1], {})[match[2]] = path
     missing, journals = set(), {}
-    for uid, names in records.items():
+    for uid, names in list(records.items()):
         journal = pack.contents.get(names.get("events.jsonl", ""))
         if journal:
             journals[uid] = journal.read_bytes()
-        if not journal or (not set(names.values()) <= set(pack.contents) and not tracking.received(uid, journals[uid])):
+            try:
+                outbox.parse(journals[uid])
+            except ValueError as error:
+                print(
+                    f"advebm: state/outbox/{uid}: its records for MLflow are damaged ({error}); not sent", file=sys.stderr
+                )
+                del records[uid], journals[uid]
+                continue
+        if not journal or (not set(names.values()) <= set(pack.contents) and not outbox.received(uid, journals[uid])):
             missing.add(uid)
-    waiting = {tracking.checkpoints(journals[uid])[1] for uid in missing & set(journals)} - {None}
+    waiting = {outbox.checkpoints(journals[uid])[1] for uid in missing & set(journals)} - {None}
     unknown = bool(missing - set(journals))  # they may be trainings
     for uid, names in records.items():
-        measured = tracking.checkpoints(journals[uid])[0] if uid in journals else None
+        measured = outbox.checkpoints(journals[uid])[0] if uid in journals else None
         if uid in missing or measured in waiting or (measured and unknown):
             print(f"not sent to MLflow until more parts are received: state/outbox/{uid}")
         else:
-            tracking.receive(uid, {name: pack.contents[path] for name, path in names.items()})
+            outbox.receive(uid, {name: pack.contents[path] for name, path in names.items()})
 
 
 def unpack(stages: dict[str, Stage], pack: Pack) -> dict[str, list[str]]:

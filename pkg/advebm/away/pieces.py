@@ -10,7 +10,7 @@ from advebm.away import packs, pipeline
 from advebm.away.pipeline import Stage
 from advebm.data.prepared import about
 from advebm.evaluation import MEASUREMENTS
-from advebm.runtime import project, tracking
+from advebm.runtime import outbox, project, tracking
 
 SOON = ("train", "sample", "quality", "robustness")  # for every method, before any of
 LATE = ("ood", "look", "fisher", "autoattack")  # then these, and those of further measurements
@@ -97,7 +97,7 @@ def pack(study: str, stages: list[Stage]) -> list[Path]:
     for name in (name for name in records if name not in HOME):
         files = [file for out in records[name]["outs"] for file in pipeline.files(Path(out))]
         listed += [packs.file_entry(file, stage=name) for file in files]
-    unsent = [] if tracking.off() else tracking.waiting(study)
+    unsent = [] if tracking.off() else outbox.waiting(study)
     listed += [packs.file_entry(file.relative_to(project.root()), stage="mlflow") for file in unsent]
     listed.sort(key=lambda entry: priority(Path(entry["path"])))
     manifest = {"study": study, "stages": records, "home": identity(study), "files": listed}

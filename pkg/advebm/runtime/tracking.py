@@ -1,7 +1,8 @@
 """MLflow: one run for each model, across the stages that make and measure it. The only module that uses MLflow.
 
-What is logged is first written to state/outbox and sent from there: if MLflow cannot be reached, is locked or read-only, no
-stage fails or waits, and `advebm sync` sends it later.
+What is logged is written to state/outbox, see outbox.py, and sent from there by a process beside the stage: whatever
+MLflow does, no stage fails or waits for long, and what is left is sent beside a later stage or by `advebm sync`. A run is
+known by the digest of its model: the same model trained again joins its run.
 
 Tracking is on if DVC runs the stage or MLFLOW_TRACKING_URI is set; ADVEBM_TRACKING=off turns it off. ADVEBM_TRACKING=outbox
 keeps everything in the outbox, which `advebm away` packs and `advebm receive` unpacks on another machine. By default the
@@ -9,27 +10,30 @@ store is mlflow.db next to dvc.yaml and the artifacts are in mlartifacts/, also 
 folder. Only `advebm summary` reads from MLflow: with tracking off every file is the same.
 """
 
-import json
 import logging
 import math
 import os
-import shutil
+import re
+import sqlite3
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from itertools import takewhile
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from advebm.runtime import disk, project
+from advebm.runtime import disk, outbox, project
+from advebm.runtime.outbox import Box
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
     from mlflow.entities import RunData
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -41,7 +45,11 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 EVERY = 15  # seconds after which the outbox is sent
+DEADLINE = 10  # seconds that a server has after the end of a stage
+LOCAL = 60  # seconds that a file has, which may first be created
+HURRY = 2  # seconds that either has when a signal stops the stage
 PATIENCE = 10  # seconds to wait for another process that creates the store
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS")
 BATCH = 100  # params that MLflow takes at a time
 
 
@@ -64,22 +72,27 @@ def enabled() -> bool:
 
 
 def client() -> "MlflowClient":
-    """A client of the store. A new sqlite file is created first, by one process at a time."""
+    """A client of the store, which has answered. A new sqlite file is created first, by one process at a time."""
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are raised as well
     file = _file()
     if file is None:
-        return MlflowClient(uri())
-    if file.is_dir():  # MLflow tries for minutes
+        store = MlflowClient(uri())
+        store.search_experiments(max_results=1)
+        return store
+    if file.is_dir():
         raise IsADirectoryError("is a folder, not a database")
     with FileLock(file.with_suffix(".lock"), timeout=PATIENCE):
         if not file.exists() or not file.stat().st_size:
             _create(file)
-        result = MlflowClient(uri())
-        result.search_experiments(max_results=1)
-    return result
+        # one that is damaged or locked, which MLflow would try to open for minutes, is an error here
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            database.execute("SELECT * FROM sqlite_master").fetchall()
+        store = MlflowClient(uri())
+        store.search_experiments(max_results=1)
+    return store
 
 
 def _create(file: Path) -> None:
@@ -121,103 +134,124 @@ def _commit() -> str:
     return git.stdout.strip() or "none"
 
 
-class Outbox:
-    """What one stage logs to MLflow, in a folder: events.jsonl, copies of files, and the number of events sent."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.journal, self.mark = folder / "events.jsonl", folder / "sent.json"
-        text = self.journal.read_text() if self.journal.exists() else None
-        complete = text[: text.rfind("\n") + 1] if text else ""
-        if complete != text:  # it is new, or its last line is incomplete
-            disk.write(self.journal, complete.encode())
-        self.sent, self.run_id = 0, ""
-        try:
-            self.events = [json.loads(line) for line in complete.splitlines()]
-            if self.mark.exists():
-                self.sent, self.run_id = json.loads(self.mark.read_text())
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{folder}: its records for MLflow are damaged ({error}); remove that folder") from error
-
-    def put(self, kind: str, *content: Any) -> None:
-        with self.journal.open("a") as file:
-            file.write(json.dumps([kind, *content]) + "\n")
-        disk.force(self.journal)
-        self.events.append([kind, *content])
-
-    def send(self) -> None:
-        """Send the events that were not sent; remove the folder if the stage has ended. Raises whatever MLflow raises."""
-        if self.sent < len(self.events):
-            store = client()
-            while self.sent < len(self.events):
-                self.sent += self._send_next(store)
-                disk.write(self.mark, json.dumps([self.sent, self.run_id]).encode())
-        if self.events and self.events[-1][0] == "end":
-            shutil.rmtree(self.folder)
-
-    def _send_next(self, store: "MlflowClient") -> int:
-        """Send the next event, and of metrics also those that follow; returns how many were sent."""
-        from mlflow.entities import Metric
-
-        match self.events[self.sent]:
-            case ["metrics", *_]:
-                numbers = list(takewhile(lambda event: event[0] == "metrics", self.events[self.sent : self.sent + 25]))
-                batch = [Metric(name, v, now, step) for _, values, step, now in numbers for name, v in values.items()]
-                store.log_batch(self.run_id, metrics=batch)
-                return len(numbers)
-            case ["begin", about]:
-                self.run_id = _open(store, about, about["checkpoint"] or _trained(self.events))
-            case ["tags", values]:
-                for name, value in values.items():
-                    store.set_tag(self.run_id, name, value)
-            case ["artifact", name, folder]:
-                if (self.folder / name).exists():  # otherwise it was sent just before an interruption
-                    store.log_artifact(self.run_id, str(self.folder / name), folder)
-                    (self.folder / name).unlink()
-            case ["status", "RUNNING"]:
-                store.update_run(self.run_id, status="RUNNING")
-            case ["status" | "end", status]:
-                store.set_terminated(self.run_id, status)
-        return 1
+def _send(store: "MlflowClient", box: Box) -> None:
+    """Send the events of a box that were not sent; remove it if its stage has ended. Raises whatever MLflow raises."""
+    if box.sent and not _has(store, box.run_id):
+        box.sent = 0
+    while box.sent < len(box.events):
+        box.sent += _send_next(store, box)
+        box.note()
+    if box.ended:
+        box.remove()
 
 
-def _open(store: "MlflowClient", about: dict[str, Any], checkpoint: str | None) -> str:
-    """The id of the run of a model that the stage belongs to; the run is created if there is none. A training that is sent
-    after measurements of its model joins their run."""
+def _has(store: "MlflowClient", run_id: str) -> bool:
+    """Whether the store has the run: it may be another store than before."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(store.get_run(run_id))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+
+
+def _send_next(store: "MlflowClient", box: Box) -> int:
+    """Send the next event, and of metrics also those that follow; returns how many were sent."""
+    from mlflow.entities import Metric
+
+    match box.events[box.sent]:
+        case ["metrics", *_]:
+            numbers = list(takewhile(lambda event: event[0] == "metrics", box.events[box.sent : box.sent + 25]))
+            batch = [Metric(name, v, now, step) for _, values, step, now in numbers for name, v in values.items()]
+            store.log_batch(box.run_id, metrics=batch)
+            return len(numbers)
+        case ["begin", about]:
+            box.run_id, made = _open(store, about, about["checkpoint"] or outbox.trained(box.events))
+            if made:  # the same model was trained before, and its run has all but the end
+                return len(box.events) - 1
+        case ["tags", values]:
+            if "checkpoint.sha256" in values and _superfluous(store, box, values["checkpoint.sha256"]):
+                store.delete_run(box.run_id)
+                return -box.sent
+            for name, value in values.items():
+                store.set_tag(box.run_id, name, value)
+        case ["artifact", name, folder]:
+            if (box.folder / name).exists():  # otherwise the box was being removed at an interruption
+                store.log_artifact(box.run_id, str(box.folder / name), folder)
+        case ["status" | "end", status]:
+            _set_status(store, box.run_id, status)
+    return 1
+
+
+def _set_status(store: "MlflowClient", run_id: str, status: str) -> None:
+    """Set the status of a run. One that is finished remains so: a later stage that fails takes nothing from it."""
+    if status == "FINISHED":
+        store.set_terminated(run_id, status)
+    elif store.get_run(run_id).info.status != "FINISHED":
+        store.update_run(run_id, status=status) if status == "RUNNING" else store.set_terminated(run_id, status)
+
+
+def _same_model(store: "MlflowClient", about: dict[str, Any], checkpoint: str) -> list["MlflowRun"]:
+    """The runs of a model that the stage can belong to, completed trainings first: those that have the stage with no other
+    spec or params. A training does not join one that was not completed."""
+    stage, experiment = about["stage"], _experiment(store, about["study"])
+    where = f"tags.`checkpoint.sha256` = '{checkpoint}' and tags.method = '{about['method']}'"
+    found = [
+        run
+        for run in store.search_runs([experiment], where)
+        if run.data.tags.get(f"spec.{stage}") in (None, about["spec"])
+        and all(run.data.params.get(key, value) == value for key, value in about["params"].items())
+        and (stage != "train" or "spec.train" not in run.data.tags or _completed(run))
+    ]
+    return sorted(found, key=_completed, reverse=True)
+
+
+def _completed(run: "MlflowRun") -> bool:
+    """Whether the training of the run's model was completed."""
+    return run.data.tags.get("stage.train") == "done"
+
+
+def _superfluous(store: "MlflowClient", box: Box, checkpoint: str) -> bool:
+    """Whether the run that a training has opened turns out to be of a model that has a run."""
+    own = store.get_run(box.run_id).data.tags.get("checkpoint.sha256")
+    return own is None and bool(_same_model(store, box.events[0][1], checkpoint))
+
+
+def _open(store: "MlflowClient", about: dict[str, Any], checkpoint: str | None) -> tuple[str, bool]:
+    """The id of the run of a model that the stage belongs to, and whether it is a training that the run already has.
+    The run is created if there is none. A training that is sent after measurements of its model joins their run."""
     from mlflow.entities import Param
 
     experiment = _experiment(store, about["study"])
     stage, method, params = about["stage"], about["method"], about["params"]
-
-    def agree(known: dict[str, str]) -> bool:
-        return all(known.get(key, value) == value for key, value in params.items())
-
     found = list(store.search_runs([experiment], f"tags.`run.uid` = '{about['uid']}'"))
+    made = False
     if not found and checkpoint:
-        same = store.search_runs([experiment], f"tags.`checkpoint.sha256` = '{checkpoint}' and tags.method = '{method}'")
-        specs = (None,) if stage == "train" else (None, about["spec"])
-        found = [known for known in same if known.data.tags.get(f"spec.{stage}") in specs and agree(known.data.params)]
+        found = _same_model(store, about, checkpoint)
+        made = stage == "train" and any(map(_completed, found))
     if not found:
         name = about["experiment"]
         tags = {"run.uid": about["uid"], "study": about["study"], "method": method, "git.commit": about["commit"]}
-        tags |= {"dvc.experiment": name or "workspace"} | ({"checkpoint.sha256": checkpoint} if checkpoint else {})
+        tags |= {"dvc.experiment": name or "workspace"}
+        tags |= {"checkpoint.sha256": checkpoint} if stage != "train" and checkpoint else {}  # training tags it at its end
         found = [store.create_run(experiment, run_name=f"{method} {name}" if name else method, tags=tags)]
     run_id, known = found[0].info.run_id, found[0].data.params
     fresh = [Param(key, value) for key, value in params.items() if key not in known]
     for start in range(0, len(fresh), BATCH):
         store.log_batch(run_id, params=fresh[start : start + BATCH])
-    store.update_run(run_id, status="RUNNING")
+    _set_status(store, run_id, "RUNNING")
     store.set_tag(run_id, f"spec.{stage}", about["spec"])
-    return run_id
+    return run_id, made
 
 
 class Run:
-    """An open run."""
+    """An open run: what is logged goes into the stage's box."""
 
-    def __init__(self, box: Outbox, uid: str):
-        self.box, self.last = box, time.monotonic()
+    def __init__(self, box: Box, uid: str):
+        self.box = box
         self.uid: str | None = uid
-        self.down = os.environ.get("ADVEBM_TRACKING", "").lower() == "outbox"
         self.reached = max((event[2] for event in box.events if event[0] == "metrics"), default=-math.inf)
 
     def metrics(self, values: Mapping[str, float | None], step: int = 0) -> None:
@@ -225,29 +259,12 @@ class Run:
         numbers = {name: float(value) for name, value in values.items() if value is not None}
         if numbers and (step == 0 or step > self.reached):
             self.box.put("metrics", numbers, step, int(time.time() * 1000))
-        if time.monotonic() - self.last > EVERY:
-            self.send()
 
     def tags(self, **values: Any) -> None:
         self.box.put("tags", {name.replace("__", "."): str(value) for name, value in values.items()})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        copy = self.box.folder / str(len(self.box.events)) / path.name
-        copy.parent.mkdir()
-        shutil.copyfile(path, copy)
-        disk.force(self.box.folder, copy.parent, copy)
-        self.box.put("artifact", str(copy.relative_to(self.box.folder)), folder)
-
-    def send(self) -> None:
-        """Send the outbox, unless it is to be kept; if that fails, report it and stop trying."""
-        if self.down:
-            return
-        try:
-            self.box.send()
-        except Exception as error:  # MLflow raises what its store, its server or the network does
-            self.down = True
-            print(f"advebm: MLflow: {_reason(error)}; `advebm sync` sends what is left in {outbox()}", file=sys.stderr)
-        self.last = time.monotonic()
+        self.box.artifact(path, folder)
 
 
 class _Off(Run):
@@ -259,10 +276,6 @@ class _Off(Run):
     def metrics(self, values: Mapping[str, float | None], step: int = 0) -> None: ...
     def tags(self, **values: Any) -> None: ...
     def artifact(self, path: Path, folder: str | None = None) -> None: ...
-
-
-def outbox() -> Path:
-    return project.root() / "state" / "outbox"
 
 
 @contextmanager
@@ -278,125 +291,145 @@ def run(
 ) -> Iterator[Run]:
     """The run of a model, with the stage's `params`. Training opens a new run or resumes that of `uid`. A later stage gives
     the sha256 of the model's `checkpoint` and continues the run that made it. It opens a new run if that run already has
-    this stage with another `spec` (what params.yaml says of the stage), or if the model comes from elsewhere. At the end
-    what earlier stages left in the outbox is sent, too."""
+    this stage with another `spec` (what params.yaml says of the stage), or if the model comes from elsewhere. Meanwhile
+    another process sends the outbox, also what earlier stages left there."""
     if not enabled():
         yield _Off()
         return
-    uid = uid or f"{time.time_ns():x}-{uuid.uuid4().hex[:8]}"  # sorts by time
-    folder = outbox() / uid
-    folder.mkdir(parents=True, exist_ok=True)
-    disk.force(outbox().parent, outbox())
-    with FileLock(folder / "lock"):
-        opened = Run(Outbox(folder), uid)
-        digest = project.digest(spec)
-        if opened.box.events:
-            opened.box.put("status", "RUNNING")
+    about: dict[str, Any] = {
+        "stage": stage,
+        "study": study,
+        "method": method,
+        "checkpoint": checkpoint,
+        "spec": project.digest(spec),
+    }
+    about |= {"commit": _commit(), "experiment": os.environ.get("DVC_EXP_NAME")}
+    about["params"] = {key: str(value) for key, value in params.items()}
+    if uid is None:
+        uid = f"{time.time_ns():x}-{uuid.uuid4().hex[:8]}"  # sorts by time
+        outbox.supersede(about)
+    with _sender(), outbox.writing(uid) as box:
+        if box.events:
+            box.put("status", "RUNNING")
         else:
-            about = {"uid": uid, "stage": stage, "study": study, "method": method, "checkpoint": checkpoint, "spec": digest}
-            about |= {"commit": _commit(), "experiment": os.environ.get("DVC_EXP_NAME")}
-            opened.box.put("begin", {**about, "params": {key: str(value) for key, value in params.items()}})
+            box.put("begin", {"uid": uid, **about})
+        opened = Run(box, uid)
         try:
             yield opened
         except BaseException as error:
-            opened.box.put(*(("end", "FAILED") if isinstance(error, Exception) else ("status", "KILLED")))
-            opened.send()
+            resumes = stage == "train" and not isinstance(error, Exception)
+            box.put("status" if resumes else "end", "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
         opened.tags(**{f"stage__{stage}": "done"})
-        opened.box.put("end", "FINISHED")
-        opened.send()
-    if not opened.down:
-        with suppress(ConnectionError, ValueError):  # `runs` tells what waits
+        box.put("end", "FINISHED")
+
+
+@contextmanager
+def _sender() -> Iterator[None]:
+    """Within this block a process of its own sends the outbox, unless it is to be kept. It gets some time to send the rest;
+    what it could not send is reported."""
+    if os.environ.get("ADVEBM_TRACKING", "").lower() == "outbox":
+        yield
+        return
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    sender = subprocess.Popen(
+        [sys.executable, "-P", "-c", f"from advebm.runtime.tracking import serve; serve({LOCAL if _file() else DEADLINE})"],
+        stdin=subprocess.PIPE,  # closed, also by the system, when this process ends
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        start_new_session=True,  # without the signals of a terminal
+    )
+    patience: float | None = None
+    try:
+        yield
+    except BaseException as error:
+        patience = None if isinstance(error, Exception) else HURRY
+        raise
+    finally:
+        try:
+            _, told = sender.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            sender.kill()
+            _, told = sender.communicate()
+        if sender.returncode not in (0, 1):  # it has not ended by itself
+            told += f"advebm: MLflow: {_where()}: did not receive all in time{_later()}\n"
+        print(told, end="", file=sys.stderr)
+
+
+def serve(deadline: float) -> None:
+    """Send the outbox now and then until the standard input is closed, and once more. All ends `deadline` seconds after
+    that, or if sending fails."""
+    ended = Event()
+
+    def wait() -> None:
+        sys.stdin.read()
+        ended.set()
+        time.sleep(deadline)
+        os._exit(2)
+
+    Thread(target=wait, daemon=True).start()
+    last, refused = False, None
+    while not last:
+        last = ended.is_set()
+        try:
             sync()
+        except ConnectionError as error:
+            sys.exit(f"advebm: {error}{_later()}")
+        except ValueError as error:
+            refused = f"advebm: {error}"
+        ended.wait(EVERY)
+    sys.exit(refused)
+
+
+def _later() -> str:
+    return f"; `advebm sync` sends what is left in {outbox.root()}"
 
 
 def sync() -> int:
-    """Send the outbox of all stages that are not running; returns of how many stages. Raises ConnectionError, or, after all
+    """Send the outbox; returns of how many stages. One process does so at a time. Raises ConnectionError, or, after all
     others were sent, ValueError with the stages whose records MLflow refuses."""
-    count, refused = 0, []
-    for folder in sorted(outbox().glob("*")):
-        try:
-            with FileLock(folder / "lock", timeout=0):
-                box = Outbox(folder)
-                count += box.sent < len(box.events)
-                box.send()
-        except Timeout:
-            continue
-        except Exception as error:  # MLflow raises what its store, its server or the network does
-            if getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
-                refused.append(f"{folder} ({_reason(error)})")
+    count, refused, store = 0, [], None
+    lock = outbox.root().parent / "locks" / "outbox.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        for box in outbox.boxes():
+            if box.sent == len(box.events) and not box.ended:
                 continue
-            raise ConnectionError(f"MLflow: {_reason(error)}; unsent records stay in {outbox()}") from error
+            try:
+                store = store or client()
+            except Exception as error:  # MLflow raises what its store, its server or the network does
+                raise ConnectionError(f"MLflow: {_reason(error)}") from error
+            count += box.sent < len(box.events)
+            try:
+                _send(store, box)
+            except Exception as error:
+                if getattr(error, "error_code", "") not in REFUSALS and not isinstance(error, LookupError | TypeError):
+                    raise ConnectionError(f"MLflow: {_reason(error)}") from error
+                refused.append(f"{box.folder} ({_reason(error)})")
     if refused:
         raise ValueError(f"MLflow refuses the records in {'; '.join(refused)}; the other stages were sent")
     return count
 
 
-def waiting(study: str) -> list[Path]:
-    """The files of the study's outbox, oldest stage first."""
-    found: list[Path] = []
-    for journal in sorted(outbox().glob("*/events.jsonl")):
-        events = Outbox(journal.parent).events
-        if events and events[0][1]["study"] == study:
-            files = (file for file in sorted(journal.parent.rglob("*")) if file.is_file())
-            found += [file for file in files if file.name not in ("lock", "sent.json")]
-    return found
-
-
-def receive(uid: str, files: dict[str, Path]) -> None:
-    """Put a stage's records from another machine into the outbox; `files` are by their names in the stage's folder.
-    Records received before are not sent again."""
-    journal = files["events.jsonl"].read_bytes()
-    if received(uid, journal):
-        return
-    folder = outbox() / uid
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        for name in sorted(files, key="events.jsonl".__eq__):  # that one last, after the files that it names
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            disk.write(folder / name, files[name].read_bytes())
-    disk.write(_counts(), json.dumps(_received() | {uid: journal.count(b"\n")}, indent=1).encode())
-
-
-def received(uid: str, journal: bytes) -> bool:
-    """Whether all records in a stage's events.jsonl were received before."""
-    return journal.count(b"\n") <= _received().get(uid, 0)
-
-
-def _counts() -> Path:
-    return outbox().parent / "received.json"
-
-
-def _received() -> dict[str, int]:
-    """The number of events received from each stage, by its uid."""
-    return json.loads(_counts().read_text()) if _counts().is_file() else {}
-
-
-def checkpoints(journal: bytes) -> tuple[str | None, str | None]:
-    """From a stage's events.jsonl: sha256 of the model that it measured, and of the one that it trained; None if it did
-    not."""
-    events = [json.loads(line) for line in journal.splitlines()]
-    return events[0][1]["checkpoint"] if events else None, _trained(events)
-
-
-def _trained(events: list[list[Any]]) -> str | None:
-    """sha256 of the model that a stage has trained."""
-    made = [event[1]["checkpoint.sha256"] for event in events if event[0] == "tags" and "checkpoint.sha256" in event[1]]
-    return made[-1] if made else None
+def _where() -> str:
+    """The store, without a password."""
+    return str(_file() or f"MLFLOW_TRACKING_URI {re.sub('//[^/@]*@', '//', uri())}")
 
 
 def _reason(error: Exception) -> str:
-    """Why the store, its server or the network fails, in a line; after the store's path, if it is a file."""
+    """Why the store, its server or the network fails, in a line after the store."""
     text = " ".join(str(getattr(error, "orig", None) or error).split())[:200]  # sqlalchemy's holds that of sqlite
-    return f"{file}: {text}" if (file := _file()) else text
+    return f"{_where()}: {text}"
 
 
 def runs(study: str) -> list["RunData"]:
     """Tags, params and metrics of each finished run of a study, newest first. Prints a line if some wait in the outbox.
     Raises ConnectionError where the store cannot be read."""
-    unsent = {file.relative_to(outbox()).parts[0] for file in waiting(study)}
+    unsent = {file.relative_to(outbox.root()).parts[0] for file in outbox.waiting(study)}
     if unsent:
-        told = f"{len(unsent)} stages of {study} wait in {outbox()} and are not counted; `advebm sync` sends them"
+        told = f"{len(unsent)} stages of {study} wait in {outbox.root()} and are not counted; `advebm sync` sends them"
         print(f"advebm: {told}", file=sys.stderr)
     try:
         store = client()
