@@ -226,9 +226,9 @@ def test_images_that_prepare_did_not_write_last_are_refused(tmp_path, monkeypatc
     with pytest.raises(ValueError, match=r"about\.json: has no out/more; run `advebm prepare` again"):
         load(data, "out/more")
     read = []
-    monkeypatch.setattr(im, "digest_arrays", lambda sets: read.append(len(list(sets))))
+    monkeypatch.setattr(im, "load", lambda path, load=im.load: read.append(path) or load(path))
     load(data, "train")
-    assert not read, "files that have not changed are not read twice"
+    assert read == [train], "files that have not changed are not read twice"
     monkeypatch.undo()
 
     def killed(path, images, save=im.save):
@@ -266,7 +266,7 @@ def test_saved_images_are_the_same_bytes_by_every_python(tmp_path):
     im.save(tmp_path / "a.npz", content)
     with np.load(tmp_path / "a.npz") as file:
         assert np.array_equal(file["x"], content.x) and np.array_equal(file["y"], content.y)
-    assert im.digest(tmp_path / "a.npz") == "db5615d32b92daedb8614a49d85a37ebbba3e0fd570332039879631dab4ccc93"
+    assert im.digest(tmp_path / "a.npz") == "574111d6d7cba51a14b3ad0eb51c206a8ae33258ec53f1c75c007201b33b0f38"
 
 
 def test_augmentation_is_crops_flips_and_noise_of_the_image(streams):

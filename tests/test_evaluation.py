@@ -18,7 +18,7 @@ from torch import nn
 from advebm.data.images import Images
 from advebm.energy import SCORES, grad, marginal, negative, posterior
 from advebm.evaluation import autoattack, features, frechet, intervals, kernel, ood, quality, robustness
-from advebm.evaluation.generation import collapsed
+from advebm.evaluation.collapse import collapsed
 from advebm.evaluation.smoothed import Smoothed
 from advebm.networks.wrn import WideResNet
 from advebm.runtime.parts import anew

@@ -62,7 +62,14 @@ def arrays(**changed):
 
 
 def about(**changed):
-    return lambda file: file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    """A JSON file as an earlier version wrote it, without a checksum, with other values."""
+
+    def make(file):
+        content = json.loads(file.read_text()) | changed
+        del content["checksum"]
+        file.write_text(json.dumps(content))
+
+    return make
 
 
 def text(content):
@@ -120,6 +127,10 @@ FILES = [
     ("classes in words", "data/about.json", about(classes="ten"), ("train", "baselines", "ood"), "classes is wrong"),
     ("numbers of other sets", "data/about.json", about(images={"out/x": 3}), ("ood", "steps"), "images is wrong"),
     ("a list", "data/about.json", text("[1]"), ("train", "ood", "gaussians"), "is damaged (not an object)"),
+    ("another number", "robustness.json", lambda file: file.write_text(file.read_text().replace("0.", "1.", 1)),
+        ("report",), "was altered, its checksum is another; run `advebm robustness` again"),
+    ("inverted images", "targeted.npz", arrays(x=lambda old: 255 - old["x"], y=lambda old: old["y"],
+        sha256=lambda old: old["sha256"]), ("neighbours",), "its images were altered, their sha256 is another"),
     ("null", "robustness.json", text("null"), ("report",), "is damaged (not an object); run `advebm robustness` again"),
     ("no accuracy", "robustness.json", about(clean="high"), ("report",), "clean is missing or wrong"),
     ("an interval without ends", "robustness.json", about(clean_ci=[]), ("report",), "clean_ci is missing or wrong"),

@@ -32,7 +32,8 @@ def sample(
     from advebm import figures
     from advebm.data import images
     from advebm.data.prepared import about, load
-    from advebm.evaluation.generation import Generator, batched, classes_of, collapsed
+    from advebm.evaluation.collapse import collapsed
+    from advebm.evaluation.generation import Generator, batched, classes_of
     from advebm.runtime import disk, progress, ranks, tracking
     from advebm.runtime.state import opened
 

@@ -260,11 +260,11 @@ def _before(model: Path) -> list[dict[str, float]]:
     if not curves.exists():
         return []
     try:
-        if networks.header(model).get("curves", digest := images.digest(curves)) != digest:
-            raise ValueError("they were altered since the model was written")
         lines = csv.DictReader(disk.read_text(curves).splitlines())
         rows = [{name: float(value) for name, value in row.items() if value} for row in lines]
         last = max((int(row["step"]) for row in rows), default=0)
+        if networks.header(model).get("curves", digest := images.digest(curves)) != digest:
+            raise ValueError("they were altered since the model was written")
         return [row | {"step": int(row["step"]) - last} for row in rows]
     except (ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
         raise ValueError(f"{curves}: is not a table of records ({error}); restore it, or remove it") from error

@@ -15,12 +15,10 @@ from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images
 from advebm.networks import Network
 from advebm.networks.passes import Passes
-from advebm.ranges import COLLAPSED, CORNERS, Precision
+from advebm.ranges import Precision
 from advebm.runtime.parts import BATCH, SEED, Part, anew, gathered
 from advebm.samplers.recipes import Recipe, Starts
 from advebm.samplers.streams import Streams
-
-MANY = 10_000  # images that are compared with the data's, to tell whether they have collapsed
 
 
 def start_images(gaussians: Gaussians, outliers: Images | None = None) -> Starts:
@@ -94,22 +92,3 @@ def batched(
 def classes_of(recipe: Recipe, count: int, classes: int) -> np.ndarray | None:
     """The classes (count,) that images are generated for; None where the recipe is not conditional on a class."""
     return np.arange(count) % classes if recipe.asks else None
-
-
-def collapsed(x: np.ndarray, data: np.ndarray) -> list[str]:
-    """Signs that generated images have collapsed, compared with images of the data; both uint8 (N, H, W, C). Of each, the
-    first MANY are compared."""
-    x, data = x[:MANY], data[:MANY]
-    distinct = len({image.tobytes() for image in x})
-    spread, usual = x.std(0).mean(), data.std(0).mean()
-    inside, within = (((own > 0) & (own < 255)).mean() for own in (x, data))
-    signs = {
-        f"only {distinct} of {len(x)} images are distinct": distinct < len(x) / 2,
-        f"the images are nearly the same: their pixels deviate by {spread:.3g}, the data's by {usual:.3g}": (
-            spread < COLLAPSED * usual
-        ),
-        f"the images are saturated: {inside:.4f} of their pixels are neither 0 nor 255, of the data's {within:.4f}": (
-            inside < CORNERS * within
-        ),
-    }
-    return [sign for sign, holds in signs.items() if holds]

@@ -17,9 +17,9 @@ from advebm.data.images import Images
 from advebm.data.prepared import shaped
 from advebm.energy import unconfident
 from advebm.evaluation import features, kernel
+from advebm.evaluation.collapse import collapsed
 from advebm.evaluation.features import FeatureNetwork
 from advebm.evaluation.frechet import Gaussian, distance, fitted, jackknife
-from advebm.evaluation.generation import collapsed
 from advebm.evaluation.result import Named, Result
 from advebm.evaluation.subject import Subject, Surroundings, label_consistency
 from advebm.networks.passes import convolving
