@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,6 +123,20 @@ CLASS_SCORES: dict[str, Callable[[Logits, Tensor], Energy]] = {
     "max_softmax": unsaturated,
     "logit": conditional,
 }
+
+
+@torch.no_grad()
+def scores(energy: Energy, x: Tensor, batch: int) -> np.ndarray:
+    """-E(x), (N,): high is in-distribution. Raises ValueError where one is not finite."""
+    found = -torch.cat([energy(part).detach() for part in x.split(batch)]).double().cpu()
+    if not found.isfinite().all():
+        raise ValueError("a score is not finite: the network has diverged")
+    return found.numpy()
+
+
+def passing(scores: np.ndarray) -> float:
+    """The highest threshold that 95% of these scores (N,) reach."""
+    return float(np.sort(scores)[len(scores) - int(np.ceil(0.95 * len(scores)))])
 
 
 def negative(energy: Energy) -> Energy:

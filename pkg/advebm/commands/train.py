@@ -158,8 +158,11 @@ def train(
     from advebm import networks
     from advebm.data import images
     from advebm.data.gaussians import Gaussians
+    from advebm.energy import SCORES, passing, scores
     from advebm.methods.base import Context
+    from advebm.networks.passes import convolving
     from advebm.runtime import progress, ranks, tracking
+    from advebm.runtime.parts import BATCH
     from advebm.runtime.signals import Stopped
     from advebm.runtime.state import Good, opened
     from advebm.training import Diverged, fit, recovered
@@ -209,6 +212,11 @@ def train(
         )
         return net, own
 
+    def threshold(net: "Network", method: "Method") -> float:
+        """The score that 95% of the validation images reach."""
+        with networks.frozen(net), convolving("fp32"):
+            return passing(scores(SCORES[method.detector](net), sets["validation"].pixels(device), BATCH))
+
     with opened("train", out, key, __name__) as state:
         disk.clear(out, *WRITTEN)
         good = state.load() or Good({}, {"step": 0, "rows": [], "recoveries": [], "run": None})
@@ -242,11 +250,14 @@ def train(
             checkpoint = out / "model.safetensors"  # the last file: with it the folder is complete
             if ranks.rank() == 0:
                 origin["curves"] = images.digest(out / "curves.csv")
-            networks.save(checkpoint, net, study=study, method=method, seed=seed, data=described["sha256"], **origin)
+            use = {"classes": described["classes"], "detector": own.detector, "threshold": threshold(net, own)}
+            recipes = [*entry["sampling"].get(method, {}).items()]  # in order, which JSON objects lose
+            use |= {"recipes": recipes, "precision": entry["precision"]}  # see docs/api.md
+            networks.save(checkpoint, net, study=study, method=method, seed=seed, data=described["sha256"], **use, **origin)
             run.tags(checkpoint__sha256=images.digest(checkpoint))
             run.artifact(checkpoint)
-    scores = (f"{name} {value:.4g}" for name, value in course.rows[-1].items() if name.startswith("validation/"))
-    print(f"wrote {checkpoint}: {', '.join(scores)}")
+    shown = (f"{name} {value:.4g}" for name, value in course.rows[-1].items() if name.startswith("validation/"))
+    print(f"wrote {checkpoint}: {', '.join(shown)}")
 
 
 def _before(model: Path) -> list[dict[str, float]]:

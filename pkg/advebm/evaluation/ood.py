@@ -11,7 +11,7 @@ from annotated_types import MinLen
 from torch import Tensor
 
 from advebm.data.images import Images
-from advebm.energy import CLASS_SCORES, SCORES, Energy, marginal
+from advebm.energy import CLASS_SCORES, SCORES, marginal, passing, scores
 from advebm.evaluation import intervals
 from advebm.evaluation.result import Interval, Named
 from advebm.evaluation.smoothed import sharpening
@@ -146,17 +146,7 @@ def auc(scores_in: np.ndarray, scores_out: np.ndarray) -> float:
 
 def fpr95(scores_in: np.ndarray, scores_out: np.ndarray) -> float:
     """The share of out images that pass where 95% of the in images do (Hendrycks et al. 2018)."""
-    threshold = np.sort(scores_in)[len(scores_in) - int(np.ceil(0.95 * len(scores_in)))]
-    return float((scores_out >= threshold).mean())
-
-
-@torch.no_grad()
-def scores(energy: Energy, x: Tensor, batch: int) -> np.ndarray:
-    """-E(x), (N,): high is in-distribution. Raises ValueError where one is not finite."""
-    found = -torch.cat([energy(part).detach() for part in x.split(batch)]).double().cpu()
-    if not found.isfinite().all():
-        raise ValueError("a score is not finite: the network has diverged")
-    return found.numpy()
+    return float((scores_out >= passing(scores_in)).mean())
 
 
 def detection(s_in: np.ndarray, s_out: np.ndarray) -> dict[str, Any]:
