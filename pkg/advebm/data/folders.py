@@ -3,10 +3,14 @@
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from advebm.data.images import Images, picture
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -79,12 +83,17 @@ def pictures(top: Path) -> list[Path]:
 
 def pixels(file: Path) -> np.ndarray:
     """uint8 (H, W) or (H, W, 3), upright. Raises ValueError where the file is not a readable image."""
+    with picture(file) as opened:
+        return array(opened)
+
+
+def array(picture: "Picture") -> np.ndarray:
+    """A PIL image as uint8 (H, W) or (H, W, 3), upright. Raises ValueError for pixels of floating point."""
     from PIL import ImageOps
 
-    with picture(file) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.mode == "F":
-            raise ValueError(f"{file}: has floating-point pixels; save it with 8 or 16 bits")
-        if image.mode.startswith("I"):  # 16 bits
-            return np.rint(np.asarray(image).astype(np.float64).clip(0, 65535) / 257).astype(np.uint8)
-        return np.asarray(image.convert("L" if image.mode in ("L", "LA", "1") else "RGB"))
+    image = ImageOps.exif_transpose(picture)
+    if image.mode == "F":
+        raise ValueError("has floating-point pixels; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16 bits
+        return np.rint(np.asarray(image).astype(np.float64).clip(0, 65535) / 257).astype(np.uint8)
+    return np.asarray(image.convert("L" if image.mode in ("L", "LA", "1") else "RGB"))

@@ -46,6 +46,8 @@ class Generator:
     starts: Starts
     classes: int  # K
     passes: Passes = field(default_factory=Passes)
+    y: Tensor | None = None  # the classes that images cycle through instead of 0 to K - 1
+    seed: int = SEED
 
     @classmethod
     def load(
@@ -57,11 +59,7 @@ class Generator:
         net, header = networks.load(model, device, about=described)
         net.train(header.get("statistics") == "batch")
         for name, recipe in recipes.items():
-            if recipe.guided and header["outputs"] != described["classes"]:
-                raise ValueError(
-                    f"{where}.{name}: needs the logits of {described['classes']} classes, but the network has "
-                    f"{header['outputs']}; use sgld (conditional: false), ascent or draw"
-                )
+            check_guided(recipe, net, described["classes"], f"{where}.{name}")
         outliers = prepared.load(data, "outliers") if any(r.start == "outliers" for r in recipes.values()) else None
         starts = start_images(Gaussians.load(gaussians, device, about=described), outliers)
         return cls(net=net, starts=starts, classes=described["classes"], passes=Passes.on(device, precision))
@@ -71,8 +69,18 @@ class Generator:
         `name` is that of the recipe and selects the streams."""
         batch = torch.arange(BATCH, device=ids.device) + ids[0] if self.net.training else ids
         with self.passes.sampling(self.net) as f:
-            drawn = draw(f, batch % self.classes, self.starts, Streams(SEED, "sample", name, ids=batch))
+            y = batch % self.classes if self.y is None else self.y[batch % len(self.y)]
+            drawn = draw(f, y, self.starts, Streams(self.seed, "sample", name, ids=batch))
         return {key: x[: len(ids)] for key, x in drawn.items()}
+
+
+def check_guided(recipe: Recipe, net: Network, classes: int, where: str) -> None:
+    """Raises ValueError where a recipe needs class logits that the network does not have."""
+    if recipe.guided and net.outputs != classes:
+        raise ValueError(
+            f"{where}: needs the logits of {classes} classes, but the network has {net.outputs}; use sgld (conditional: "
+            "false), ascent or draw"
+        )
 
 
 def batched(

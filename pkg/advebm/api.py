@@ -1,0 +1,217 @@
+"""A trained model, to classify, detect, generate and attack. `advebm.load` and `advebm.Model` are public: docs/api.md."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from advebm import networks
+from advebm.data.gaussians import Gaussians
+from advebm.data.given import Given, Labels, labels, pixels
+from advebm.energy import SCORES, conditional, marginal, negative, unsaturated
+from advebm.evaluation.generation import Generator, check_guided
+from advebm.networks.passes import Passes, convolving
+from advebm.runtime import extras
+from advebm.runtime.parts import BATCH
+from advebm.samplers.pgd import Attack
+from advebm.samplers.recipes import Recipe, Starts
+from advebm.samplers.streams import Streams
+
+WRITTEN = ("classes", "detector", "threshold", "recipes", "precision", "study", "method")  # by `train`, with the weights
+NAME = "gaussians.safetensors"
+
+
+class Classes(NamedTuple):
+    """y: the most probable class of each image, int64 (N,); p: the probabilities p(y | x), float32 (N, K)."""
+
+    y: Tensor
+    p: Tensor
+
+
+def load(path: Path | str, *, gaussians: Path | str | None = None, device: torch.device | str | None = None) -> "Model":
+    """The model of a model.safetensors, or of the folder that `train` wrote. gaussians: the file of the study's class
+    Gaussians, by default gaussians.safetensors in the model's folder or beside that. device: by default the GPU, if any.
+
+    Raises FileNotFoundError, ValueError for a file that is no model, and ImportError where a flow lacks its package.
+    """
+    file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
+    with extras.named():
+        net, about = networks.load(file, networks.device() if device is None else device)
+    if missing := [key for key in WRITTEN if key not in about]:
+        raise ValueError(f"{file}: lacks {', '.join(missing)}: an earlier version of advebm wrote it; train it again")
+    places = [folder / NAME for folder in file.resolve().parents[:2]] if gaussians is None else [Path(gaussians)]
+    return Model(file, net, about, places)
+
+
+@dataclass(eq=False)
+class Model:
+    """A trained model. Images are torch tensors, numpy arrays or PIL images, one or a list, of the model's `shape`: floats
+    in [0, 1], or uint8. Results are tensors on the model's device."""
+
+    file: Path
+    net: networks.Network = field(repr=False)  # images (N, C, H, W) in [0, 1] to logits (N, K)
+    about: Mapping[str, Any]  # what the model file says of itself
+    places: list[Path] = field(repr=False)  # where the class Gaussians may be
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of its images."""
+        channels, height, width = self.net.shape
+        return channels, height, width
+
+    @property
+    def classes(self) -> int:
+        """The number of classes of the images it was trained on."""
+        return self.about["classes"]
+
+    @property
+    def threshold(self) -> float:
+        """95% of the validation images have at least this score."""
+        return self.about["threshold"]
+
+    @cached_property
+    def recipes(self) -> dict[str, Recipe]:
+        """The ways to generate images that the study had when the model was trained, the default first."""
+        return _built(dict[str, Recipe], dict(self.about["recipes"]), "recipes")
+
+    @cached_property
+    def gaussians(self) -> Gaussians:
+        """The class Gaussians, where some recipes start. Raises FileNotFoundError, or ValueError for another study's."""
+        found = next((place for place in self.places if place.is_file()), None)
+        if found is None:
+            raise FileNotFoundError(f"{self.places[-1]}: no such file of class Gaussians; name one by load's gaussians=")
+        return Gaussians.load(found, self.device, about={"classes": self.classes, "shape": [*self.shape]})
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.net.parameters()).device
+
+    def classify(self, x: Given) -> Classes:
+        """The class of each image and the probabilities of all classes. Raises ValueError where the model has none."""
+        self._check_classifier("classify")
+        p = self._each(lambda part, ids: self.net(part).softmax(1), x)
+        return Classes(p.argmax(1), p)
+
+    def energy(self, x: Given, y: Labels | None = None) -> Tensor:
+        """E(x), or E(x, y) of the classes y, (N,): low for likely images; -log p(x) of a flow."""
+        if y is None:
+            return self._each(lambda part, ids: marginal(self.net)(part), x)
+        self._check_classifier("energy with y")
+        x = pixels(x, self.shape)
+        of = labels(y, self.classes, len(x)).to(self.device)
+        return self._each(lambda part, ids: conditional(self.net, of[ids])(part), x)
+
+    def score(self, x: Given) -> Tensor:
+        """The score of each image (N,) by which the model detects: at least `threshold` is in-distribution. It is -E(x), or
+        log max_y p(y | x) where the method was made for that."""
+        return self._each(lambda part, ids: -SCORES[self.about["detector"]](self.net)(part).detach(), x)
+
+    def sample(
+        self,
+        n: int,
+        y: Labels | None = None,
+        recipe: str | Mapping[str, Any] | None = None,
+        *,
+        seed: int = 0,
+        start: Given | None = None,
+    ) -> Tensor:
+        """n images (n, C, H, W) in [0, 1] of the classes y, through which they cycle, by default all. recipe: a name of
+        `recipes`, or one written as in params.yaml. start: images to start from instead of the recipe's own start."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1, not {n}")
+        name, how = self._recipe(recipe)
+        check_guided(how, self.net, self.classes, name)
+        if y is not None and not (how.guided if start is not None else how.asks):
+            raise ValueError(f"the recipe {name} makes images of no chosen class: leave out y")
+        of = None if y is None else labels(y, self.classes).to(self.device)
+        passes, starts = Passes.on(self.device, self.about["precision"]), self._starts(name, how, start)
+        drawn = Generator(net=self.net, starts=starts, classes=self.classes, passes=passes, y=of, seed=seed)
+        with self._as_trained():
+            ids = torch.arange(n, device=self.device)
+            x = torch.cat([drawn(how, name, part)[how.stages[-1]].detach() for part in ids.split(BATCH)])
+        if not x.isfinite().all():
+            raise ValueError(f"the recipe {name} left the finite numbers; take smaller steps or noise")
+        return x.clamp(0, 1)
+
+    def attack(
+        self,
+        x: Given,
+        y: Labels,
+        *,
+        eps: float,
+        norm: Literal["linf", "l2"] = "linf",
+        steps: int = 20,
+        targeted: bool = False,
+        seed: int = 0,
+    ) -> Tensor:
+        """Adversarial examples (N, C, H, W) within eps of x, by PGD with a random start: away from the classes y or, if
+        targeted, towards them. eps is in the unit of images in [0, 1]."""
+        self._check_classifier("attack")
+        x = pixels(x, self.shape)
+        pgd = _built(Attack, {"eps": eps, "norm": norm, "steps": steps}, "attack")
+        of, passes = labels(y, self.classes, len(x)).to(self.device), Passes.on(self.device)
+
+        def attacked(part: Tensor, ids: Tensor) -> Tensor:
+            with torch.enable_grad(), passes.sampling(self.net) as f:
+                energy = unsaturated(f, of[ids])
+                return pgd(energy if targeted else negative(energy), part, Streams(seed, "attack", ids=ids))
+
+        return self._each(attacked, x)
+
+    @torch.no_grad()
+    def _each(self, of: Callable[[Tensor, Tensor], Tensor], x: Given) -> Tensor:
+        """of(images, their numbers) of all images x, batch by batch."""
+        given = pixels(x, self.shape)
+        ids = torch.arange(len(given), device=self.device)
+        with convolving("fp32"):
+            return torch.cat([of(given[part].to(self.device), part) for part in ids.split(BATCH)])
+
+    @contextmanager
+    def _as_trained(self) -> Iterator[None]:
+        """In this block a network whose chains were trained on batch statistics uses them."""
+        self.net.train(self.about.get("statistics") == "batch")
+        try:
+            yield
+        finally:
+            self.net.eval()
+
+    def _check_classifier(self, what: str) -> None:
+        if self.net.outputs != self.classes:
+            raise ValueError(f"{self.file}: {what} needs classes, but a model of {self.about['method']} has E(x) alone")
+
+    def _recipe(self, recipe: str | Mapping[str, Any] | None) -> tuple[str, Recipe]:
+        if isinstance(recipe, Mapping):
+            return "recipe", _built(Recipe, recipe, "recipe")
+        name = next(iter(self.recipes), "") if recipe is None else recipe
+        if name not in self.recipes:
+            there = f"no recipe {name}; there are {', '.join(self.recipes)}" if self.recipes else "has no recipe of its own"
+            raise ValueError(f"{self.file}: {there}; one may be given as in params.yaml, {{'recipe': 'sgld', ...}}")
+        return name, self.recipes[name]
+
+    def _starts(self, name: str, recipe: Recipe, start: Given | None) -> Starts:
+        if start is not None:
+            if recipe.start is None:
+                raise ValueError(f"the recipe {name} starts from no images: leave out start")
+            images = pixels(start, self.shape).to(self.device)
+            return dict.fromkeys(("gaussians", "uniform", "outliers"), lambda y, s: images[s.ids % len(images)])
+        if recipe.start == "outliers":
+            raise ValueError(f"the recipe {name} starts from out-distribution images: give some as start")
+        return {
+            "uniform": lambda y, streams: streams.uniform(*self.shape),
+            "gaussians": lambda y, streams: self.gaussians.sample(y, streams),
+        }
+
+
+def _built(kind: Any, entry: Any, where: str) -> Any:
+    """An instance of a dataclass from its fields. Raises ValueError with the first mistake, in a line."""
+    try:
+        return TypeAdapter(kind).validate_python(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join([where, *map(str, first['loc'])])}: {first['msg']}") from None

@@ -1,0 +1,237 @@
+"""advebm.load and what it returns."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import advebm
+from advebm import cli, networks
+from advebm.data import images
+from advebm.data.given import labels, pixels
+from advebm.networks.wrn import WideResNet
+from advebm.runtime.extras import EXTRAS
+from advebm.runtime.parts import SEED
+from test_bad_input import params_file
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", Path("docs/api.md").read_text(), re.S)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """The data, class Gaussians and three models of tiny, in the places of digits, and samples."""
+    tree = tmp_path_factory.mktemp("tree")
+    other = {"recipe": "sgld", "start": "uniform", "chain": {"steps": 1, "step_size": 1.0, "noise": 0.01}}
+    params = params_file(tree, {"sampling.robust_jem.again": other})
+    given = "--data {t}/data/digits --gaussians {t}/models/digits/gaussians.safetensors"
+    for line in (
+        "prepare --out {t}/data/digits",
+        "gaussians --data {t}/data/digits --out {t}/models/digits/gaussians.safetensors",
+        *(f"train {method} {given} --out {{t}}/models/digits/{method}" for method in ("robust_jem", "at_ebm", "glow")),
+        f"sample robust_jem {given} --model {{t}}/models/digits/robust_jem/model.safetensors --out {{t}}/samples",
+    ):
+        sys.argv = ["advebm", *(line + params).format(t=tree).split(), "--quiet"]
+        cli.main()
+    return tree
+
+
+@pytest.fixture(scope="module")
+def test_images(tree):
+    return images.load(tree / "data/digits/test.npz")
+
+
+def model(tree, method="robust_jem"):
+    return advebm.load(tree / "models/digits" / method)
+
+
+def test_the_examples_of_the_documentation(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    names = {}
+    for example in EXAMPLES:
+        exec(example, names)
+    assert len(EXAMPLES) == 5 and names["images"].shape == (16, 1, 8, 8) and names["p"].shape == (100, 10)
+    assert names["joint"].shape == (100,) and names["changed"].shape == (8, 1, 8, 8) and 0 <= names["robust"] <= 1
+
+
+def test_the_base_installation_suffices(tree):
+    """Without the packages of the extras, and `import advebm` alone imports neither torch nor numpy."""
+    script = f"""
+import sys
+sys.modules |= dict.fromkeys({[*EXTRAS]})
+import advebm
+assert not {{"torch", "numpy"}} & sys.modules.keys()
+model = advebm.load("{tree}/models/digits/robust_jem")
+x = model.sample(3)
+model.attack(x, model.classify(x).y, eps=0.1), model.score(x)
+try:
+    advebm.load("{tree}/models/digits/glow")
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("this needs normflows, which is not installed: "), done.stderr
+
+
+@pytest.mark.parametrize("method", ["robust_jem", "at_ebm", "glow"])
+def test_the_threshold_lets_95_percent_of_the_validation_images_pass(tree, method):
+    own, x = model(tree, method), np.load(tree / "data/digits/validation.npz")["x"]
+    score = own.score(x).double().numpy()
+    assert np.sort(score)[len(score) // 20] == pytest.approx(own.threshold, rel=1e-5, abs=1e-5)
+    assert torch.allclose(own.score(x), -own.energy(x))
+
+
+def test_values_are_those_of_the_network(tree, test_images):
+    own = model(tree)
+    net, _ = networks.load(tree / "models/digits/robust_jem/model.safetensors")
+    logits, y = net(test_images.pixels()), test_images.labels()
+    seen, p = own.classify(test_images.x)
+    assert torch.equal(seen, logits.argmax(1)) and torch.allclose(p, logits.softmax(1))
+    assert torch.allclose(own.energy(test_images.x), -logits.exp().sum(1).log(), atol=1e-5)
+    assert torch.allclose(own.energy(test_images.x, y), -logits[torch.arange(len(y)), y])
+    assert torch.allclose(own.energy(test_images.x, 3), -logits[:, 3])
+
+
+def test_batches_do_not_matter(tree, test_images, monkeypatch):
+    own, x, y = model(tree), test_images.x[:10], test_images.y[:10]
+    whole = [own.score(x), own.sample(10, seed=3), own.attack(x, y, eps=0.1, steps=2)]
+    monkeypatch.setattr("advebm.api.BATCH", 3)
+    for one, other in zip(whole, [own.score(x), own.sample(10, seed=3), own.attack(x, y, eps=0.1, steps=2)], strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_samples_are_those_of_the_command(tree):
+    own = model(tree)
+    assert list(own.recipes) == ["combined", "sgld", "again"]
+    for name in own.recipes:
+        made = images.load(tree / f"samples/{name}.npz")
+        assert np.array_equal(images.to_bytes(own.sample(len(made.x), recipe=name, seed=SEED)), made.x)
+    assert not torch.equal(own.sample(3, seed=1), own.sample(3, seed=2))
+    some = own.sample(20, seed=1)
+    assert torch.allclose(own.sample(3, y=[0, 1, 2], seed=1), some[:3], atol=1e-5)
+    assert torch.allclose(own.sample(20, y=3, seed=1)[13], some[13], atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_attacks_reach_their_aim_within_their_ball(tree, test_images, norm):
+    own, eps = model(tree), {"linf": 0.1, "l2": 1.0}[norm]
+    x, y = test_images.pixels(), test_images.labels()
+    for targeted in (False, True):
+        x_adv = own.attack(x, y, eps=eps, norm=norm, targeted=targeted)
+        moved = (x_adv - x).flatten(1)
+        assert (moved.abs().amax(1) if norm == "linf" else moved.norm(dim=1)).max() <= eps + 1e-5
+        before, after = (own.classify(images).p[torch.arange(100), y].mean() for images in (x, x_adv))
+        assert bool(after > before) is targeted and x_adv.min() >= 0 and x_adv.max() <= 1
+
+
+def test_every_form_of_the_same_images(tree, test_images):
+    own, x = model(tree), test_images.x[:6]
+    expected, tensor = own.score(x), test_images.pixels()[:6]
+    forms = [
+        x[..., 0], x.transpose(0, 3, 1, 2), x / 255, (x / 255).astype(">f4"), tensor, tensor[:, 0], tensor.double(),
+        torch.from_numpy(x), list(x), [tensor[0], *x[1:]], tensor.requires_grad_(), x[::-1][::-1],
+        [Image.fromarray(one[..., 0]) for one in x], [Image.fromarray(one[..., 0]).convert("LA") for one in x],
+    ]  # fmt: skip
+    for form in forms:
+        assert torch.allclose(own.score(form), expected, atol=1e-5)
+    for one in (x[0], x[0, ..., 0], tensor[0], tensor[0, 0], Image.fromarray(x[0, ..., 0])):
+        assert own.score(one).shape == (1,) and own.score(one) == pytest.approx(expected[0].item(), abs=1e-5)
+    gray = pixels(x, (1, 8, 8))
+    for form in (x, x[:, None, ..., 0], [Image.fromarray(one[..., 0]) for one in x]):
+        assert torch.equal(pixels(form, (3, 8, 8)), gray.expand(-1, 3, -1, -1))
+
+
+SHAPE = "must be [1, 8, 8] (channels, height, width), also with the channels last, one or several, not "
+WRONG = [
+    (np.zeros((2, 9, 9)), SHAPE + "[2, 9, 9]"),
+    (np.zeros((2, 3, 8, 8)), SHAPE + "[2, 3, 8, 8]"),
+    (torch.zeros(64), SHAPE + "[64]"),
+    (torch.zeros(1, 1, 1, 8, 8), SHAPE + "[1, 1, 1, 8, 8]"),
+    (Image.new("RGB", (8, 8)), SHAPE + "[8, 8, 3]"),
+    (np.full((8, 8), 255.0), "must be in [0, 1], not in [255, 255]; only uint8 may be 0 to 255"),
+    (torch.full((8, 8), -1.0), "not in [-1, -1]"),
+    (torch.full((8, 8), torch.nan), "not in [nan, nan]"),
+    (torch.zeros(8, 8, dtype=torch.int64), "must be uint8 from 0 to 255, or floats in [0, 1], not torch.int64"),
+    (np.zeros((8, 8), bool), "not torch.bool"),
+    (np.array([["a"]]), "or a list of them, not an array of <U1"),
+    ("picture.png", "must be torch tensors, numpy arrays or PIL images, or a list of them, not str"),
+    (Image.new("F", (8, 8)), "has floating-point pixels"),
+    ([], "there are no images"),
+    (np.zeros((0, 8, 8)), "there are no images"),
+]
+
+
+@pytest.mark.parametrize(("x", "message"), WRONG)
+def test_wrong_images_are_told_in_a_line(x, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        pixels(x, (1, 8, 8))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (10, "must be 0 to 9, not 10 to 10"),
+        ([-1, 0], "must be 0 to 9, not -1 to 0"),
+        ([1, 2, 3], "3 classes for 2 images"),
+        (0.5, "must be integers"),
+        ("three", "must be integers"),
+        ([[1, 2]], "one or one for each image, not torch.int64 [1, 2]"),
+        ([], "must be integers"),
+    ],
+)
+def test_wrong_classes_are_told_in_a_line(y, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        labels(y, 10, 2)
+
+
+def test_what_a_model_lacks_is_told_in_a_line(tree, test_images, tmp_path):
+    x, y = test_images.x[:2], test_images.y[:2]
+    for method in ("at_ebm", "glow"):
+        own = model(tree, method)
+        for call in (lambda: own.classify(x), lambda: own.energy(x, y), lambda: own.attack(x, y, eps=0.1)):  # noqa: B023
+            with pytest.raises(ValueError, match=f"needs classes, but a model of {method} has E"):
+                call()
+    own, binary, flow = model(tree), model(tree, "at_ebm"), model(tree, "glow")
+    combined = dict(own.about["recipes"])["combined"]
+    assert binary.sample(3, start=x).shape == flow.sample(3).shape == (3, 1, 8, 8)
+    for call, message in (
+        (lambda: binary.sample(3), "starts from out-distribution images: give some as start"),
+        (lambda: binary.sample(3, y=1, start=x), "makes images of no chosen class: leave out y"),
+        (lambda: binary.sample(3, recipe=combined), "recipe: needs the logits of 10 classes, but the network has 1"),
+        (lambda: flow.sample(3, start=x), "the recipe draw starts from no images: leave out start"),
+        (lambda: own.sample(0), "n must be at least 1, not 0"),
+        (lambda: own.sample(3, recipe="combind"), "no recipe combind; there are combined, sgld, again"),
+        (lambda: own.sample(3, recipe={"recipe": "draw"}), "the recipe draw needs a flow"),
+        (lambda: own.sample(3, recipe={"recipe": "dream"}), "recipe: Input tag 'dream'"),
+        (lambda: own.sample(3, recipe=combined | {"contrast": 2}), "recipe.combined.contrast: Input should be less"),
+        (lambda: own.attack(x, y, eps=-1), "attack.eps: Input should be greater than or equal to 0"),
+        (lambda: own.attack(x, y, eps=1, norm="l3"), "attack.norm: Input should be 'linf' or 'l2'"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)) as raised:
+            call()
+        assert "\n" not in str(raised.value)
+
+
+def test_models_of_other_places_and_versions(tree, tmp_path):
+    file = tree / "models/digits/robust_jem/model.safetensors"
+    alone = tmp_path / "a/b/model.safetensors"
+    alone.parent.mkdir(parents=True)
+    alone.write_bytes(file.read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"gaussians.safetensors: no such file of class Gaussians; name one"):
+        advebm.load(alone).sample(2)
+    found = advebm.load(alone, gaussians=tree / "models/digits/gaussians.safetensors", device="cpu").sample(2)
+    assert torch.equal(found, advebm.load(str(file)).sample(2))
+    networks.save(alone, WideResNet(depth=10, width=1).build((1, 8, 8), 10), method="at")
+    with pytest.raises(ValueError, match=r"lacks classes, .*: an earlier version of advebm wrote it; train it again"):
+        advebm.load(alone)
+    with pytest.raises(FileNotFoundError, match="no such model file"):
+        advebm.load(tmp_path)
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        advebm.lod  # noqa: B018
+    assert json.loads(json.dumps(dict(model(tree).about)))["study"] == "tiny"
