@@ -1,5 +1,6 @@
 """advebm.load and what it returns."""
 
+import csv
 import json
 import re
 import subprocess
@@ -18,7 +19,7 @@ from advebm.data.given import labels, pixels
 from advebm.networks.wrn import WideResNet
 from advebm.runtime.extras import EXTRAS
 from advebm.runtime.parts import SEED
-from test_bad_input import params_file
+from test_bad_input import error_of, params_file
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", Path("docs/api.md").read_text(), re.S)
 
@@ -235,3 +236,143 @@ def test_models_of_other_places_and_versions(tree, tmp_path):
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         advebm.lod  # noqa: B018
     assert json.loads(json.dumps(dict(model(tree).about)))["study"] == "tiny"
+
+
+def shown(line, capsys, **places):
+    """What a command prints on standard output."""
+    sys.argv = ["advebm", *line.format(**places).split()]
+    cli.main()
+    return capsys.readouterr().out
+
+
+SCORE = "score {t}/data/digits/test.npz --model {t}/models/digits/robust_jem"
+JUDGE = " --judge {t}/models/digits/robust_jem/model.safetensors -q"
+FID = "fid {t}/data/digits/test.npz {t}/data/digits/validation.npz" + JUDGE
+
+
+@pytest.fixture
+def pictures(tree, test_images, tmp_path):
+    """The test images as a folder: 50 in each of two sub-folders, one of them in the mode RGB, though gray."""
+    for i, x in enumerate(test_images.x):
+        file = tmp_path / f"pictures/{i // 50}, a/{i:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x[..., 0]).save(file)
+    return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("method", ["robust_jem", "at_ebm", "glow"])
+def test_score_writes_what_the_api_returns(tree, test_images, capsys, tmp_path, method):
+    line = SCORE.replace("robust_jem", method)
+    assert "of 100 images are in-distribution" in shown(f"{line} --out {tmp_path}/new/a.jsonl", capsys, t=tree)
+    rows = [json.loads(line) for line in (tmp_path / "new/a.jsonl").read_text().splitlines()]
+    own, x = model(tree, method), test_images.x
+    y, p = own.classify(x) if method == "robust_jem" else (torch.full((100,), -1), torch.zeros(100, 2))
+    assert [row["class"] for row in rows] == [None if k < 0 else k for k in y.tolist()]
+    assert method != "robust_jem" or [row["confidence"] for row in rows] == pytest.approx(p.amax(1).tolist(), abs=1e-5)
+    assert [row["energy"] for row in rows] == pytest.approx(own.energy(x).tolist(), rel=1e-4, abs=1e-4)
+    assert [row["score"] for row in rows] == pytest.approx(own.score(x).tolist(), rel=1e-4, abs=1e-4)
+    assert [row["distribution"] == "in" for row in rows] == (own.score(x) >= own.threshold).tolist()
+    with Image.open(tmp_path / "new/a.png") as picture:
+        assert picture.width > 500
+    printed = list(csv.DictReader(shown(f"{line} -q", capsys, t=tree).splitlines()))
+    assert [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows] == printed
+
+
+def test_score_of_a_folder(tree, pictures, capsys):
+    whole = list(csv.DictReader(shown(f"{SCORE} -q", capsys, t=tree).splitlines()))
+    line = SCORE.replace("{t}/data/digits/test.npz", "{p}") + " -q"
+    rows = list(csv.DictReader(shown(line, capsys, t=tree, p=pictures).splitlines()))
+    assert [row.pop("image") for row in rows] == [f"{i // 50}, a/{i:03d}.png" for i in range(100)]
+    assert rows == [{key: value for key, value in row.items() if key != "image"} for row in whole]
+
+
+def test_score_by_a_model_of_two_classes_and_colour_images(tree, pictures, capsys, tmp_path):
+    """Gray images have three equal channels then; a folder that mixes gray and colour has them too."""
+    torch.manual_seed(0)
+    about = model(tree).about | {"classes": 2, "threshold": 0.5, "method": "standard"}
+    net, kept = WideResNet(depth=10, width=1).build((3, 8, 8), 2), {"network", "shape", "outputs"}
+    networks.save(tmp_path / "m.safetensors", net, **{key: value for key, value in about.items() if key not in kept})
+    Image.new("RGB", (8, 8), "red").save(pictures / "0, a/red.png")
+    for place in (tree / "data/digits/test.npz", pictures):
+        out = shown(f"score {place} --model {tmp_path}/m.safetensors -q", capsys)
+        rows = {row.pop("image"): row for row in csv.DictReader(out.splitlines())}
+        assert {row["class"] for row in rows.values()} <= {"0", "1"}
+        assert all(0.5 <= float(row["confidence"]) <= 1 for row in rows.values())
+    assert len(rows) == 101
+    assert rows["0, a/007.png"] == next(csv.DictReader(_only(tmp_path, pictures / "0, a/007.png", capsys)), None)
+
+
+def _only(tmp_path, file, capsys):
+    """The lines of `score` for a folder with this image alone, without its name."""
+    (alone := tmp_path / "alone").mkdir()
+    (alone / "a.png").write_bytes(file.read_bytes())
+    out = shown(f"score {alone} --model {tmp_path}/m.safetensors -q", capsys)
+    return [line.partition(",")[2] for line in out.splitlines()]
+
+
+def test_fid_is_that_of_the_features(tree, pictures, test_images, capsys, tmp_path):
+    line = FID + f" --keep {tmp_path}/b.npz --out {tmp_path}/fid.json"
+    assert "| FID " in shown(line, capsys, t=tree)
+    found = json.loads((tmp_path / "fid.json").read_text())
+    net, _ = networks.load(tree / "models/digits/robust_jem/model.safetensors")
+    a = net.features(test_images.pixels()).double().numpy()
+    b = net.features(images.load(tree / "data/digits/validation.npz").pixels()).double().numpy()
+    cross = np.linalg.eigvals(np.cov(a.T) @ np.cov(b.T)).real.clip(0)
+    gap = np.square(a.mean(0) - b.mean(0)).sum() + np.cov(a.T).trace() + np.cov(b.T).trace()
+    assert found["fid"] == pytest.approx(gap - 2 * np.sqrt(cross).sum(), rel=1e-3, abs=1e-6)
+    k = [(x @ y.T / a.shape[1] + 1) ** 3 for x, y in ((a, a), (b, b), (a, b))]
+    within = sum((m.sum() - m.trace()) / (100 * 99) for m in k[:2])
+    assert found["kid"] == pytest.approx(within - 2 * k[2].mean(), rel=1e-2, abs=1e-5)
+    assert found["n"] == found["reference_n"] == 100 and 0 <= found["precision"] <= 1
+    np.savez(tmp_path / "other.npz", mu=b.mean(0), sigma=np.cov(b.T))
+    for change in (("{t}/data/digits/validation.npz", f"{tmp_path}/b.npz"), ("{t}/data/digits/test.npz", str(pictures))):
+        shown(FID.replace(*change) + f" --out {tmp_path}/again.json", capsys, t=tree)
+        again = json.loads((tmp_path / "again.json").read_text())
+        assert again == pytest.approx(found, rel=1e-3, abs=1e-5), change
+    other = FID.replace("{t}/data/digits/validation.npz", f"{tmp_path}/other.npz") + f" --out {tmp_path}/o.json"
+    shown(other, capsys, t=tree)
+    known = json.loads((tmp_path / "o.json").read_text())
+    assert known["fid"] == pytest.approx(found["fid"], rel=1e-3, abs=1e-6)
+    assert known["kid"] is known["recall"] is known["reference_n"] is None and known["n"] == 100
+
+
+TABLE = [  # a command line, the message
+    (SCORE.replace("{t}/data/digits/test.npz", "{b}/small.npz"), "small.npz: images must be [1, 8, 8] (channels, height"),
+    (SCORE.replace("{t}/data/digits/test.npz", "{b}/colour.npz"), "colour.npz: images must be [1, 8, 8] (channels, height"),
+    (SCORE.replace("{t}/data/digits/test.npz", "{b}/none"), "none: no such folder of images, or .npz file with x uint8"),
+    (SCORE.replace("{t}/data/digits/test.npz", "{b}/empty"), "empty: holds no images (.bmp"),
+    (SCORE.replace("{t}/data/digits/test.npz", "{b}/mixed"), "b.png: is 9x9, others 8x8; sizes must agree"),
+    (SCORE.replace("{t}/data/digits/test.npz", "{b}/page.npz"), "page.npz: is not a readable .npz file"),
+    (SCORE.replace("robust_jem", "none"), "none: no such model file"),
+    (SCORE.replace("models/digits/robust_jem", "data/digits/test.npz"), "test.npz: is not a readable advebm model"),
+    (SCORE + " --out {b}/a.txt", "a.txt: must end with .csv or .jsonl"),
+    (FID.replace("--judge", "--inception --judge"), "give either --judge MODEL or --inception"),
+    (FID.removesuffix(JUDGE), "give either --judge MODEL or --inception"),
+    (FID.replace("robust_jem", "glow"), "is a flow, which has no features; take a classifier"),
+    (FID.replace("{t}/data/digits/test.npz", "{b}/small.npz"), "small.npz: holds images [1, 9, 9], but"),
+    (FID.replace("{t}/data/digits/test.npz", "{b}/colour.npz"), "colour.npz: holds images [3, 8, 8], but"),
+    (FID.replace("{t}/data/digits/test.npz", "{b}/few.npz"), "few.npz: 9 images, but their quality needs at least 10"),
+    (FID.replace("{t}/data/digits/test.npz", "{b}/page.npz"), "page.npz: is not a readable .npz file"),
+    (FID.replace("{t}/data/digits/validation.npz", "{b}/short.npz"), "features have 64 and 5 dimensions"),
+    (FID.replace("{t}/data/digits/validation.npz", "{b}/short.npz") + " --keep {b}/k.npz", "only mu and sigma"),
+    (FID.replace("{t}/data/digits/validation.npz", "{b}/wrong.npz"), "wrong.npz: mu, sigma and features must be finite"),
+    (FID.replace("{t}/data/digits/validation.npz", "{b}/nan.npz"), "nan.npz: mu, sigma and features must be finite"),
+    (FID.replace("{t}/data/digits/validation.npz", "{b}/others.npz"), "others.npz: its features are of inception, not of"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), TABLE)
+def test_mistakes_are_told_in_a_line(tree, tmp_path, monkeypatch, capsys, line, message):
+    rng, b = np.random.default_rng(0), tmp_path
+    for name, shape in {"small": (20, 9, 9), "colour": (20, 8, 8, 3), "few": (9, 8, 8)}.items():
+        np.savez(b / f"{name}.npz", x=rng.integers(0, 256, shape, dtype=np.uint8))
+    for name in ("empty", "mixed"):
+        (b / name).mkdir()
+    for side, name in ((8, "a"), (9, "b")):
+        Image.new("L", (side, side)).save(b / f"mixed/{name}.png")
+    (b / "page.npz").write_text("<html>")
+    np.savez(b / "short.npz", mu=np.zeros(5), sigma=np.eye(5))
+    np.savez(b / "wrong.npz", mu=np.zeros(5), sigma=np.eye(4))
+    np.savez(b / "nan.npz", mu=np.full(5, np.nan), sigma=np.eye(5))
+    np.savez(b / "others.npz", mu=np.zeros(5), sigma=np.eye(5), network=np.array("inception"))
+    assert message in error_of(line, monkeypatch, capsys, t=tree, b=b)

@@ -71,6 +71,11 @@ class Model:
         return self.about["classes"]
 
     @property
+    def classifies(self) -> bool:
+        """Whether it has an output for each class: `classify`, `attack` and E(x, y) need them."""
+        return self.net.outputs == self.classes
+
+    @property
     def threshold(self) -> float:
         """95% of the validation images have at least this score."""
         return self.about["threshold"]
@@ -182,7 +187,7 @@ class Model:
             self.net.eval()
 
     def _check_classifier(self, what: str) -> None:
-        if self.net.outputs != self.classes:
+        if not self.classifies:
             raise ValueError(f"{self.file}: {what} needs classes, but a model of {self.about['method']} has E(x) alone")
 
     def _recipe(self, recipe: str | Mapping[str, Any] | None) -> tuple[str, Recipe]:

@@ -15,12 +15,14 @@ from advebm.commands.adopt import adopt
 from advebm.commands.away import away, receive
 from advebm.commands.baselines import baselines
 from advebm.commands.bench import bench
+from advebm.commands.fid import fid
 from advebm.commands.gaussians import gaussians
 from advebm.commands.headline import headline
 from advebm.commands.info import check, info
 from advebm.commands.prepare import prepare
 from advebm.commands.report import compare, report
 from advebm.commands.sample import sample
+from advebm.commands.score import score
 from advebm.commands.sources import sources
 from advebm.commands.stability import stability
 from advebm.commands.steps import steps
@@ -36,7 +38,7 @@ from advebm.runtime.signals import Stopped
 COMMANDS: dict[str, Callable] = {
     **{f.__name__: f for f in (check, sources, prepare, gaussians, train, sample, baselines)},
     **measure.commands(),
-    **{f.__name__: f for f in (report, compare, steps, headline, summary, sweep)},
+    **{f.__name__: f for f in (report, compare, steps, headline, summary, sweep, score, fid)},
     **{f.__name__: f for f in (adopt, stability, bench, sync, away, receive, toy2d, info)},
 }
 

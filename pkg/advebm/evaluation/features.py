@@ -184,7 +184,7 @@ def wrong_weights(weights: Path | None, error: Exception) -> ValueError:
     )
 
 
-def network(spec: Features, judge: nn.Module, channels: int, root: Path, **more: Any) -> FeatureNetwork:
+def network(spec: Features, judge: nn.Module | None, channels: int, root: Path, **more: Any) -> FeatureNetwork:
     """The feature network that the spec names; more: fields of FeatureNetwork."""
     if spec.features == "judge":
         assert isinstance(judge, Classifier), "a judge is a classifier"

@@ -159,14 +159,10 @@ def fidelity(
 ) -> Scores:
     """The scores of the images against a reference, except label consistency and protocol; `name` labels the progress bar
     and the parts. Precision and recall may use fewer reference images, see `compared`."""
-    from advebm.vision import torch_fidelity as t
-
     n, m = len(images.x), len(reference.images.x)
     layer, logits = using.layers
     ours = using.features(images.x, name)
     z, z_ref = ours[layer].to(using.device), reference.z
-    paired = compared(n, m)
-    evenly = torch.arange(paired) * m // paired
 
     inputs = hashlib.sha256()  # what the numbers are computed from, whatever files it came from
     for tensor in (z, z_ref):
@@ -189,9 +185,9 @@ def fidelity(
         return dict(zip(("kid", "kid_se"), found, strict=True))
 
     kid = kept("kid", kernel_distance)
-    prc = kept("precision and recall", lambda: t.metric_prc.prc_features_to_metric(z, z_ref[evenly], **using.options))
+    prc = kept("precision and recall", lambda: precision_recall(z, z_ref, using))
     fid = kept("fid", frechet)
-    inception = t.metric_isc.isc_features_to_metric(ours[logits], splits=min(spec.splits, n)) if using.classifies else {}
+    inception = inception_score(ours[logits], min(spec.splits, n)) if using.classifies else {}
     return Scores(
         fid=fid["fid"],
         fid_se=fid["fid_se"],
@@ -205,6 +201,22 @@ def fidelity(
         n=n,
         reference_n=m,
     )
+
+
+def precision_recall(z: Tensor, z_ref: Tensor, using: FeatureNetwork) -> dict[str, float]:
+    """Precision and recall of features z (N, D) against z_ref (M, D), see `compared`."""
+    from advebm.vision import torch_fidelity as t
+
+    paired = compared(len(z), len(z_ref))
+    evenly = torch.arange(paired) * len(z_ref) // paired
+    return t.metric_prc.prc_features_to_metric(z, z_ref[evenly], **using.options)
+
+
+def inception_score(logits: Tensor, splits: int) -> dict[str, float]:
+    """The Inception Score of logits (N, K), its mean and standard deviation over the splits."""
+    from advebm.vision import torch_fidelity as t
+
+    return t.metric_isc.isc_features_to_metric(logits, splits=splits)
 
 
 def score(
