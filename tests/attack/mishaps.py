@@ -42,7 +42,7 @@ def killed(arena: Arena) -> str:
         synced = run(folder, ["sync"], **tracking)
         found = runs(folder / "mlflow.db")
         arena.note(f"{synced.out} MLflow's runs: {found}")
-        return "same" if synced.code == 0 and found == ["FINISHED"] else "silent"
+        return "same" if synced.code == 0 and found.count("FINISHED") == 1 and "RUNNING" not in found else "silent"
     return verdict if verdict == "same" else "lost" if verdict == "told" else verdict
 
 
@@ -52,10 +52,11 @@ def runs(store: Path) -> list[str]:
         return [row[0] for row in opened.execute("select status from runs where lifecycle_stage = 'active'")]
 
 
-def spoil(path: Path, rng: random.Random) -> str:
-    """Damage a file in one of the ways that disks, transfers and people do."""
+def spoil(path: Path, rng: random.Random, *, optional: bool = False) -> str:
+    """Damage a file in one of the ways that disks, transfers and people do; an optional one is not removed."""
     content = bytearray(path.read_bytes())
-    kind = rng.choice(["bit"] * 4 + ["content"] * 2 + ["cut", "zeros", "empty", "text", "page", "null", "folder", "gone"])
+    kinds = ["bit"] * 4 + ["content"] * 2 + ["cut", "zeros", "empty", "text", "page", "null", "folder"]
+    kind = rng.choice(kinds if optional else [*kinds, "gone"])
     if kind == "bit":
         at = rng.randrange(len(content) * 8)
         content[at // 8] ^= 1 << at % 8
@@ -114,7 +115,7 @@ def damaged(arena: Arena) -> str:
         run(folder, STEPS[name].arguments, kill=arena.moment(name))
         arena.note("interrupted first")
     file = arena.rng.choice(arena.good.opened[name])
-    arena.note(f"{file}: {spoil(folder / file, arena.rng)}")
+    arena.note(f"{file}: {spoil(folder / file, arena.rng, optional=name == 'report')}")
     end = run(folder, STEPS[name].arguments)
     arena.note(end.out)
     return end.verdict(lambda: arena.good.same(name, folder))

@@ -118,6 +118,11 @@ CURVES = ["step,a\n1,high\n", "a,b\n1,2\n", "step,a\n1,2,3\n", f"step,a\n1,{'x' 
 def test_records_of_another_training_that_are_not(tmp_path, content):
     from advebm.commands.train import _before
 
-    (tmp_path / "curves.csv").write_text(content)
+    model, curves = tmp_path / "model.safetensors", tmp_path / "curves.csv"
+    curves.write_text(content)
+    networks.save(model, WideResNet(depth=10, width=1).build((1, 8, 8), 10))
     with pytest.raises(ValueError, match=r"curves.csv: is not a table of records"):
-        _before(tmp_path / "model.safetensors")
+        _before(model)
+    networks.save(model, WideResNet(depth=10, width=1).build((1, 8, 8), 10), beside={curves.name: "0" * 64})
+    with pytest.raises(ValueError, match=r"curves.csv: is not the file that was written with"):
+        _before(model)

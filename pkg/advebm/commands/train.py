@@ -248,11 +248,15 @@ def train(
             if own.chains and getattr(model.network, "norm", None) == "batch":
                 origin["statistics"] = "batch"  # that normalised its chains, see networks/norms.py
             checkpoint = out / "model.safetensors"  # the last file: with it the folder is complete
-            if ranks.rank() == 0:
-                origin["curves"] = images.digest(out / "curves.csv")
-            use = {"classes": described["classes"], "detector": own.detector, "threshold": threshold(net, own)}
-            recipes = [*entry["sampling"].get(method, {}).items()]  # in order, which JSON objects lose
-            use |= {"recipes": recipes, "precision": entry["precision"]}  # see docs/api.md
+            beside = [file for file in (out / "curves.csv", out / "replay_buffer.npz") if file.exists()]
+            use = {  # see docs/api.md
+                "classes": described["classes"],
+                "detector": own.detector,
+                "threshold": threshold(net, own),
+                "recipes": [*entry["sampling"].get(method, {}).items()],  # in order, which JSON objects lose
+                "precision": entry["precision"],
+                "beside": {file.name: images.digest(file) for file in beside},
+            }
             networks.save(checkpoint, net, study=study, method=method, seed=seed, data=described["sha256"], **use, **origin)
             run.tags(checkpoint__sha256=images.digest(checkpoint))
             run.artifact(checkpoint)
@@ -261,21 +265,18 @@ def train(
 
 
 def _before(model: Path) -> list[dict[str, float]]:
-    """The records of a model's training, its last at step 0; empty if the file does not exist. Raises ValueError for
-    another content."""
+    """The records of a model's training, its last at step 0; empty if there are none. Raises ValueError for another
+    content."""
     from advebm import networks
-    from advebm.data import images
     from advebm.runtime import disk
 
-    curves = model.with_name("curves.csv")
-    if not curves.exists():
+    curves = networks.beside(model, "curves.csv")
+    if curves is None:
         return []
     try:
         lines = csv.DictReader(disk.read_text(curves).splitlines())
         rows = [{name: float(value) for name, value in row.items() if value} for row in lines]
         last = max((int(row["step"]) for row in rows), default=0)
-        if networks.header(model).get("curves", digest := images.digest(curves)) != digest:
-            raise ValueError("they were altered since the model was written")
         return [row | {"step": int(row["step"]) - last} for row in rows]
     except (ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
         raise ValueError(f"{curves}: is not a table of records ({error}); restore it, or remove it") from error

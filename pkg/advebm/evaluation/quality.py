@@ -44,9 +44,9 @@ class Quality(features.Features):
         ends = Baselines.load(subject.baselines / "baselines.json", "baselines").named
         sets = dict(subject.sampled)
         protocols = {name: "atebm" for name, recipe in subject.recipes.items() if recipe.start == "outliers"}
-        buffer = subject.model.with_name("replay_buffer.npz")
+        buffer = networks.beside(subject.model, "replay_buffer.npz")
         net, header = subject.net, networks.header(subject.model)
-        if self.buffer and buffer.is_file():
+        if self.buffer and buffer:
             sets[BUFFER] = confident(net, shaped(buffer, subject.about), subject.count)
             protocols[BUFFER] = "jempp-buffer"
         how = generated(subject.precision, header)

@@ -81,8 +81,8 @@ class Subject(Surroundings):
             files |= {self.samples / f"{name}.npz": MADE_BY["samples"] for name in self.recipes}
         if "baselines" in names:
             files |= {self.baselines / "baselines.json": MADE_BY["baselines"]}
-            buffer = self.model.with_name("replay_buffer.npz")
-            files |= {buffer: "train"} if buffer.is_file() else {}
+            buffer = networks.beside(self.model, "replay_buffer.npz")
+            files |= {buffer: "train"} if buffer else {}
         for file, command in files.items():
             if not file.is_file():
                 raise FileNotFoundError(f"{file}: not found; `advebm {command}` makes it")

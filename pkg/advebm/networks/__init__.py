@@ -11,6 +11,7 @@ from pydantic import Discriminator, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from advebm.data.images import digest
 from advebm.networks.flow import Flow, Glow, ResidualFlow
 from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import Classifier, WideResNet
@@ -91,6 +92,19 @@ def initialise(net: Network, path: Path) -> None:
 def header(path: Path) -> dict[str, Any]:
     """What `save` wrote about a model, without its weights."""
     return tensors.about(path)
+
+
+def beside(model: Path, name: str) -> Path | None:
+    """The file of that name which training wrote before its model, and whose sha256 the model holds; None if it wrote none.
+    Raises ValueError where it is another now."""
+    file, written = model.with_name(name), header(model).get("beside")
+    if written is None:  # of an earlier version
+        return file if file.exists() else None
+    if name not in written:
+        return None
+    if not file.is_file() or digest(file) != written[name]:
+        raise ValueError(f"{file}: is not the file that was written with {model}; restore it, or train again")
+    return file
 
 
 def _read(path: Path) -> tuple[Network, dict[str, Any]]:

@@ -53,7 +53,7 @@ def embedded(listed: dict[Path, str]) -> list[Picture]:
 
     made = []
     for path, caption in listed.items():
-        if path.is_file():
+        if path.exists():
             content = io.BytesIO()
             with picture(path) as image:
                 image.convert("RGB").quantize(COLORS).save(content, "PNG", optimize=True)

@@ -58,7 +58,7 @@ def measured(results: Path, model: Path | None = None, *, partial: bool = False)
     found = {}
     for name, measurement in MEASUREMENTS.items():
         file, required = results / f"{name}.json", measurement.required and not partial
-        content = read_json(file, name) if required or file.is_file() else {}
+        content = read_json(file, name) if required or file.exists() else {}
         if required or content:  # {} where the study leaves it out
             found[name] = measurement.result.checked(content, file, name)
     diverged = model / "recoveries.json" if model else None
