@@ -83,6 +83,17 @@ def test_yaml_of_great_depth_is_refused(text):
         yaml12.load(text)
 
 
+LAUGHS = "a0: &a0 [1, 2]\n" + "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9))
+MERGED = "a0: &a0 {x: 1}\n" + "\n".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, 9))
+
+
+@pytest.mark.parametrize("text", [LAUGHS, MERGED, "a: &a [*a]", "a: &a {b: *a}"], ids=["laughs", "merged", "list", "map"])
+def test_yaml_whose_aliases_multiply_is_refused(text):
+    with pytest.raises(yaml12.YAMLError, match="more than 100000 parts, or one inside itself"):
+        yaml12.load(text)
+    assert yaml12.load("a: &a {x: 1}\nb: *a\nc: {<<: *a, y: 2}") == {"a": {"x": 1}, "b": {"x": 1}, "c": {"x": 1, "y": 2}}
+
+
 @pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "..", "a b", "<script>"])
 def test_a_study_is_no_path(name):
     content = config.read_yaml(Path("params.yaml")) | {name: {"like": "tiny"}}

@@ -17,8 +17,8 @@ SCALARS = (  # a tag of the core schema, what it looks like, and its first chara
     ("merge", r"<<", "<"),
 )
 
-
 DEPTH = 50  # of nested parts at most: libyaml and what walks through the content are recursive
+PARTS = 10**5  # of a document at most, aliases counted as what they stand for
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -32,10 +32,23 @@ _Loader.add_constructor(TAG + "int", lambda loader, node: int(node.value, 0 if n
 
 
 def load(text: str) -> Any:
-    """The content of a document. Raises yaml.YAMLError, also where it is nested too deeply."""
+    """The content of a document. Raises yaml.YAMLError, also where it is nested too deeply, or its aliases multiply."""
     depth = 0
     for event in yaml.parse(text, _Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEPTH:
             raise YAMLError(f"more than {DEPTH} parts inside each other")
-    return yaml.load(text, _Loader)
+    loader = _Loader(text)
+    node = loader.get_single_node()
+    if node is not None and _parts(node, {}) > PARTS:
+        raise YAMLError(f"more than {PARTS} parts, or one inside itself")
+    return None if node is None else loader.construct_document(node)
+
+
+def _parts(node: yaml.Node, known: dict[yaml.Node, float]) -> float:
+    """The number of parts that a node has once its aliases are replaced; infinite if it is inside itself."""
+    if node not in known:
+        known[node] = float("inf")  # until its parts are counted
+        inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[node] = 1 + sum(_parts(part, known) for part in inner if isinstance(node, yaml.CollectionNode))
+    return known[node]
