@@ -260,7 +260,7 @@ def places(tmp_path_factory):
     (bad / "about/about.json").write_text("{")
     about = json.loads((work / "data/about.json").read_text())
     (bad / "lacks/about.json").write_text(json.dumps({key: about[key] for key in ("shape", "classes", "images")}))
-    (bad / "shape/about.json").write_text(json.dumps(about | {"shape": [3, 32, 32]}))
+    disk.write_json(bad / "shape/about.json", about | {"shape": [3, 32, 32]}, sealed=True)
     shutil.rmtree(bad / "no_out/out")
     np.savez(bad / "one_class/train.npz", x=train["x"][train["y"] != 1], y=train["y"][train["y"] != 1])
     return {"work": work, "bad": bad}
