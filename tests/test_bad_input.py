@@ -258,7 +258,7 @@ def places(tmp_path_factory):
     train = np.load(work / "data/train.npz")
     (bad / "cut/train.npz").write_bytes((bad / "cut/train.npz").read_bytes()[:-300])
     (bad / "about/about.json").write_text("{")
-    about = json.loads((work / "data/about.json").read_text())
+    about = disk.read_json(work / "data/about.json", "prepare")
     (bad / "lacks/about.json").write_text(json.dumps({key: about[key] for key in ("shape", "classes", "images")}))
     disk.write_json(bad / "shape/about.json", about | {"shape": [3, 32, 32]}, sealed=True)
     shutil.rmtree(bad / "no_out/out")
