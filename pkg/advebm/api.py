@@ -56,7 +56,7 @@ class Model:
 
     file: Path
     net: networks.Network = field(repr=False)  # images (N, C, H, W) in [0, 1] to logits (N, K)
-    about: Mapping[str, Any]  # what the model file says of itself
+    about: Mapping[str, Any] = field(repr=False)  # what the model file says of itself
     places: list[Path] = field(repr=False)  # where the class Gaussians may be
 
     @property

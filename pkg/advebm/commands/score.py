@@ -32,6 +32,9 @@ def score(
     from advebm.runtime import disk, progress
     from advebm.runtime.parts import BATCH
 
+    if out is not None:
+        from advebm import figures  # report that it is not installed before computing
+
     loaded = api.load(model)
     found, names = folders.anyones(images)
     try:
@@ -53,13 +56,11 @@ def score(
     if out is None:
         print(_written(rows), end="")
         return
-    from advebm import figures
-
     order = np.argsort([-row["score"] for row in rows], kind="stable")
     ends = {"most likely": found.x[order[:SHOWN]], "least likely": found.x[order[::-1][:SHOWN]]}
     out.parent.mkdir(parents=True, exist_ok=True)
     picture = figures.sheets(ends, out.with_suffix(".png"), f"{images} by {model}", SHOWN)
-    lines = _written(rows) if out.suffix == ".csv" else "".join(json.dumps(row) + "\n" for row in rows)
+    lines = _written(rows) if out.suffix == ".csv" else "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     disk.write(out, lines.encode())
     inside = sum(row["distribution"] == "in" for row in rows)
     print(f"wrote {out} and {picture}: {inside} of {len(rows)} images are in-distribution")
