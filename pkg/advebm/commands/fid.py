@@ -25,7 +25,7 @@ def fid(
     if (judge is None) is not inception:
         raise ValueError("give either --judge MODEL or --inception, whose features are to be compared")
     from advebm import networks
-    from advebm.data import folders
+    from advebm.data import given
     from advebm.data.images import Images
     from advebm.evaluation import features, quality
     from advebm.evaluation.statistics import Statistics, between
@@ -41,7 +41,7 @@ def fid(
     using = features.network(spec, net, shape[0], root, bar=lambda name: progress.bar(f"features of {name}", quiet))
 
     def images(place: Path) -> Images:
-        found, _ = folders.anyones(place)
+        found, _ = given.read(place)
         quality.enough({str(place): found})
         height, width, channels = found.x.shape[1:]
         if net is not None and ((height, width) != shape[1:] or channels not in (1, shape[0])):
@@ -52,8 +52,8 @@ def fid(
     if keep is not None and isinstance(sets[1], Statistics) and sets[1].z is None:
         raise ValueError(f"--keep {keep}: {b} has no features to keep, only mu and sigma")
     ours, reference = (
-        Statistics.of(given, using, str(place)) if isinstance(given, Images) else given
-        for place, given in zip((a, b), sets, strict=True)
+        Statistics.of(one, using, str(place)) if isinstance(one, Images) else one
+        for place, one in zip((a, b), sets, strict=True)
     )
     found = between(ours, reference, using)
     if keep is not None:

@@ -27,8 +27,7 @@ def score(
     import numpy as np
 
     from advebm import api
-    from advebm.data import folders
-    from advebm.data.given import pixels
+    from advebm.data import given
     from advebm.runtime import disk, progress
     from advebm.runtime.parts import BATCH
 
@@ -36,9 +35,9 @@ def score(
         from advebm import figures  # report that it is not installed before computing
 
     loaded = api.load(model)
-    found, names = folders.anyones(images)
+    found, names = given.read(images)
     try:
-        pixels(found.x[0], loaded.shape)
+        given.pixels(found.x[0], loaded.shape)
     except ValueError as error:
         raise ValueError(f"{images}: {error}") from error
     rows: list[dict[str, Any]] = []

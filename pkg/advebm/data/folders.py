@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from advebm.data.images import Images, load, picture
+from advebm.data.images import Images, picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -97,24 +97,3 @@ def array(picture: "Picture") -> np.ndarray:
     if image.mode.startswith("I"):  # 16 bits
         return np.rint(np.asarray(image).astype(np.float64).clip(0, 65535) / 257).astype(np.uint8)
     return np.asarray(image.convert("L" if image.mode in ("L", "LA", "1") else "RGB"))
-
-
-def anyones(place: Path) -> tuple[Images, list[str]]:
-    """The images of a folder and all folders below it, or of an .npz file, and their names: paths within the folder, or
-    numbers. Where some are in colour, gray ones get three channels. Raises as `read` does."""
-    if place.is_file():
-        images = load(place)
-        return images, [str(i) for i in range(len(images.x))]
-    if not place.is_dir():
-        raise FileNotFoundError(f"{place}: no such folder of images, or .npz file with x uint8 (N, H, W, C)")
-    files = pictures(place)
-    if not files:
-        raise ValueError(f"{place}: holds no images ({', '.join(SUFFIXES)})")
-    found = [image[..., None] if image.ndim == 2 else image for image in map(pixels, files)]
-    for image, file in zip(found, files, strict=True):
-        if image.shape[:2] != found[0].shape[:2]:
-            height, width = found[0].shape[:2]
-            raise ValueError(f"{file}: is {image.shape[0]}x{image.shape[1]}, others {height}x{width}; sizes must agree")
-    channels = max(image.shape[2] for image in found)
-    x = np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in found])
-    return Images(x), [file.relative_to(place).as_posix() for file in files]

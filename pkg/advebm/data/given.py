@@ -1,6 +1,7 @@
-"""Images and classes as a user gives them: tensors, arrays, PIL images, one or several."""
+"""Images and classes as a user gives them: tensors, arrays, PIL images, one or several; folders and .npz files."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advebm.data import folders
-from advebm.data.images import to_pixels
+from advebm.data.images import Images, load, to_pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -85,3 +86,25 @@ def labels(y: Labels, classes: int, count: int | None = None) -> Tensor:
     if found.min() < 0 or found.max() >= classes:
         raise ValueError(f"classes must be 0 to {classes - 1}, not {found.min()} to {found.max()}")
     return found.long()
+
+
+def read(place: Path) -> tuple[Images, list[str]]:
+    """The images of a folder and all folders below it, or of an .npz file, and their names: paths within the folder, or
+    numbers. Where some are in colour, gray ones get three channels. Raises FileNotFoundError, or ValueError with the file
+    that is wrong."""
+    if place.is_file():
+        images = load(place)
+        return images, [str(i) for i in range(len(images.x))]
+    if not place.is_dir():
+        raise FileNotFoundError(f"{place}: no such folder of images, or .npz file with x uint8 (N, H, W, C)")
+    files = folders.pictures(place)
+    if not files:
+        raise ValueError(f"{place}: holds no images ({', '.join(folders.SUFFIXES)})")
+    found = [image[..., None] if image.ndim == 2 else image for image in map(folders.pixels, files)]
+    for image, file in zip(found, files, strict=True):
+        if image.shape[:2] != found[0].shape[:2]:
+            height, width = found[0].shape[:2]
+            raise ValueError(f"{file}: is {image.shape[0]}x{image.shape[1]}, others {height}x{width}; sizes must agree")
+    channels = max(image.shape[2] for image in found)
+    x = np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in found])
+    return Images(x), [file.relative_to(place).as_posix() for file in files]
