@@ -84,7 +84,10 @@ def pictures(top: Path) -> list[Path]:
 def pixels(file: Path) -> np.ndarray:
     """uint8 (H, W) or (H, W, 3), upright. Raises ValueError where the file is not a readable image."""
     with picture(file) as opened:
-        return array(opened)
+        try:
+            return array(opened)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
 
 
 def array(picture: "Picture") -> np.ndarray:
