@@ -136,7 +136,7 @@ def test_a_stopped_training_says_so_and_goes_on(project):
     assert files(project / "stopped") == files(project / "whole_jem")
 
 
-def test_a_stage_is_stopped_when_dvc_is_killed(project):
+def test_a_stage_is_stopped_when_dvc_is_killed(project, whole):
     """DVC runs it through a shell, which goes on to wait for it. DVC would delete the model of a stage that went on."""
     stage = shlex.join([sys.executable, str(Path("stages/run.py").resolve()), *training("robust_jem", "orphan")])
     dvc = "import subprocess; subprocess.run(['sh', '-c', input()])"
@@ -151,6 +151,8 @@ def test_a_stage_is_stopped_when_dvc_is_killed(project):
     _, err = process.communicate(timeout=60)  # once the stage has ended
     assert err == "advebm: stopped by SIGTERM; run the same command to resume\n"
     assert states(project) != before and not (project / "orphan/model.safetensors").exists()
+    call(project, *training("robust_jem", "orphan"))
+    assert states(project) == before and files(project / "orphan") == files(whole)
 
 
 def test_a_training_does_not_mix_with_an_earlier_one(project, whole):

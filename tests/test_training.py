@@ -333,13 +333,13 @@ def test_damaged_models_are_told(tmp_path):
     content = (tmp_path / "m.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(content[:1000])
     (tmp_path / "other.safetensors").write_bytes(content.replace(b'\\"width\\": 1', b'\\"width\\": 2'))
-    net.spec = replace(net.spec, width=2)
-    networks.save(tmp_path / "wide.safetensors", net)
+    net.spec = replace(net.spec, depth=16)
+    networks.save(tmp_path / "deep.safetensors", net)
     for name, message in (
         ("none", "no such model file"),
         ("cut", "damaged"),
-        ("other", "its sha256 is another"),
-        ("wide", "weights do not fit"),
+        ("other", "tensors do not have the sizes"),
+        ("deep", "weights do not fit"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             networks.load(tmp_path / f"{name}.safetensors")
