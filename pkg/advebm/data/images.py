@@ -13,6 +13,7 @@ from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from advebm.runtime import disk
@@ -77,10 +78,8 @@ def load(path: Path) -> Images:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected an .npz with x uint8 (N, H, W, C)")
     try:
-        with disk.opened(path) as stream:
-            _check_size(stream)
-            stream.seek(0)
-            file = np.load(stream, allow_pickle=False)
+        with arrays(path) as file:
+            assert file.zip is not None, "open"
             for member in file.zip.infolist():  # an altered name or length in the zip file's directory would hide y
                 file.zip.open(member).close()  # compares the names
                 if member.comment:
@@ -97,11 +96,20 @@ def load(path: Path) -> Images:
     return check(images, str(path))
 
 
+@contextmanager
+def arrays(path: Path) -> Iterator[NpzFile]:
+    """An `.npz` file, open. Raises ValueError if one of its arrays would take far more memory than the file on the disk,
+    and many kinds of errors for a file that is damaged."""
+    with disk.opened(path) as stream:
+        _check_size(stream)
+        stream.seek(0)
+        yield np.load(stream, allow_pickle=False)
+
+
 def _check_size(stream: io.BufferedReader) -> None:
-    """Raises ValueError if an array would take far more memory than its file takes on the disk."""
     most = max(BYTES, RATIO * os.fstat(stream.fileno()).st_size)
     with ZipFile(stream) as members:
-        for name in {"x.npy", "y.npy"} & set(members.namelist()):
+        for name in filter(lambda name: name.endswith(".npy"), members.namelist()):
             with members.open(name) as member:
                 header = np.lib.format.read_array_header_1_0 if np.lib.format.read_magic(member) == (1, 0) else None
                 shape, _, dtype = (header or np.lib.format.read_array_header_2_0)(member)

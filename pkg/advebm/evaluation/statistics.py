@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advebm.data.images import Images
+from advebm.data.images import Images, arrays
 from advebm.evaluation import kernel
 from advebm.evaluation.features import FeatureNetwork
 from advebm.evaluation.frechet import Gaussian, distance, fitted, jackknife
@@ -77,7 +77,7 @@ def _arrays(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with arrays(path) as file:
             return {name: file[name] for name in ("mu", "sigma", "features", "network") if name in file}
     except Exception:  # numpy raises many kinds; whoever reads the file for images says what is wrong
         return {}
