@@ -12,6 +12,7 @@ before the deadline), `dear` (more than 2 GB of memory) and `lost` (what an inte
 import argparse
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -51,7 +52,7 @@ def document(command: str, counts: Counter[tuple[str, str]], failures: list[str]
         table.append(f"| {' | '.join(cells)} |")
     sections = [
         "# Attack",
-        f"Written by `{command}`: {sum(counts.values())} tries, drawn at random, on study `tiny`.",
+        f"Written by {command}: {sum(counts.values())} tries, drawn at random, on study `tiny`.",
         (__doc__ or "").split("\n\n", 1)[1].strip(),
         "\n".join(table),
         "Failures, each of which `--only NUMBER` repeats:" if failures else "No try failed.",
@@ -93,14 +94,15 @@ def main() -> None:
                 line = f"- {number}, {kind}, {verdict}: {notes}"
                 counts[kind, verdict] += 1
                 if verdict in WRONG:
-                    failures.append(line[:600])
+                    failures.append(line[:200])
                 if verdict in WRONG or asked.only:
                     bar.write(line)
                 bar.update()
                 bar.set_postfix(failures=len(failures))
     if not asked.only:
         command = f"python tests/attack --minutes {asked.minutes:g} --tries {asked.tries} --seed {asked.seed}"
-        asked.out.write_text(document(command, counts, failures), encoding="utf-8")
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+        asked.out.write_text(document(f"`{command}` at commit {commit.strip()}", counts, failures), encoding="utf-8")
         print(f"wrote {asked.out}: {sum(counts.values())} tries, {len(failures)} failures")
     sys.exit(bool(failures))
 

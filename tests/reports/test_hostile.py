@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from advebm import config, networks
 from advebm.data import folders, images
+from advebm.figures.canvas import save_text
 from advebm.networks.flow import Glow
 from advebm.networks.wrn import WideResNet
 from advebm.reports.tables import Table, document
@@ -137,3 +138,11 @@ def test_records_of_another_training_that_are_not(tmp_path, content):
     networks.save(model, WideResNet(depth=10, width=1).build((1, 8, 8), 10), beside={curves.name: "0" * 64})
     with pytest.raises(ValueError, match=r"curves.csv: is not the file that was written with"):
         _before(model)
+
+
+@pytest.mark.parametrize("suffix", [".pdf", ".png"])
+def test_a_picture_on_a_full_disk_is_an_error_of_the_disk(tmp_path, suffix):
+    """Matplotlib's own writing of a PDF file ended in an AttributeError."""
+    (tmp_path / f"a{suffix}").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        save_text("not measured", tmp_path / "a.png", "a study")

@@ -1,6 +1,8 @@
 """The parts that all pictures share."""
 
+import io
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -19,17 +21,23 @@ plt.rcParams.update({"axes.prop_cycle": plt.cycler(color=SAFE, linestyle=STYLES)
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG file and close the figure. Returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
+    _write(figure, path, dpi=110, metadata={"Software": None})
     plt.close(figure)
     return path
 
 
 def save_plot(figure: Figure, path: Path) -> Path:
     """Write a PNG file and, for print, a PDF file beside it; their bytes depend on the figure alone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path.with_suffix(".pdf"), dpi=300, bbox_inches="tight", metadata={"CreationDate": None})
+    _write(figure, path.with_suffix(".pdf"), dpi=300, metadata={"CreationDate": None})
     return save(figure, path)
+
+
+def _write(figure: Figure, path: Path, **how: Any) -> None:
+    """Draw in memory, then write: where the disk is full, matplotlib's own writing may end in an error of another kind."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:], bbox_inches="tight", **how)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(drawn.getvalue())
 
 
 def tiled(x: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
