@@ -28,7 +28,7 @@ def test_links_lead_to_files_and_headings():
 def test_pytest_commands_select_a_test():
     for page in PAGES:
         for command in re.findall(r"pytest (?:-|tests/)[^`\n]*", page.read_text()):
-            file = re.search(r"tests/\w+\.py", command)
+            file = re.search(r"tests/[\w/]+\.py", command)
             names = re.findall(r"^def (test_\w+)", Path(file[0] if file else "tests/test_soak.py").read_text(), re.M)
             word = re.search(r"-k (\w+)", command)
             assert any(word is None or word[1] in name for name in names), f"{page}: {command}"

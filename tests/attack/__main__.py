@@ -100,7 +100,7 @@ def main() -> None:
                 bar.update()
                 bar.set_postfix(failures=len(failures))
     if not asked.only:
-        command = f"python tests/attack --minutes {asked.minutes:g} --tries {asked.tries} --seed {asked.seed}"
+        command = f"python tests/attack --tries {sum(counts.values())} --seed {asked.seed}"
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
         asked.out.write_text(document(f"`{command}` at commit {commit.strip()}", counts, failures), encoding="utf-8")
         print(f"wrote {asked.out}: {sum(counts.values())} tries, {len(failures)} failures")
