@@ -77,24 +77,25 @@ def measure(
         **inputs,
     )
     checkpoint, stages = images.digest(model), config.stage_specs(entry, method)
-    for measurement in measurements:
-        name, title = measurement.name, f"{study} {method}"
-        file = out / f"{name}.json" if measurement.picture else out
-        if name not in specs:
-            leave_out(measurement, file, title)
-            continue
-        key = [method, stages[name], checkpoint, subject.about["sha256"], *subject.inputs(measurement.inputs)]
-        with ExitStack() as stack:
-            part = stack.enter_context(state.opened(name, file, key, __name__, specs[name].__module__)).part
-            result, drawn = specs[name].measure(subject, part)
-            disk.write_json(file, result.json(), sealed=True)
-            known = tracked.params(entry, study, method, name, model)
-            opened = tracking.run(name, study, method, params=known, checkpoint=checkpoint, spec=stages[name])
-            run = stack.enter_context(opened)
-            run.metrics(measurement.report.metrics(result))
-            if measurement.picture:
-                run.artifact(measurement.report.picture(result, drawn, file.with_suffix(".png"), title), name)
-        print(f"wrote {file}: {measurement.report.line(result)}")
+    with tracking.sending():  # one process for all
+        for measurement in measurements:
+            name, title = measurement.name, f"{study} {method}"
+            file = out / f"{name}.json" if measurement.picture else out
+            if name not in specs:
+                leave_out(measurement, file, title)
+                continue
+            key = [method, stages[name], checkpoint, subject.about["sha256"], *subject.inputs(measurement.inputs)]
+            with ExitStack() as stack:
+                part = stack.enter_context(state.opened(name, file, key, __name__, specs[name].__module__)).part
+                result, drawn = specs[name].measure(subject, part)
+                disk.write_json(file, result.json(), sealed=True)
+                known = tracked.params(entry, study, method, name, model)
+                opened = tracking.run(name, study, method, params=known, checkpoint=checkpoint, spec=stages[name])
+                run = stack.enter_context(opened)
+                run.metrics(measurement.report.metrics(result))
+                if measurement.picture:
+                    run.artifact(measurement.report.picture(result, drawn, file.with_suffix(".png"), title), name)
+            print(f"wrote {file}: {measurement.report.line(result)}")
 
 
 def leave_out(measurement: Measurement, file: Path, title: str) -> None:

@@ -308,7 +308,7 @@ def run(
     if uid is None:
         uid = f"{time.time_ns():x}-{uuid.uuid4().hex[:8]}"  # sorts by time
         outbox.supersede(about)
-    with _sender(), outbox.writing(uid) as box:
+    with sending(), outbox.writing(uid) as box:
         if box.events:
             box.put("status", "RUNNING")
         else:
@@ -324,11 +324,15 @@ def run(
         box.put("end", "FINISHED")
 
 
+_sending = False  # whether a process sends the outbox
+
+
 @contextmanager
-def _sender() -> Iterator[None]:
-    """Within this block a process of its own sends the outbox, unless it is to be kept. It gets some time to send the rest;
-    what it could not send is reported."""
-    if os.environ.get("ADVEBM_TRACKING", "").lower() == "outbox":
+def sending() -> Iterator[None]:
+    """Within this block, the outermost if there are several, a process of its own sends the outbox, unless it is to be
+    kept. It gets some time to send the rest; what it could not send is reported."""
+    global _sending
+    if _sending or not enabled() or os.environ.get("ADVEBM_TRACKING", "").lower() == "outbox":
         yield
         return
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -342,12 +346,14 @@ def _sender() -> Iterator[None]:
         start_new_session=True,  # without the signals of a terminal
     )
     patience: float | None = None
+    _sending = True
     try:
         yield
     except BaseException as error:
         patience = None if isinstance(error, Exception) else HURRY
         raise
     finally:
+        _sending = False
         try:
             _, told = sender.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
