@@ -268,7 +268,6 @@ def _before(model: Path) -> list[dict[str, float]]:
     """The records of a model's training, its last at step 0; empty if there are none. Raises ValueError for another
     content."""
     from advebm import networks
-    from advebm.runtime import disk
 
     curves = networks.beside(model, "curves.csv")
     if curves is None:

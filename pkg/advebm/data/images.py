@@ -137,11 +137,11 @@ def picture(file: Path) -> Iterator["Picture"]:
 def save(path: Path, images: Images) -> None:
     """Write an `.npz` file, with a digest of its images, whose bytes depend on the images alone. The bytes of np.savez
     depend on the version of Python too, compressed ones on that of zlib."""
-    arrays = {"x": images.x} if images.y is None else {"x": images.x, "y": images.y}
-    arrays["sha256"] = np.array(digest_arrays([("", images)]))
+    content = {"x": images.x} if images.y is None else {"x": images.x, "y": images.y}
+    content["sha256"] = np.array(digest_arrays([("", images)]))
     path.parent.mkdir(parents=True, exist_ok=True)
     with ZipFile(path, "w") as file:
-        for name, array in arrays.items():
+        for name, array in content.items():
             member = io.BytesIO()
             np.lib.format.write_array(member, array, allow_pickle=False)
             file.writestr(ZipInfo(f"{name}.npy"), member.getvalue())

@@ -107,6 +107,10 @@ class Reference:
         self.z = using.features(images.x, "reference")[using.layers[0]].to(using.device)
 
     @cached_property
+    def digest(self) -> str:
+        return _digest(self.z)
+
+    @cached_property
     def gaussian(self) -> Gaussian:
         return fitted(self.z)
 
@@ -123,6 +127,11 @@ class Reference:
             return {}
         classes, counts = np.unique(y, return_counts=True)
         return {int(k): fitted(self.z[_of(y, k, self.z)]) for k in classes[counts >= LEAST]}
+
+
+def _digest(z: Tensor) -> str:
+    """sha256 of features."""
+    return hashlib.sha256(z.cpu().contiguous().numpy().data).hexdigest()
 
 
 def _of(y: np.ndarray, k: int, z: Tensor) -> Tensor:
@@ -163,10 +172,7 @@ def fidelity(
     layer, logits = using.layers
     ours = using.features(images.x, name)
     z, z_ref = ours[layer].to(using.device), reference.z
-
-    inputs = hashlib.sha256()  # what the numbers are computed from, whatever files it came from
-    for tensor in (z, z_ref):
-        inputs.update(tensor.cpu().contiguous().numpy().data)
+    inputs = f"{_digest(z)} {reference.digest}"  # what the numbers are computed from, whatever files it came from
 
     def kept(what: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Expensive numbers, saved as a part."""
@@ -174,7 +180,7 @@ def fidelity(
         def saved() -> dict[str, Tensor]:
             return {key: torch.tensor(value, dtype=torch.float64) for key, value in make().items()}
 
-        made = part(f"{what} of {name}, {inputs.hexdigest()}", saved)
+        made = part(f"{what} of {name}, {inputs}", saved)
         return {key: value.item() for key, value in made.items()}
 
     def frechet() -> dict[str, float]:
