@@ -37,6 +37,8 @@ values = st.recursive(
     place=st.sampled_from([(whole, path) for whole in (PARAMS, EFFECTIVE) for path in paths(whole["tiny"])]), value=values
 )
 @example(place=(EFFECTIVE, ("models",)), value={})
+@example(place=(PARAMS, ("recipes", "targeted")), value=[])
+@example(place=(PARAMS, ("recipes", "targeted")), value={"kind": 1})
 def test_a_value_anywhere_is_taken_or_told(tmp_path, place, value):
     whole, path = place
     content = copy.deepcopy(whole)

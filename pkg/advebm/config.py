@@ -135,6 +135,9 @@ def _write_out_recipes(entry: dict[str, Any]) -> None:
     recipes = entry.pop("recipes", {})
     if not isinstance(recipes, dict):
         raise _Mistake(["recipes"], f"must map names to recipes, not {recipes!r}")
+    for name, recipe in recipes.items():
+        if not isinstance(recipe, dict) or "recipe" not in recipe:
+            raise _Mistake(["recipes", name], f"lacks recipe: {recipe!r}")
     for sampling in tables(entry, "sampling"):
         for method, table in sampling.items():
             for name, own in table.items() if isinstance(table, dict) else ():
