@@ -19,6 +19,7 @@ from advebm.data.given import labels, pixels
 from advebm.networks.wrn import WideResNet
 from advebm.runtime.extras import EXTRAS
 from advebm.runtime.parts import SEED
+from advebm.samplers.streams import Streams
 from test_bad_input import error_of, params_file
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", Path("docs/api.md").read_text(), re.S)
@@ -56,8 +57,10 @@ def test_the_examples_of_the_documentation(tree, monkeypatch):
     names = {}
     for example in EXAMPLES:
         exec(example, names)
-    assert len(EXAMPLES) == 5 and names["images"].shape == (16, 1, 8, 8) and names["p"].shape == (100, 10)
+    assert len(EXAMPLES) == 6 and names["images"].shape == (16, 1, 8, 8) and names["p"].shape == (100, 10)
     assert names["joint"].shape == (100,) and names["changed"].shape == (8, 1, 8, 8) and 0 <= names["robust"] <= 1
+    assert names["larger"].shape == (4, 1, 8, 8) and names["path"].shape == (6, 4, 1, 8, 8)
+    assert names["rows"].shape == (4, 9, 1, 8, 8)
 
 
 def test_the_base_installation_suffices(tree):
@@ -130,6 +133,60 @@ def test_attacks_reach_their_aim_within_their_ball(tree, test_images, norm):
         assert bool(after > before) is targeted and x_adv.min() >= 0 and x_adv.max() <= 1
 
 
+def test_applications_keep_what_is_known(tree, test_images, monkeypatch):
+    own, x = model(tree), test_images.pixels()[:7]
+    mask = torch.rand(7, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5
+    filled = own.inpaint(x, mask, frames=2)
+    assert torch.equal(filled[-1][:, 0][mask], x[:, 0][mask]) and not torch.equal(filled[0], filled[-1])
+    low = torch.nn.functional.avg_pool2d(x, 2)
+    found = own.restore(low, steps=1)
+    unclamped = (found > 0).all(1) & (found < 1).all(1)  # where a block has a clamped pixel its mean may differ
+    whole = torch.nn.functional.avg_pool2d(unclamped.float()[:, None], 2) == 1
+    assert torch.allclose(torch.nn.functional.avg_pool2d(found, 2)[whole], low[whole], atol=1e-5)
+    assert torch.equal(own.denoise(x, 0.1, steps=0), x) and not torch.equal(own.denoise(x, 0.1), x)
+    rows = own.interpolate(x, x.flip(0), columns=3, steps=0)
+    assert torch.equal(rows[:, 0], x) and torch.equal(rows[:, 2], x.flip(0))
+    assert torch.allclose(rows[:, 1], (x + x.flip(0)) / 2)
+    many = [own.inpaint(x, mask, seed=3), own.translate(x, seed=3), own.compose("3 or 8", 7, others={"b": own})]
+    monkeypatch.setattr("advebm.api.BATCH", 3)
+    parts = [own.inpaint(x, mask, seed=3), own.translate(x, seed=3), own.compose("3 or 8", 7, others={"b": own})]
+    for one, other in zip(many, parts, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_a_composition_of_one_class_is_a_chain_on_its_energy(tree):
+    own, ids = model(tree), torch.arange(5)
+    chain = own.recipes["sgld"].chain
+    streams = Streams(4, "compose", "3", "sgld", ids=ids)
+    start = own.gaussians.sample(torch.full((5,), 3), streams)
+    expected = chain(lambda x: -own.net(x)[:, 3], start, streams).clamp(0, 1)
+    assert torch.allclose(own.compose("3", 5, "sgld", seed=4), expected, atol=1e-5)
+    assert torch.allclose(
+        own.compose("3 and not b3", 5, "sgld", seed=4, weight=0.0, others={"b": own}).mean(), expected.mean(), atol=0.1
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, x: m.inpaint(x, np.ones((8, 9), bool)), "known must be bool [8, 8] or [2, 8, 8], True where"),
+        (lambda m, x: m.inpaint(x, np.ones((8, 8))), "not torch.float64 [8, 8]"),
+        (lambda m, x: m.denoise(x, 0.0), "std must be positive and weight at least 0, not 0.0 and 0.01"),
+        (lambda m, x: m.restore(x), "must be smaller than the model's [1, 8, 8] by an integer: [1, 4, 4] or [1, 2, 2]"),
+        (lambda m, x: m.interpolate(x, x[:1]), "there must be as many images of both"),
+        (lambda m, x: m.translate(x, steps=-1), "steps must be at least 0 and frames at least 1, not -1 and None"),
+        (lambda m, x: m.translate(x, recipe="no"), "no recipe no; there are"),
+        (lambda m, x: m.compose("3 & 8", 2), "'3 & 8': must consist of classes, and, or, not"),
+        (lambda m, x: m.compose("3 and 10", 2), "'10' is no class;"),
+        (lambda m, x: m.compose("3 and b1", 2), "'b1' is no class; there are 0 to 9"),
+    ],
+)
+def test_wrong_applications_are_told_in_a_line(tree, test_images, call, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        call(model(tree), test_images.x[:2])
+    assert "\n" not in str(raised.value)
+
+
 def test_every_form_of_the_same_images(tree, test_images):
     own, x = model(tree), test_images.x[:6]
     expected, tensor = own.score(x), test_images.pixels()[:6]
@@ -200,6 +257,11 @@ def test_what_a_model_lacks_is_told_in_a_line(tree, test_images, tmp_path):
                 call()
     own, binary, flow = model(tree), model(tree, "at_ebm"), model(tree, "glow")
     combined = dict(own.about["recipes"])["combined"]
+    assert binary.translate(x).shape == (2, 1, 8, 8)
+    with pytest.raises(ValueError, match="the recipe draw has no chain to apply"):
+        flow.translate(x)
+    with pytest.raises(ValueError, match="compose needs classes, but a model of at_ebm"):
+        binary.compose("3", 2)
     assert binary.sample(3, start=x).shape == flow.sample(3).shape == (3, 1, 8, 8)
     for call, message in (
         (lambda: binary.sample(3), "starts from out-distribution images: give some as start"),
@@ -308,6 +370,56 @@ def _only(tmp_path, file, capsys):
     (alone / "a.png").write_bytes(file.read_bytes())
     out = shown(f"score {alone} --model {tmp_path}/m.safetensors -q", capsys)
     return [line.partition(",")[2] for line in out.splitlines()]
+
+
+APPLY = " --model {t}/models/digits/robust_jem --out {o}"
+
+
+def test_apply_writes_images_as_they_came(tree, pictures, test_images, capsys, tmp_path):
+    own, data = model(tree), tree / "data/digits"
+    Image.fromarray(np.triu(np.full((8, 8), 255, np.uint8))).save(tmp_path / "mask.png")
+    mask = torch.ones(8, 8).triu().bool()
+    line = f"apply inpaint {{p}} --mask {tmp_path}/mask.png --steps 2 --frames 2 --seed 5" + APPLY
+    shown(line, capsys, t=tree, o=tmp_path / "a", p=pictures)
+    expected = images.to_bytes(own.inpaint(test_images.x, mask, steps=2, seed=5))
+    for i in (0, 99):
+        with Image.open(tmp_path / f"a/{i // 50}, a/{i:03d}.png") as picture:
+            assert np.array_equal(np.asarray(picture), expected[i, ..., 0])
+    with Image.open(tmp_path / "a/steps.gif") as moving:
+        assert moving.n_frames == 3
+    shown(f"apply denoise {data}/test.npz --std 0.1 --steps 2" + APPLY, capsys, t=tree, o=tmp_path / "b")
+    assert np.array_equal(
+        images.load(tmp_path / "b/images.npz").x, images.to_bytes(own.denoise(test_images.x, 0.1, steps=2))
+    )
+    shown(
+        f"apply interpolate {data}/test.npz {data}/validation.npz --columns 3 --steps 1" + APPLY,
+        capsys,
+        t=tree,
+        o=tmp_path / "c",
+    )
+    assert images.load(tmp_path / "c/images.npz").x.shape == (300, 8, 8, 1)
+    judge = (
+        " --judge {t}/models/digits/robust_jem --with b={t}/models/digits/robust_jem --judge b={t}/models/digits/robust_jem"
+    )
+    out = shown("apply compose 3 --n 10" + APPLY + judge, capsys, t=tree, o=tmp_path / "d")
+    assert "3 holds for " in out and "of 10 images as the judges see them" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("apply inpaint {t}/data/digits/test.npz --mask {t}/none.png", "none.png"),
+        ("apply restore {t}/data/digits/test.npz", "must be smaller than the model's [1, 8, 8]"),
+        ("apply translate {t}/none", "no such folder of images"),
+        ("apply compose 3 --judge b={t}/models/digits/robust_jem", "--judge: lacks one for ''"),
+        ("apply compose 3 --with {t}/models/digits/robust_jem", "must be NAME=MODEL"),
+        ("apply dream", "No such command"),
+    ],
+)
+def test_wrong_applies_are_told_in_a_line(tree, tmp_path, monkeypatch, capsys, line, message):
+    more = APPLY if line != "apply dream" else ""
+    assert message in error_of(line + more, monkeypatch, capsys, t=tree, o=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_fid_is_that_of_the_features(tree, pictures, test_images, capsys, tmp_path):

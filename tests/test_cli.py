@@ -88,6 +88,7 @@ def test_the_whole_chain_of_every_method(work, method):
     for command in ("autoattack", "fisher"):
         run(work, method, command, out=f"{method}/results/{command}.json")
     run(work, method, "look", "--samples", results / "samples", *gaussians, out=f"{method}/results")
+    run(work, method, "applications", *gaussians, *judge[:2], out=f"{method}/results")
     model = ("--model", work / method / "model.safetensors")
     done = advebm("report", method, "--study", "tiny", "--results", results, *model, "--out", work / "report.json")
     assert done.returncode == 0 and "## Published" in done.stdout
@@ -109,7 +110,7 @@ def test_the_whole_chain_of_every_method(work, method):
         )
         assert {"l2", "linf"} == set(entry["curves"]) and entry["score"] in entry["scores"]
     assert set(robustness["linf"]) == {"eps", "pgd20"} and set(robustness["attacks"]) == {"pgd20", "energy20", "target20"}
-    for picture in ("ood", "robustness", "calibration", "landscape", "neighbours", "interpolation"):
+    for picture in ("ood", "robustness", "calibration", "landscape", "neighbours", "interpolation", "applications"):
         assert (results / f"{picture}.png").is_file() and (results / f"{picture}.pdf").is_file()
     for name in recipes:
         made = images.load(results / "samples" / f"{name}.npz")

@@ -15,8 +15,8 @@ import zc.lockfile
 
 PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-STAGES = ("train", "sample", "quality", "ood", "robustness", "autoattack", "fisher", "look")
-TRACKED = (*STAGES[:-1], "calibration", "landscape", "neighbours", "interpolation")
+STAGES = ("train", "sample", "quality", "ood", "robustness", "autoattack", "fisher", "look", "applications")
+TRACKED = (*(stage for stage in STAGES if stage != "look"), "calibration", "landscape", "neighbours", "interpolation")
 
 
 def shell(folder, *command, fails=False, **more):
@@ -148,7 +148,12 @@ def test_one_number_reruns_only_what_depends_on_it(copy):
     content["tiny"]["recipes"]["sgld"]["chain"]["steps"] += 1
     params.write_text(yaml.safe_dump(content, sort_keys=False))
     ran = set(stages_run(shell(copy, "dvc", "repro")))
-    assert ran == {"check", "sources", *(f"{stage}@robust_jem" for stage in ("sample", "quality", "look")), "report"}
+    assert ran == {
+        "check",
+        "sources",
+        *(f"{stage}@robust_jem" for stage in ("sample", "quality", "look", "applications")),
+        "report",
+    }
     params.write_text(before)
     assert set(stages_run(shell(copy, "dvc", "repro"))) <= {"check", "sources"}, (
         "the earlier results must come from the cache"

@@ -60,7 +60,7 @@ def test_every_measurement_and_method_has_its_stages():
         ("samplers/proximal.py", {f"train/{m}" for m in ("jempp", "robust_jem")}),
         ("data/sources.py", {"prepare"}),
         ("data/gaussians.py", {"gaussians", "baselines", "judge", "warm"}
-            | {f"{s}/{m}" for s in ("train", "sample", "look") for m in METHODS}),
+            | {f"{s}/{m}" for s in ("train", "sample", "look", "applications") for m in METHODS}),
         ("figures/plots.py", {f"sample/{m}" for m in METHODS} | {"compare"}),
         ("reports/page.html", SHOWN),
         ("reports/comparison.py", {"compare"}),

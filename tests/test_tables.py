@@ -67,6 +67,7 @@ def files(method):
         "square": share(0.78), "accuracy": share(0.78), "ci": share([0.74, 0.82]),
     }  # fmt: skip
     score = {"score": 0.4, "se": 0.01, "score_symmetric": 0.1, "se_symmetric": 0.0025, "ways": "exact"}
+    restored = {"psnr": 14.5, "psnr_ci": [14.0, 15.0], "ssim": 0.8, "features": 0.4, "chosen": {"steps": 10}}
     near = {"l2": {"min": 0.5, "q05": 0.7, "median": 1.0}, "ssim": {"max": 0.95, "median": 0.9, "n": 6}, "n": 500}
     return {
         "quality": recipes | {"baselines": {name: quality("ours") for name in ("gaussians", "real")}},
@@ -90,6 +91,12 @@ def files(method):
         "landscape": {"radius": 1.0, "images": 4, "rise": 3.5},
         "neighbours": dict.fromkeys([*RECIPES[method], "test images"], near),
         "interpolation": {name: {"smoothness": 0.8} for name in RECIPES[method]},
+        "applications": {
+            "recipe": next(iter(RECIPES[method]), None), "n": 100,
+            "tasks": {"inpainting": {"mean": restored | {"chosen": {}}, "sgld": restored}},
+            "translation": {"source": "photographs", "steps": [0, 20], "fid": [38.0, 24.0], "moved": [0, 1.5], "n": 100},
+            "composition": {"3 or 8": {"held": 1.0, "held_ci": [0.96, 1.0], "shares": {"3": 0.5, "8": 0.5}, "n": 100}},
+        },
     }  # fmt: skip
 
 
@@ -110,7 +117,7 @@ def study(tmp_path):
         results.mkdir(parents=True, exist_ok=True)
         for name, content in files(method).items():
             (results / f"{name}.json").write_text(json.dumps(content))
-        for name in ("ood", "robustness", "calibration", "landscape", "neighbours", "interpolation"):
+        for name in ("ood", "robustness", "calibration", "landscape", "neighbours", "interpolation", "applications"):
             picture(results / f"{name}.png")
         picture(tmp_path / "models" / method / "curves.png")
     return tmp_path

@@ -1,12 +1,15 @@
 """A trained model, to classify, detect, generate and attack. `advebm.load` and `advebm.Model` are public: docs/api.md."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
@@ -14,17 +17,29 @@ from torch import Tensor
 from advebm import networks
 from advebm.data.gaussians import Gaussians
 from advebm.data.given import Given, Labels, labels, pixels
-from advebm.energy import SCORES, conditional, marginal, negative, unsaturated
+from advebm.energy import SCORES, Energy, conditional, marginal, negative, unsaturated
 from advebm.evaluation.generation import Generator, check_guided
 from advebm.networks.passes import Passes, convolving
 from advebm.runtime import extras
 from advebm.runtime.parts import BATCH
+from advebm.samplers import applications
 from advebm.samplers.pgd import Attack
 from advebm.samplers.recipes import Recipe, Starts
 from advebm.samplers.streams import Streams
 
 WRITTEN = ("classes", "detector", "threshold", "recipes", "precision", "study", "method")  # by `train`, with the weights
 NAME = "gaussians.safetensors"
+
+
+class How(TypedDict, total=False):
+    """Options of the applications. recipe: as for `sample`; its chain, ascent or attack and its energy are used, not its
+    start. steps: how many, instead of the recipe's. frames: if given, the result is (frames + 1, N, C, H, W): the start,
+    and the images after each of so many parts of the steps. seed: of the noise."""
+
+    recipe: str | Mapping[str, Any] | None
+    steps: int | None
+    frames: int | None
+    seed: int
 
 
 class Classes(NamedTuple):
@@ -140,9 +155,7 @@ class Model:
         with self._as_trained():
             ids = torch.arange(n, device=self.device)
             x = torch.cat([drawn(how, name, part)[how.stages[-1]].detach() for part in ids.split(BATCH)])
-        if not x.isfinite().all():
-            raise ValueError(f"the recipe {name} left the finite numbers; take smaller steps or noise")
-        return x.clamp(0, 1)
+        return self._finite(x, name).clamp(0, 1)
 
     def attack(
         self,
@@ -168,6 +181,155 @@ class Model:
                 return pgd(energy if targeted else negative(energy), part, Streams(seed, "attack", ids=ids))
 
         return self._each(attacked, x)
+
+    def translate(self, x: Given, y: Labels | None = None, **how: Unpack[How]) -> Tensor:
+        """Images (N, C, H, W) that a recipe's chain or ascent reaches from images x of another domain.
+
+        y: the classes of the images, which guided recipes need, by default those that the model sees at the start. `how`
+        has the options of all applications, see `How`."""
+        return self._applied(lambda part: applications.translation(part["x"]), {"x": pixels(x, self.shape)}, y, **how)
+
+    def inpaint(self, x: Given, known: Any, y: Labels | None = None, **how: Unpack[How]) -> Tensor:
+        """Images with the pixels of x where `known` is True, (H, W) or (N, H, W), and others by the model."""
+        x = pixels(x, self.shape)
+        mask = torch.as_tensor(np.asarray(known) if not isinstance(known, Tensor) else known)
+        if mask.dtype != torch.bool or mask.shape not in (x.shape[2:], (len(x), *x.shape[2:])):
+            shapes = f"{[*x.shape[2:]]} or {[len(x), *x.shape[2:]]}"
+            raise ValueError(f"known must be bool {shapes}, True where a pixel is known, not {mask.dtype} {[*mask.shape]}")
+        given = {"x": x, "known": mask.expand(len(x), *x.shape[2:])[:, None]}
+        return self._applied(lambda part: applications.inpainting(part["x"], part["known"]), given, y, **how)
+
+    def denoise(self, x: Given, std: float, y: Labels | None = None, *, weight: float = 0.01, **how: Unpack[How]) -> Tensor:
+        """Images without the noise of deviation std that x has. weight: how much x counts beside the energy, see
+        `samplers.applications.seen`; 0 starts from x and forgets it."""
+        if not (0 < std < inf and 0 <= weight < inf):
+            raise ValueError(f"std must be positive and weight at least 0, not {std} and {weight}")
+        given = {"x": pixels(x, self.shape)}
+        return self._applied(lambda part: applications.denoising(part["x"], std, weight), given, y, **how)
+
+    def restore(self, x: Given, y: Labels | None = None, **how: Unpack[How]) -> Tensor:
+        """Super-resolution: images whose means over blocks of pixels are x, (N, C, H / k, W / k) for an integer k."""
+        channels, height, width = self.shape
+        sizes = {k: (channels, height // k, width // k) for k in range(2, height + 1) if height % k == width % k == 0}
+        given: dict[int, Tensor] = {}
+        for k, shape in sizes.items():
+            with suppress(ValueError):
+                given.setdefault(k, pixels(x, shape))
+        if not given:
+            small = " or ".join(str([*shape]) for shape in sizes.values())
+            raise ValueError(f"images must be smaller than the model's {[*self.shape]} by an integer: {small}")
+        (k, small_x), *_ = given.items()
+        return self._applied(lambda part: applications.super_resolution(part["x"], k), {"x": small_x}, y, **how)
+
+    def interpolate(self, a: Given, b: Given, columns: int = 9, y: Labels | None = None, **how: Unpack[How]) -> Tensor:
+        """(N, columns, C, H, W): from each image of a to that of b, by starts between them; y: of the rows."""
+        a, b = pixels(a, self.shape), pixels(b, self.shape)
+        if len(a) != len(b) or columns < 2:
+            raise ValueError(
+                f"there must be as many images of both, and columns at least 2, not {len(a)}, {len(b)}, {columns}"
+            )
+        t = torch.linspace(0, 1, columns).repeat(len(a))
+        given = {"a": a.repeat_interleave(columns, 0), "b": b.to(a.device).repeat_interleave(columns, 0), "t": t}
+        rows = torch.arange(len(a)).repeat_interleave(columns)
+        of = None if y is None else labels(y, self.classes, len(a))[rows]
+        made = self._applied(
+            lambda part: applications.interpolation(part["a"], part["b"], part["t"]), given, of, rows, **how
+        )
+        return made.unflatten(0, (len(a), columns))
+
+    def compose(
+        self,
+        expression: str,
+        n: int,
+        recipe: str | Mapping[str, Any] | None = None,
+        *,
+        others: Mapping[str, "Model"] = MappingProxyType({}),
+        weight: float = 0.1,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """n images (n, C, H, W) for an expression over classes such as "3 and not 8" (Du, Li and Mordatch 2020). others:
+        models of such images: "3 and ink2" is class 3 of this one and class 2 of others["ink"]. weight: of `not`. Images
+        start from the class Gaussians of the classes of this model that the expression wants."""
+        self._check_classifier("compose")
+        name, how = self._recipe(recipe)
+        sampler, of = applications.parts(how)
+        sampler = sampler if steps is None else replace(sampler, steps=steps)
+        terms = {word: self._term(word, others) for word in applications.words(expression)}
+        first = [k for word in applications.wanted(expression) for model, k in [terms[word]] if model is self]
+        start = torch.tensor(first or range(self.classes), device=self.device)
+        made = []
+        with ExitStack() as stack:
+            views = {
+                model: stack.enter_context(Passes.on(self.device, model.about["precision"]).sampling(model.net))
+                for model in dict.fromkeys(model for model, _ in terms.values())
+            }
+            for ids in torch.arange(n, device=self.device).split(BATCH):
+
+                def energy(word: str, ids: Tensor = ids) -> Energy:
+                    model, k = terms[word]
+                    y = torch.full_like(ids, k)
+                    return of(views[model], y) if how.guided else conditional(views[model], y)
+
+                streams = Streams(seed, "compose", expression, name, ids=ids)
+                x = self.gaussians.sample(start[ids % len(start)], streams)
+                made.append(sampler(applications.composition(expression, energy, weight), x, streams).detach())
+        return self._finite(torch.cat(made), name).clamp(0, 1)
+
+    def _term(self, word: str, others: Mapping[str, "Model"]) -> tuple["Model", int]:
+        """The model and the class of a word of an expression."""
+        name = word.rstrip("0123456789")
+        model = self if name == "" else others.get(name)
+        number = word[len(name) :]
+        if model is None or not number:
+            known = ", ".join(f"{other}0" for other in others)
+            raise ValueError(
+                f"{word!r} is no class; there are 0 to {self.classes - 1}{f' and {known}, ...' if known else ''}"
+            )
+        if model.shape != self.shape:
+            raise ValueError(f"{model.file}: is for images {[*model.shape]}, {self.file} for {[*self.shape]}")
+        model._check_classifier("compose")
+        if int(number) >= model.classes:
+            raise ValueError(f"{word!r} is no class; {model.file} has 0 to {model.classes - 1}")
+        return model, int(number)
+
+    def _applied(
+        self,
+        task: Callable[[dict[str, Tensor]], applications.Task],
+        given: dict[str, Tensor],
+        y: Labels | None,
+        ids: Tensor | None = None,
+        *,
+        recipe: str | Mapping[str, Any] | None = None,
+        steps: int | None = None,
+        frames: int | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """The images of the task of each batch of what is given, by the recipe."""
+        name, how = self._recipe(recipe)
+        check_guided(how, self.net, self.classes, name)
+        if (steps is not None and steps < 0) or (frames is not None and frames < 1):
+            raise ValueError(f"steps must be at least 0 and frames at least 1, not {steps} and {frames}")
+        count = len(next(iter(given.values())))
+        of = None if y is None else labels(y, self.classes, count).to(self.device)
+        passes, made = Passes.on(self.device, self.about["precision"]), []
+        numbers = torch.arange(count) if ids is None else ids
+        with self._as_trained(), passes.sampling(self.net) as f:
+            for part in torch.arange(count).split(BATCH):
+                streams = Streams(seed, "apply", name, ids=numbers[part].to(self.device))
+                posed = task({key: value[part.to(value.device)].to(self.device) for key, value in given.items()})
+                found = posed.solve(
+                    f, how, None if of is None else of[part.to(of.device)], streams, steps=steps, frames=frames or 1
+                )
+                made.append(torch.stack(found).detach())
+        path = self._finite(torch.cat(made, 1), name)
+        return path[-1] if frames is None else path
+
+    @staticmethod
+    def _finite(x: Tensor, name: str) -> Tensor:
+        if not x.isfinite().all():
+            raise ValueError(f"the recipe {name} left the finite numbers; take smaller steps or noise")
+        return x
 
     @torch.no_grad()
     def _each(self, of: Callable[[Tensor, Tensor], Tensor], x: Given) -> Tensor:

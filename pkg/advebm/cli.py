@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from advebm.commands import measure, options
 from advebm.commands.adopt import adopt
+from advebm.commands.apply import apply
 from advebm.commands.away import away, receive
 from advebm.commands.baselines import baselines
 from advebm.commands.bench import bench
@@ -55,6 +56,7 @@ app = typer.Typer(
 )
 for name, command in COMMANDS.items():
     app.command(name)(command)
+app.add_typer(apply, name="apply")
 
 
 def run(app: Callable[..., int | None], name: str) -> None:

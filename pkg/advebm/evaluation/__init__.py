@@ -115,5 +115,14 @@ _TABLE = (
         inputs=("gaussians",),
         sampled=True,
     ),
+    Measurement(
+        name="applications",
+        stage="applications",
+        kind="Applications",
+        about="Inpainting, denoising and super-resolution of test images, translation of out-distribution images, and "
+        "composition of classes, by the method's first recipe and by plain ways.",
+        inputs=("gaussians", "judge", "root"),
+        sampled=True,
+    ),
 )
 MEASUREMENTS: dict[str, Measurement] = {measurement.name: measurement for measurement in _TABLE}

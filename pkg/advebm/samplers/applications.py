@@ -13,7 +13,8 @@ In inpainting and super-resolution E is that of an image completed by what is kn
 import ast
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,6 +84,11 @@ class Task:
     completion: Completion = lambda x: x
     added: Callable[[Energy], Energy] = lambda energy: energy
 
+    @property
+    def begun(self) -> Tensor:
+        """The images at the start, completed."""
+        return self.completion(self.start)
+
     def solve(
         self, f: Logits, recipe: Recipe, y: Tensor | None, streams: Streams, *, steps: int | None = None, frames: int = 1
     ) -> list[Tensor]:
@@ -91,11 +97,10 @@ class Task:
         default those that the network sees in the start."""
         sampler, of = parts(recipe)
         sampler = sampler if steps is None else replace(sampler, steps=steps)
-        start = self.completion(self.start)
         with torch.no_grad():
-            y = f(start).argmax(1) if y is None else y
+            y = f(self.begun).argmax(1) if y is None else y
         energy = self.added(completed(of(f, y), self.completion))
-        return [self.completion(x).clamp(0, 1) for x in path(sampler, energy, start, frames, streams)]
+        return [self.completion(x).clamp(0, 1) for x in path(sampler, energy, self.begun, frames, streams)]
 
 
 def translation(z: Tensor) -> Task:
@@ -126,45 +131,66 @@ def interpolation(a: Tensor, b: Tensor, t: Tensor) -> Task:
     return Task(start=torch.lerp(a, b, t.view(-1, 1, 1, 1)))
 
 
-def composition(expression: str, of: Callable[[str], Energy], weight: float = 1.0) -> Energy:
-    """The energy of an expression such as "3 and not 8", whose words have the energies of(word); `not` has the weight.
-    Raises ValueError for other expressions."""
+def folded(expression: str, of: Callable[[str], Any], every: Callable, either: Callable, without: Callable) -> Any:
+    """The value of an expression such as "3 and not 8" where words have the values of(word); `and`, `or`, `not` are these
+    functions. Raises ValueError for other expressions."""
 
-    def built(node: ast.AST) -> Energy:
+    def value(node: ast.AST) -> Any:
         match node:
             case ast.BoolOp(op=ast.And(), values=values):
-                return every(*map(built, values))
+                return every(*map(value, values))
             case ast.BoolOp(op=ast.Or(), values=values):
-                return either(*map(built, values))
+                return either(*map(value, values))
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return without(built(operand), weight)
-        return of(word(node))
-
-    def word(node: ast.AST) -> str:
-        match node:
-            case ast.Name(id=name):
-                return name
+                return without(value(operand))
+            case ast.Name(id=word):
+                return of(word)
             case ast.Constant(value=int(number)):
-                return str(number)
+                return of(str(number))
         raise mistake
 
     mistake = ValueError(f"{expression[:80]!r}: must consist of classes, and, or, not and brackets, such as '3 and not 8'")
     try:
-        return built(ast.parse(expression[:1000].strip(), mode="eval").body)
+        tree = ast.parse(expression[:1000].strip(), mode="eval").body
     except (SyntaxError, RecursionError, MemoryError):
         raise mistake from None
+    return value(tree)
+
+
+def composition(expression: str, of: Callable[[str], Energy], weight: float = 1.0) -> Energy:
+    """The energy of an expression; `not` has the weight."""
+    return folded(expression, of, every, either, lambda energy: without(energy, weight))
+
+
+def held(expression: str, of: Callable[[str], Tensor]) -> Tensor:
+    """For which images (N,) an expression holds; of: for which images a word does."""
+    return folded(expression, of, lambda *p: torch.stack(p).all(0), lambda *p: torch.stack(p).any(0), torch.logical_not)
+
+
+def words(expression: str) -> list[str]:
+    """The words of an expression, in order."""
+    return folded(expression, lambda word: [word], _joined, _joined, lambda found: found)
+
+
+def wanted(expression: str) -> list[str]:
+    """The words that an expression wants, not those under `not`: images of these classes are where it starts."""
+    return folded(expression, lambda word: [word], _joined, _joined, lambda found: [])
+
+
+def _joined(*found: list[str]) -> list[str]:
+    return list(dict.fromkeys(chain.from_iterable(found)))
 
 
 def parts(recipe: Recipe) -> tuple[Sampler, Callable[[Logits, Tensor], Energy]]:
     """The sampler of a recipe, without its start and what prepares it, and its energy of the network f and classes y.
     Raises ValueError for flows, which have none."""
     match recipe:
-        case SGLD(chain=chain, conditional=of_class):
-            return chain, conditional if of_class else lambda f, y: marginal(f)
-        case Combined(chain=chain):
-            return chain, conditional
-        case CELangevin(chain=chain):
-            return chain, posterior
+        case SGLD(chain=langevin, conditional=of_class):
+            return langevin, conditional if of_class else lambda f, y: marginal(f)
+        case Combined(chain=langevin):
+            return langevin, conditional
+        case CELangevin(chain=langevin):
+            return langevin, posterior
         case Targeted(attack=attack):
             return attack, posterior
         case Ascend(ascent=ascent):
