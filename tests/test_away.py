@@ -151,7 +151,7 @@ def test_home_takes_it_for_its_own(rented, tmp_path):
     assert run["metrics"]["quality/sgld/fid"] == report["quality"]["sgld"]["fid"]
     assert run["metrics"]["ood/uniform/auc_worst"] == report["ood"]["uniform"]["auc_worst"]
     assert run["history"] == [5, 10] and run["params"]["seed"] == "0" and run["tags"]["git.commit"] == "none"
-    assert {"curves.png", "grids", "model.safetensors", "samples", "ood"} <= set(run["artifacts"])
+    assert {"curves.png", "grids", "samples", "ood"} <= set(run["artifacts"]) and run["models"] == ["READY"]
 
 
 def test_what_is_damaged_or_of_another_study_changes_nothing(rented, tmp_path):

@@ -350,7 +350,8 @@ client = tracking.client()
 runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
 print(json.dumps([[run.info.status, run.data.tags["method"], run.data.tags.get("stage.train"),
     [m.step for m in client.get_metric_history(run.info.run_id, "train/loss")],
-    sorted(file.path for file in client.list_artifacts(run.info.run_id))] for run in runs]))
+    sorted(file.path for file in client.list_artifacts(run.info.run_id)),
+    [client.get_logged_model(model.model_id).status for model in run.outputs.model_outputs]] for run in runs]))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -366,8 +367,8 @@ def test_a_killed_training_is_one_run(project, tmp_path):
     store = f"sqlite:///{tmp_path}/mlflow.db"
     call(project, *training("robust_jem", "tracked"), code=-9, AT="5", MLFLOW_TRACKING_URI=store)
     call(project, *training("robust_jem", "tracked"), MLFLOW_TRACKING_URI=store)
-    artifacts = ["curves.png", "grids", "model.safetensors"]
-    assert tracked(project, store) == [["FINISHED", "robust_jem", "done", [4, 8, 12, 16, 20], artifacts]]
+    shown = [["curves.png", "grids"], ["READY"]]
+    assert tracked(project, store) == [["FINISHED", "robust_jem", "done", [4, 8, 12, 16, 20], *shown]]
     assert not list((project / "state/outbox").iterdir())
 
 

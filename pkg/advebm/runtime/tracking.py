@@ -1,4 +1,5 @@
-"""MLflow: one run for each model, across the stages that make and measure it. The only module that uses MLflow.
+"""MLflow: one run for each model, across the stages that make and measure it. Only this module, registry.py and serving.py
+use MLflow.
 
 What is logged is written to state/outbox, see outbox.py, and sent from there by a process beside the stage: whatever
 MLflow does, no stage fails or waits for long, and what is left is sent beside a later stage or by `advebm sync`. A run is
@@ -7,9 +8,10 @@ known by the digest of its model: the same model trained again joins its run.
 Tracking is on if DVC runs the stage or MLFLOW_TRACKING_URI is set; ADVEBM_TRACKING=off turns it off. ADVEBM_TRACKING=outbox
 keeps everything in the outbox, which `advebm away` packs and `advebm receive` unpacks on another machine. By default the
 store is mlflow.db next to dvc.yaml and the artifacts are in mlartifacts/, also for experiments that DVC runs in a temporary
-folder. Only `advebm summary` reads from MLflow: with tracking off every file is the same.
+folder. Only `advebm summary`, `headline` and `promote` read from MLflow: with tracking off every file is the same.
 """
 
+import json
 import logging
 import math
 import os
@@ -20,15 +22,15 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from itertools import takewhile
+from contextlib import closing, contextmanager, suppress
+from itertools import pairwise, takewhile
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from advebm.runtime import disk, outbox, project
+from advebm.runtime import disk, outbox, project, registry
 from advebm.runtime.outbox import Box
 
 if TYPE_CHECKING:
@@ -178,8 +180,12 @@ def _send_next(store: "MlflowClient", box: Box) -> int:
             for name, value in values.items():
                 store.set_tag(box.run_id, name, value)
         case ["artifact", name, folder]:
-            if (box.folder / name).exists():  # otherwise the box was being removed at an interruption
-                store.log_artifact(box.run_id, str(box.folder / name), folder)
+            file = box.folder / name
+            said = registry.about(file) if file.suffix == ".safetensors" else None
+            if said is not None:
+                registry.log(store, box.run_id, file, said)
+            elif file.exists():  # otherwise the box was being removed at an interruption
+                store.log_artifact(box.run_id, str(file), folder)
         case ["status" | "end", status]:
             _set_status(store, box.run_id, status)
     return 1
@@ -243,7 +249,37 @@ def _open(store: "MlflowClient", about: dict[str, Any], checkpoint: str | None) 
         store.log_batch(run_id, params=fresh[start : start + BATCH])
     _set_status(store, run_id, "RUNNING")
     store.set_tag(run_id, f"spec.{stage}", about["spec"])
+    _log_inputs(store, run_id, stage, about.get("dvc", {}))
     return run_id, made
+
+
+def _hashes() -> dict[str, str]:
+    """{path: DVC's hash} of what a stage that DVC runs reads: outputs in the lock files that its command names."""
+    if "DVC_ROOT" not in os.environ:
+        return {}
+    from advebm.runtime import yaml12
+
+    given = [word for before, word in pairwise(sys.argv) if before != "--out"]
+    found: dict[str, str] = {}
+    for file in (Path("dvc.lock"), Path("stages/train/dvc.lock"), Path("stages/sample/dvc.lock")):
+        with suppress(OSError, ValueError, yaml12.YAMLError, LookupError, TypeError, AttributeError):  # none that DVC wrote
+            outs = [out for stage in yaml12.load(file.read_text())["stages"].values() for out in stage.get("outs", ())]
+            read = [out for out in outs if any(f"{word}/".startswith(f"{out['path']}/") for word in given)]
+            found |= {out["path"]: out["md5"] for out in read}
+    return found
+
+
+def _log_inputs(store: "MlflowClient", run_id: str, stage: str, hashes: dict[str, str]) -> None:
+    """Tag the run with DVC's hashes of what a stage reads; the folders of images are data sets, its inputs."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    for path, value in hashes.items():
+        store.set_tag(run_id, f"dvc.{path}", value)
+    use = InputTag("mlflow.data.context", "training" if stage == "train" else "evaluation")
+    sets = {path: value for path, value in hashes.items() if path.startswith("data/")}
+    given = [Dataset(Path(path).name, value, "local", json.dumps({"uri": path})) for path, value in sets.items()]
+    if given:
+        store.log_inputs(run_id, [DatasetInput(dataset, [use]) for dataset in given])
 
 
 class Run:
@@ -303,7 +339,7 @@ def run(
         "checkpoint": checkpoint,
         "spec": project.digest(spec),
     }
-    about |= {"commit": _commit(), "experiment": os.environ.get("DVC_EXP_NAME")}
+    about |= {"commit": _commit(), "experiment": os.environ.get("DVC_EXP_NAME"), "dvc": _hashes()}
     about["params"] = {key: str(value) for key, value in params.items()}
     if uid is None:
         uid = f"{time.time_ns():x}-{uuid.uuid4().hex[:8]}"  # sorts by time
@@ -437,13 +473,20 @@ def runs(study: str) -> list["RunData"]:
     if unsent:
         told = f"{len(unsent)} stages of {study} wait in {outbox.root()} and are not counted; `advebm sync` sends them"
         print(f"advebm: {told}", file=sys.stderr)
-    try:
-        store = client()
+    with connected() as store:
         found = store.get_experiment_by_name(f"advebm/{study}")
         if found is None:
             return []
-        page = store.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", max_results=1000)
+        return [
+            run.data for run in store.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", max_results=1000)
+        ]
+
+
+@contextmanager
+def connected() -> Iterator["MlflowClient"]:
+    """A client of the store, to read from it or to change it. Raises ConnectionError where that fails."""
+    try:
+        yield client()
     except Exception as error:  # MLflow raises what its store, its server or the network does
         advice = "if it is locked, wait; if it is damaged, move it away" if _file() else "see MLFLOW_TRACKING_URI"
         raise ConnectionError(f"MLflow cannot be read: {_reason(error)}; {advice}") from error
-    return [run.data for run in page]
