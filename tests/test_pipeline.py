@@ -74,6 +74,8 @@ print(json.dumps([{
     "id": run.info.run_id, "name": run.info.run_name, "status": run.info.status,
     "end": run.info.end_time, "tags": run.data.tags, "params": run.data.params, "metrics": run.data.metrics,
     "artifacts": [file.path for file in client.list_artifacts(run.info.run_id)],
+    "data": [(given.dataset.name, given.dataset.digest) for given in run.inputs.dataset_inputs],
+    "models": [client.get_logged_model(model.model_id).status for model in run.outputs.model_outputs],
     "history": [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")],
 } for run in client.search_runs([e.experiment_id for e in client.search_experiments()])]))
 """
@@ -114,7 +116,13 @@ def test_the_pipeline(copy):
     assert run["metrics"]["quality/sgld/fid"] == report["quality"]["sgld"]["fid"]
     assert run["metrics"]["robustness/clean"] == report["robustness"]["clean"]
     assert run["metrics"]["ood/uniform/auc_worst"] == report["ood"]["uniform"]["auc_worst"]
-    assert {"curves.png", "grids", "model.safetensors", "samples", "ood"} <= set(run["artifacts"])
+    assert {"curves.png", "grids", "samples", "ood"} <= set(run["artifacts"]) and run["models"] == ["READY"]
+    outs = [out for lock in locks(copy).values() for stage in lock["stages"].values() for out in stage.get("outs", ())]
+    read = ("data/tiny", "models/tiny/robust_jem", "models/tiny/judge", "models/tiny/gaussians.safetensors")
+    assert all(tags[f"dvc.{out['path']}"] == out["md5"] for out in outs if out["path"] in read)
+    assert run["data"] == [["tiny", tags["dvc.data/tiny"]]]
+    promoted = shell(copy, sys.executable, "-m", "advebm", "promote", "--study", "tiny", PYTHONPATH="pkg")
+    assert promoted.startswith("tiny: the champion is version 1 (robust_jem) ")
 
 
 def test_the_pipeline_again_gives_the_same_bytes(copy, tmp_path):

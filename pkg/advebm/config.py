@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, MinLen
 
@@ -67,6 +67,14 @@ class Model:
 @dataclass(kw_only=True)
 class Gaussian:
     ridge: Positive  # added to the covariance's diagonal, images in [0, 1]
+
+
+@dataclass(kw_only=True)
+class Promote:
+    """What makes a model better than another, for `advebm promote`."""
+
+    metric: str  # of a measurement, as MLflow names it; * is each recipe of the model's method, of which the best counts
+    best: Literal["highest", "lowest"]
 
 
 def read(params: Path, study: str, method: str | None = None) -> dict[str, Any]:
@@ -334,7 +342,13 @@ def _check(entry: dict[str, Any], kind: str = "Study") -> None:
 
 
 def _check_names(entry: dict[str, Any]) -> None:
-    """Raises _Mistake for a name that cannot be a key of results, or is one already."""
+    """Raises _Mistake for a name that cannot be a key of results, or is one already, and for a metric of no measurement."""
+    stage = (entry.get("promote") or {"metric": "quality/"})["metric"].partition("/")[0]
+    if stage not in MEASUREMENTS:
+        known = f"{_nearest(stage, MEASUREMENTS)}; there are {', '.join(MEASUREMENTS)}"
+        raise _Mistake(
+            ["promote", "metric"], f"must begin with a measurement, as in quality/sgld/fid, not {stage!r}{known}"
+        )
     named = {("data", "out"): entry["data"]["out"], ("robustness", "attacks"): entry["robustness"]["attacks"]}
     named |= {("sampling", method): recipes for method, recipes in entry["sampling"].items()}
     for path, table in named.items():
@@ -406,6 +420,7 @@ def schema() -> dict[str, Any]:
             ("precision", Precision, field(default="fp32")),
             ("sampling", table("Sampling", dict.fromkeys(METHODS, Recipes))),
             *((name, m.spec, *[field(default=None)] * (not m.required)) for name, m in MEASUREMENTS.items()),
+            ("promote", Promote, field(default=None)),
         ],
         kw_only=True,
     )
