@@ -45,6 +45,8 @@ VALUES = [
     ("data.test", "many", "'many' is not valid under any of the given schemas"),
     ("data.out", ["uniform"], "['uniform'] is not of type 'object'"),
     ("quality.features", "vgg", "'vgg' is not one of ['judge', 'inception']"),
+    ("promote.metric", "fid", "must begin with a measurement, as in quality/sgld/fid, not 'fid'"),
+    ("promote.best", "least", "'least' is not one of ['highest', 'lowest']"),
     ("samples", 9, "9 is less than the minimum of 10"),
     ("quality.reference_images", 3, "3 is less than the minimum of 10"),
     ("ood.n", 1, "1 is less than the minimum of 2"),
