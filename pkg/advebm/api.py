@@ -1,5 +1,6 @@
 """A trained model, to classify, detect, generate and attack. `advebm.load` and `advebm.Model` are public: docs/api.md."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from advebm.data.given import Given, Labels, labels, pixels
 from advebm.energy import SCORES, Energy, conditional, marginal, negative, unsaturated
 from advebm.evaluation.generation import Generator, check_guided
 from advebm.networks.passes import Passes, convolving
-from advebm.runtime import extras
+from advebm.runtime import extras, hub
 from advebm.runtime.parts import BATCH
 from advebm.samplers import applications
 from advebm.samplers.pgd import Attack
@@ -50,17 +51,22 @@ class Classes(NamedTuple):
 
 
 def load(path: Path | str, *, gaussians: Path | str | None = None, device: torch.device | str | None = None) -> "Model":
-    """The model of a model.safetensors, or of the folder that `train` wrote. gaussians: the file of the study's class
-    Gaussians, by default gaussians.safetensors in the model's folder or beside that. device: by default the GPU, if any.
+    """The model of a model.safetensors, of the folder that `train` or `card` wrote, or of the Hugging Face Hub by its
+    address, hf://OWNER/NAME or hf://OWNER/NAME@REVISION. gaussians: the file of the study's class Gaussians, by default
+    gaussians.safetensors in the model's folder or beside that. device: by default the GPU, if any.
 
-    Raises FileNotFoundError, ValueError for a file that is no model, and ImportError where a flow lacks its package.
+    Raises FileNotFoundError, ValueError for a file that is no model, ImportError where a package is missing that a flow or
+    the Hub needs, and OSError where the Hub does not answer.
     """
-    file = Path(path) / "model.safetensors" if Path(path).is_dir() else Path(path)
     with extras.named():
+        path = hub.folder(str(path)) if str(path).startswith("hf:") else Path(path)
+        file = path / "model.safetensors" if path.is_dir() else path
         net, about = networks.load(file, networks.device() if device is None else device)
     if missing := [key for key in WRITTEN if key not in about]:
         raise ValueError(f"{file}: lacks {', '.join(missing)}: an earlier version of advebm wrote it; train it again")
-    places = [folder / NAME for folder in file.resolve().parents[:2]] if gaussians is None else [Path(gaussians)]
+    places = (
+        [folder / NAME for folder in Path(os.path.abspath(file)).parents[:2]] if gaussians is None else [Path(gaussians)]
+    )
     return Model(file, net, about, places)
 
 
@@ -105,7 +111,7 @@ class Model:
         """The class Gaussians, where some recipes start. Raises FileNotFoundError, or ValueError for another study's."""
         found = next((place for place in self.places if place.is_file()), None)
         if found is None:
-            raise FileNotFoundError(f"{self.places[-1]}: no such file of class Gaussians; name one by load's gaussians=")
+            raise FileNotFoundError(f"{self.places[-1]}: no such file of class Gaussians; name one by gaussians")
         return Gaussians.load(found, self.device, about={"classes": self.classes, "shape": [*self.shape]})
 
     @property

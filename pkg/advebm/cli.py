@@ -16,6 +16,7 @@ from advebm.commands.apply import apply
 from advebm.commands.away import away, receive
 from advebm.commands.baselines import baselines
 from advebm.commands.bench import bench
+from advebm.commands.card import card
 from advebm.commands.export import export
 from advebm.commands.fid import fid
 from advebm.commands.gaussians import gaussians
@@ -41,7 +42,7 @@ from advebm.runtime.signals import Stopped
 COMMANDS: dict[str, Callable] = {
     **{f.__name__: f for f in (check, sources, prepare, gaussians, train, sample, baselines)},
     **measure.commands(),
-    **{f.__name__: f for f in (report, compare, steps, headline, summary, sweep, score, fid, export)},
+    **{f.__name__: f for f in (report, compare, steps, headline, summary, sweep, score, fid, card, export)},
     **{f.__name__: f for f in (adopt, stability, bench, sync, promote, away, receive, toy2d, info)},
 }
 

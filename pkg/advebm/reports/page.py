@@ -37,14 +37,18 @@ def page(
 
 
 def pictures(found: Found, results: Path, model: Path) -> list[Picture]:
-    """The existing pictures of a method: training, samples, measurements."""
+    """The existing pictures of a method, as data URIs."""
+    return embedded(captions(found, results, model))
+
+
+def captions(found: Found, results: Path, model: Path) -> dict[Path, str]:
+    """The pictures that a method may have, and their captions: training, samples, measurements."""
     listed = {model / "curves.png": "Training: means since the last record, and scores of the validation images."}
     for recipe, scores in found.samples.items():
         rows = "the first ones" if scores.label_consistency is None else "a row for each class"
         listed[results / f"samples/pictures/{recipe}.png"] = f"Samples by {recipe}, {rows}."
         listed[results / f"samples/pictures/{recipe}_strip.png"] = f"The stages of {recipe}, from top to bottom."
-    shown = {results / f"{name}.png": m.report.caption for name, m in MEASUREMENTS.items() if m.picture}
-    return embedded(listed | shown)
+    return listed | {results / f"{name}.png": m.report.caption for name, m in MEASUREMENTS.items() if m.picture}
 
 
 def embedded(listed: dict[Path, str]) -> list[Picture]:

@@ -8,6 +8,7 @@ EXTRAS = {  # the extra of each module that the base installation lacks
     **dict.fromkeys(("scipy", "torch_fidelity", "torchvision"), "fid"),
     **dict.fromkeys(("mlxtend", "skimage"), "mnist"),
     **dict.fromkeys(("onnxruntime", "onnxscript"), "export"),
+    "huggingface_hub": "hub",
     "matplotlib": "figures",
     "normflows": "flows",
     "pyautoattack": "autoattack",
