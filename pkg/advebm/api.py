@@ -64,9 +64,8 @@ def load(path: Path | str, *, gaussians: Path | str | None = None, device: torch
         net, about = networks.load(file, networks.device() if device is None else device)
     if missing := [key for key in WRITTEN if key not in about]:
         raise ValueError(f"{file}: lacks {', '.join(missing)}: an earlier version of advebm wrote it; train it again")
-    places = (
-        [folder / NAME for folder in Path(os.path.abspath(file)).parents[:2]] if gaussians is None else [Path(gaussians)]
-    )
+    folders = Path(os.path.abspath(file)).parents[:2]  # not those of the cache, DVC's or the Hub's, to which it may link
+    places = [folder / NAME for folder in folders] if gaussians is None else [Path(gaussians)]
     return Model(file, net, about, places)
 
 

@@ -40,23 +40,23 @@ def card(
 
     results, model = results or Path("results", study, method), model or Path("models", study, method, "model.safetensors")
     loaded = api.load(model, gaussians=gaussians)
-    about = dict(loaded.about)
+    about, folder = dict(loaded.about), loaded.file.parent
     if (about["study"], about["method"]) != (study, method):
         raise ValueError(f"{model}: is {about['method']} of study {about['study']}, not {method} of {study}")
-    found = measured(results, model.parent)
+    found = measured(results, folder)
     start = loaded.gaussians if any(recipe.start == "gaussians" for recipe in loaded.recipes.values()) else None
 
     weights = ["model.safetensors"]
     disk.clear(out / "pictures", "*.png")
     (out / "pictures").mkdir(parents=True, exist_ok=True)
-    disk.write(out / weights[0], model.read_bytes())
+    disk.write(out / weights[0], loaded.file.read_bytes())
     if start is not None:
         start.save(out / api.NAME)
         weights.append(api.NAME)
     disk.write_json(out / "config.json", about)
     disk.write_json(out / "report.json", numbers(found))
     pictures = {}
-    for path, caption in captions(found, results, model.parent).items():
+    for path, caption in captions(found, results, folder).items():
         if path.is_file():
             name = f"pictures/samples_{path.name}" if path.parent.name == "pictures" else f"pictures/{path.name}"
             disk.write(out / name, path.read_bytes())
