@@ -1,17 +1,22 @@
-"""The whole pipeline on the study tiny, in a copy of the project: DVC, its queue and MLflow."""
+"""The whole pipeline on the study tiny, in a copy of the project: DVC, its queue, its remotes and MLflow."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+from functools import partial
 from glob import glob
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 import zc.lockfile
+
+import advebm
 
 PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -284,3 +289,35 @@ def test_a_mistake_ends_with_our_line(copy):
     log = shell(copy, "dvc", "repro", fails=True)
     assert "advebm: params.yaml: tiny.training.batch: 'big' is not of type 'integer'" in log
     shell(copy, "git", "checkout", "params.yaml")
+
+
+def test_a_clone_gets_the_results_and_the_model_by_http(copy, tmp_path):
+    """What docs/sharing.md says: a folder is a remote, which any web server serves; models have versions."""
+    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda self, *words: None})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=tmp_path / "store"))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for command in (
+        f"dvc remote add --local store {tmp_path}/store",
+        f"dvc remote add -d web http://127.0.0.1:{server.server_port}",
+        "dvc remote modify web verify true",
+        "dvc push -r store",
+        "git add -A",
+        "git commit -qm remote",
+        "git tag -a tiny/robust_jem@v1.0.0 -m .",
+        "git tag -a tiny/gaussians@v1.0.0 -m .",
+        f"git clone -q . {tmp_path}/clone",
+    ):
+        shell(copy, *command.split())
+    for name, file in (("robust_jem", "model"), ("gaussians", "gaussians")):
+        shell(tmp_path, "dvc", "artifacts", "get", "clone", f"tiny/{name}", "--out", f"got/{file}.safetensors")
+    images = advebm.load(tmp_path / "got").sample(2)
+
+    project = tmp_path / "clone"
+    shell(project, "dvc", "pull", "--with-deps", "report")
+    assert (project / "report.html").read_bytes() == (copy / "report.html").read_bytes()
+    assert advebm.load(project / "models/tiny/robust_jem").sample(2).equal(images)
+    assert stages_run(shell(project, "dvc", "repro", ADVEBM_TRACKING="off")) == ["sources"]
+    shell(project, BIN / "advebm", "card", "robust_jem", "--study", "tiny", "--out", "card")
+    shell(project / "card", "sha256sum", "--check", "--strict", "SHA256SUMS")
+    server.shutdown()
+    server.server_close()
