@@ -172,7 +172,7 @@ def test_a_stage_leaves_nothing_of_an_earlier_one(project, whole, monkeypatch):
         Path("mine", name).write_text("{}")
     given = {"study": "tiny", "data": Path("data"), "quiet": True}
     train("standard", out=Path("mine"), **given)
-    kept = {"curves.csv", "curves.pdf", "curves.png", "model.safetensors", "notes.txt"}
+    kept = {"curves.csv", "curves.pdf", "curves.png", "live.html", "model.safetensors", "notes.txt"}
     assert set(map(str, files(Path("mine")))) == kept, "only a file that train never writes stays"
 
     given |= {"model": whole / "model.safetensors", "gaussians": Path("g.safetensors")}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from advebm.training import Diverged
 
 
-WRITTEN = ("model.safetensors", "replay_buffer.npz", "recoveries.json", "none.json", "curves.*", "grids/*.png")
+WRITTEN = ("model.safetensors", "replay_buffer.npz", "recoveries.json", "none.json", "curves.*", "live.html", "grids/*.png")
 BAR = {"train/loss": "loss", "train/energy_gap": "energy gap", "validation/accuracy": "accuracy"}  # in the progress bar
 
 
@@ -61,6 +61,7 @@ class Course:
         if self.grids.exists():
             shutil.copytree(self.grids, self.out / "grids", dirs_exist_ok=True)
         self.show()
+        self.page()
 
     def show(self, *, last: bool = False) -> None:
         """Write curves.csv and draw curves.png, unless its last drawing is too recent. Only the leader does."""
@@ -100,6 +101,15 @@ class Course:
             disk.force(path, self.grids)
             (self.out / "grids").mkdir(exist_ok=True)
             shutil.copy(path, self.out / "grids")
+        self.page()
+
+    def page(self, *, last: bool = False) -> None:
+        """Write live.html. Only the leader does."""
+        from advebm.figures.live import live
+        from advebm.runtime import ranks
+
+        if ranks.rank() == 0:
+            live(self.out, self.title, self.rows[-1], last=last)
 
     def keep(self, step: int, tensors: dict[str, "Tensor"]) -> None:
         about = {"step": step, "rows": list(self.rows), "recoveries": list(self.recoveries), "run": self.run.uid}
@@ -137,8 +147,9 @@ def train(
     change: o.Changes = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train a network. Writes curves.csv, curves.png and, if the method has them, pictures at each record; at the end
-    replay_buffer.npz, if the method has one, recoveries.json if training diverged and recovered, and model.safetensors.
+    """Train a network. Writes curves.csv, curves.png, live.html to watch in a browser and, if the method has them, pictures
+    at each record; at the end replay_buffer.npz, if the method has one, recoveries.json if training diverged and recovered,
+    and model.safetensors.
 
     If training starts from another model, that model's curves come first, at negative steps.
     """
@@ -241,6 +252,7 @@ def train(
                     raise
 
             course.show(last=True)
+            course.page(last=True)
             if course.recoveries:
                 disk.write_json(out / "recoveries.json", {"recoveries": course.recoveries}, sealed=True)
             for name, x in own.images():

@@ -18,6 +18,8 @@ COLORS = 256  # of a picture on the page: a third of the bytes, so the page stay
 class Picture(NamedTuple):
     caption: str
     source: str  # a data URI
+    width: int
+    height: int
 
 
 def page(
@@ -44,6 +46,8 @@ def pictures(found: Found, results: Path, model: Path) -> list[Picture]:
 def captions(found: Found, results: Path, model: Path) -> dict[Path, str]:
     """The pictures that a method may have, and their captions: training, samples, measurements."""
     listed = {model / "curves.png": "Training: means since the last record, and scores of the validation images."}
+    newest = {file.stem.rpartition("_")[0]: file for file in sorted(model.glob("grids/*.png"))}
+    listed |= {file: f"Training, last record: {name.replace('_', ' ')}." for name, file in newest.items()}
     for recipe, scores in found.samples.items():
         rows = "the first ones" if scores.label_consistency is None else "a row for each class"
         listed[results / f"samples/pictures/{recipe}.png"] = f"Samples by {recipe}, {rows}."
@@ -60,6 +64,8 @@ def embedded(listed: dict[Path, str]) -> list[Picture]:
         if path.exists():
             content = io.BytesIO()
             with picture(path) as image:
+                size = image.size
                 image.convert("RGB").quantize(COLORS).save(content, "PNG", optimize=True)
-            made.append(Picture(caption, "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()))
+            source = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+            made.append(Picture(caption, source, *size))
     return made
