@@ -3,10 +3,12 @@
 import csv
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,17 @@ def test_the_examples_of_the_documentation(tree, monkeypatch):
     assert names["joint"].shape == (100,) and names["changed"].shape == (8, 1, 8, 8) and 0 <= names["robust"] <= 1
     assert names["larger"].shape == (4, 1, 8, 8) and names["path"].shape == (6, 4, 1, 8, 8)
     assert names["rows"].shape == (4, 9, 1, 8, 8)
+
+
+@pytest.mark.parametrize("script", sorted(Path("examples").glob("*.py")), ids=lambda script: script.stem)
+def test_the_notebooks(tree, monkeypatch, script):
+    script = script.resolve()
+    monkeypatch.chdir(tree)
+    figures = []
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: figures.append(plt.gcf()))
+    runpy.run_path(str(script))
+    plt.close("all")
+    assert figures and re.match(r"# %% \[markdown\]\n# # ", script.read_text())
 
 
 def test_the_base_installation_suffices(tree):
