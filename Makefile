@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test soak attack startup install clean
+.PHONY: repro test soak attack startup docs install clean
 
 repro: install  ## the default study, from data to report
 	dvc repro
@@ -25,6 +25,9 @@ attack: install  ## an hour: kills, damaged files, a full disk, slow servers, ho
 
 startup: install  ## start-up times of the stages
 	python tests/startup.py
+
+docs: install  ## the documentation as a site, which needs no network; site/index.html
+	NO_MKDOCS_2_WARNING=1 mkdocs build
 
 install: $(VENV)/installed
 

