@@ -256,7 +256,7 @@ def test_the_page_of_one_method(study):
     _, shown = reported(study, "robust_jem")
     assert shown.endswith(f"pictures on one page: {study}/report.html\n")
     page = (study / "report.html").read_text()
-    assert len(checked(page)) == 7 + 2 * 2 and page.count("<table>") > 10
+    assert len(checked(page)) == 8 + 2 * 2 and page.count("<table>") > 10
     titles = re.findall(r"^#+ (.*)", shown, re.M)
     assert [title for title in titles if title != "Where to look"] == re.findall(r"<h\d[^>]*>(.*)</h", page)
     assert "samples by combined" in page.lower() and "<b>9.25</b> | <i>9.28</i>" in page
@@ -356,7 +356,7 @@ def test_the_comparison_and_its_page(study):
     assert all(f"### {name}" in shown for name in ("RJ Table 1", "JT Table 1", "JT Table 2", "JT Table 3", "AE Table 4"))
 
     recipes = sum(map(len, RECIPES.values()))
-    assert len(checked(page)) == 1 + 7 * len(RECIPES) + 2 * recipes
+    assert len(checked(page)) == 1 + 8 * len(RECIPES) + 2 * recipes
     assert page.count("<table>") > 20 and "<b>9.25</b> | <i>9.28</i>" in page
 
 
@@ -367,10 +367,10 @@ def test_a_comparison_of_some_methods(study, capsys):
         *("robust_jem/combined", "robust_jem/sgld", "standard", "(gaussians)", "(real)"),
     ]
     assert "<h1>tiny: robust_jem, standard</h1>" in page and "method-jem" not in page and ">JEM<" not in page
-    assert len(checked(page)) == 1 + 7 * 2 + 2 * 2
+    assert len(checked(page)) == 1 + 8 * 2 + 2 * 2
     left = "Left out: at, which lacks robustness.json, quality.json, ood.json; `dvc exp run -S study=tiny -S method=NAME` "
     assert capsys.readouterr().out.splitlines()[-2:] == [f"{left}makes it.", f"wrote {out.with_suffix('.html')}"]
-    assert len(checked(compared(study, out, "robust_jem"))) == 1 + 7 + 2 * 2
+    assert len(checked(compared(study, out, "robust_jem"))) == 1 + 8 + 2 * 2
     with pytest.raises(ValueError, match=r"no method 'jen' in tiny \(did you mean jem\?\)"):
         compared(study, out, "jen")
     with pytest.raises(FileNotFoundError, match=r"no method has results but at, which lacks .*; run `dvc exp run -S study"):
