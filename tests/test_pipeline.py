@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import yaml
 import zc.lockfile
+from filelock import FileLock
+
+from advebm.runtime import project
 
 import advebm
 
@@ -226,21 +229,42 @@ def test_a_sweep_is_drawn_of_the_queue(copy):
     assert log.endswith("advebm: another DVC process is running in this folder; wait for it, or stop it\n")
 
 
-def test_an_experiment_is_taken_over_though_other_methods_have_never_run(copy):
+def test_jobs_run_what_is_queued_and_resume(copy):
     shell(copy, "git", "add", "-A")
     shell(copy, "git", "commit", "-qm", "before", "--allow-empty")
-    before = (copy / "results/tiny/robust_jem/fisher.json").read_bytes()
-    shell(copy, "dvc", "exp", "run", "-n", "few", "-S", "tiny.fisher.n=10")
-    wanted = (copy / "results/tiny/robust_jem/fisher.json").read_bytes()
-    shell(copy, "git", "checkout", ".")
-    shell(copy, "dvc", "checkout", "--allow-missing")
-    assert (copy / "results/tiny/robust_jem/fisher.json").read_bytes() == before != wanted
+    shell(copy, "dvc", "exp", "run", "--queue", "--name", "few", "-S", "tiny.fisher.n=10")
+    lock = project.lock(copy / "state/jobs/few")
+    lock.parent.mkdir(exist_ok=True)
+    with FileLock(lock):
+        log = shell(copy, BIN / "advebm", "job", "few", fails=True)
+    assert log == "advebm: state/jobs/few: another process is writing it; wait for it, or stop it\n"
+
+    outputs, log = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}, ""
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(["bash", "stages/job.sh", "few"], cwd=copy, text=True, env=environment, **outputs) as job:
+        while "fisher@robust_jem':" not in log and job.poll() is None:
+            log += job.stdout.readline()
+        job.terminate()
+        log += job.stdout.read()
+    assert job.returncode == 143 and log.endswith("advebm: stopped by SIGTERM; run the same command to resume\n"), log
+    assert not list((copy / ".dvc/tmp/exps/jobs").iterdir())
+    log = shell(copy, BIN / "advebm", "launch", "bash stages/job.sh", "few")
+    assert log.startswith("few: bash stages/job.sh few\n") and "few is complete: dvc exp show" in log
+    assert "fisher@robust_jem" in (ran := stages_run(log)) and not {"check", "train@robust_jem"} & set(ran)
+    log = shell(copy, BIN / "advebm", "launch", "bash stages/job.sh", fails=True)
+    assert log == "advebm: nothing is queued; `dvc exp run --queue --name NAME -S ...` queues experiments\n"
+
+
+def test_an_experiment_is_taken_over_though_other_methods_have_never_run(copy):
+    fisher = copy / "results/tiny/robust_jem/fisher.json"
+    before = fisher.read_bytes()
     log = shell(copy, BIN / "advebm", "adopt", "few")
     assert log == "few is in this tree: see git diff; back: git checkout . && dvc checkout --allow-missing\n"
-    assert (copy / "results/tiny/robust_jem/fisher.json").read_bytes() == wanted
+    assert json.loads(fisher.read_bytes())["n"] == 10 != json.loads(before)["n"]
     assert yaml.safe_load((copy / "params.yaml").read_text())["tiny"]["fisher"]["n"] == 10
     shell(copy, "git", "checkout", ".")
     shell(copy, "dvc", "checkout", "--allow-missing")
+    assert fisher.read_bytes() == before
     log = shell(copy, BIN / "advebm", "adopt", "fewer", fails=True)
     assert log.endswith("'fewer' does not appear to be an experiment commit. `dvc exp show` lists them\n")
 

@@ -22,6 +22,7 @@ from advebm.commands.fid import fid
 from advebm.commands.gaussians import gaussians
 from advebm.commands.headline import headline
 from advebm.commands.info import check, info
+from advebm.commands.launch import job, launch
 from advebm.commands.prepare import prepare
 from advebm.commands.promote import promote
 from advebm.commands.report import compare, report
@@ -43,7 +44,7 @@ COMMANDS: dict[str, Callable] = {
     **{f.__name__: f for f in (check, sources, prepare, gaussians, train, sample, baselines)},
     **measure.commands(),
     **{f.__name__: f for f in (report, compare, steps, headline, summary, sweep, score, fid, card, export)},
-    **{f.__name__: f for f in (adopt, stability, bench, sync, promote, away, receive, toy2d, info)},
+    **{f.__name__: f for f in (adopt, launch, job, stability, bench, sync, promote, away, receive, toy2d, info)},
 }
 
 FAILURES = ("Diverged", "MemoryError", "OutOfMemoryError", "SafetensorError")  # of training, or of the machine
