@@ -16,7 +16,9 @@ import mlflow
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
+from advebm import cli
 from advebm.commands.sample import sample
 from advebm.commands.train import train
 from advebm.runtime import code, outbox, state
@@ -47,9 +49,16 @@ def project(tmp_path_factory):
         entry.setdefault("training", {}).update(epochs=0.4, record_every=4)
     content["tiny"]["models"]["robust_jem"]["buffer"] = {"size": 200}
     (project / "params.yaml").write_text(yaml.safe_dump(content))
-    call(project, "prepare", "--study", "tiny", "--out", "data", "-q")
-    call(project, "gaussians", "--study", "tiny", "--data", "data", "--out", "g.safetensors", "-q")
+    here(project, "prepare", "--study", "tiny", "--out", "data", "-q")
+    here(project, "gaussians", "--study", "tiny", "--data", "data", "--out", "g.safetensors", "-q")
     return project
+
+
+def here(project, *arguments):
+    """Run a command in this process: for what other tests start from."""
+    with contextlib.chdir(project):
+        done = CliRunner().invoke(cli.app, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output + repr(done.exception)
 
 
 def start(project, *arguments, **environment):
@@ -86,7 +95,7 @@ def states(project):
 @pytest.fixture(scope="module")
 def whole(project):
     """The output of an uninterrupted training of robust_jem."""
-    call(project, *training("robust_jem", "whole"))
+    here(project, *training("robust_jem", "whole"))
     assert not states(project), "the state of a completed training must be deleted"
     return project / "whole"
 
@@ -95,7 +104,7 @@ def whole(project):
 def test_a_killed_training_goes_on_and_ends_the_same(project, whole, method):
     if method != "robust_jem":
         whole = project / f"whole_{method}"
-        call(project, *training(method, whole))
+        here(project, *training(method, whole))
     out = f"killed/{method}"
     for at in (1, 3, 8):  # while the first state is written; after a rename; later, in the resumed run
         call(project, *training(method, out), code=-9, AT=str(at))
@@ -122,7 +131,7 @@ def test_a_power_cut_loses_only_what_was_not_forced_to_the_disk(project, whole, 
 
 
 def test_a_stopped_training_says_so_and_goes_on(project):
-    call(project, *training("jem", "whole_jem"))
+    here(project, *training("jem", "whole_jem"))
     for number in (signal.SIGTERM, signal.SIGINT):
         before = states(project)
         process = start(project, *training("jem", "stopped"))
@@ -431,8 +440,8 @@ def scale(project, whole):
     judge, study = ("--judge", whole / "model.safetensors"), ("--study", "tiny", "--data", "data", "-q")
     images, baselines = project / "images", project / "baselines"
     given = (*study, "--gaussians", "g.safetensors")
-    call(project, "sample", "robust_jem", "--model", whole / "model.safetensors", *given, "--out", images)
-    call(project, "baselines", *judge, *given, "--out", baselines)
+    here(project, "sample", "robust_jem", "--model", whole / "model.safetensors", *given, "--out", images)
+    here(project, "baselines", *judge, *given, "--out", baselines)
     return (*judge, "--samples", images, "--baselines", baselines)
 
 
@@ -444,7 +453,7 @@ def test_a_killed_measurement_goes_on_and_ends_the_same(project, whole, scale, c
     model = ("--model", whole / "model.safetensors", "--data", "data")
     out = {name: f"{command}/{name}" + ("/quality.json" if command == "quality" else "") for name in ("once", "again")}
     arguments = (command, "robust_jem", "--study", "tiny", *model, *more, "-q", "--out")
-    call(project, *arguments, out["once"])
+    here(project, *arguments, out["once"])
     call(project, *arguments, out["again"], code=-9, AT="5")  # while its second part is written
     assert list((project / "state").glob(f"{command}-*/parts/*.safetensors"))
     call(project, *arguments, out["again"])
