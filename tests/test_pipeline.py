@@ -17,9 +17,8 @@ import yaml
 import zc.lockfile
 from filelock import FileLock
 
-from advebm.runtime import project
-
 import advebm
+from advebm.runtime import project
 
 PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
