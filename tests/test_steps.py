@@ -126,12 +126,30 @@ def test_what_has_no_steps_is_told(method, names, vary, changes, message):
         variants(ENTRY, method, "tiny", names, vary, changes)
 
 
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.recipe)
+def test_the_adjustment_at_the_end_of_a_chain(recipe, wrn, starts, images):
+    make = Generator(net=wrn.eval(), starts=starts, classes=3)
+    found = steps.adjustment(make, "mine", recipe, images[:9], 4)
+    assert (found is None) is (recipe.recipe == "ascent")
+    if found is None:
+        return
+    x, y = images[:9].pixels(), torch.arange(9) % 3
+    logits = wrn(x)
+    own = logits.gather(1, y[:, None])[:, 0]
+    values = {"sgld": -logits.logsumexp(1), "combined": -own, "ce_langevin": logits.logsumexp(1) - own}[recipe.recipe]
+    expected = (-own if recipe.recipe == "sgld" and recipe.conditional else values).mean().item()
+    assert found["energy_descended"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert 0 <= found["accepted"] <= 1 and np.isfinite(found["energy_adjusted"])
+
+
 def test_pictures_of_steps(tmp_path):
     curve = {"fid": [3.0, 2.0], "fid_se": [0.2, 0.1], "label_consistency": [None, None], "energy": [1.0, 0.5]}
     looks = {"label_consistency": 0.9, "energy": 1.0, "saturated": 0.1}
     real = {"validation": looks, "train": {**looks, "fid": 1.5, "fid_se": 0.1}}
     for count in (1, 9):
-        curves = {f"sgld chain.step_size=0.{i}": curve | {"saturated": [0.1, 0.1], "best": 20} for i in range(count)}
+        end = {"accepted": 0.9, "energy_adjusted": 0.6, "energy_descended": 0.5}
+        more = {"saturated": [0.1, 0.1], "best": 20} | (end if count == 1 else dict.fromkeys(end))
+        curves = {f"sgld chain.step_size=0.{i}": curve | more for i in range(count)}
         content = {"images": 60, "lengths": [10, 20], "recipes": {}, "real": real, "curves": curves}
         result = steps.StepsResult.read(content)
         assert result.json() == content

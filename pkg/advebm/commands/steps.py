@@ -42,6 +42,9 @@ def steps(
     """Measure FID and label consistency, on validation images, against the number of steps of each recipe's last chain.
     Writes steps.json, steps.png, and in pictures/ the same images after each number of steps.
 
+    Chains with noise are then continued with Metropolis' adjustment, which samples the energy's own distribution at the
+    chain's temperature: it says how far from that the images are.
+
     Each recipe runs one chain, of the largest number of steps. The results serve to choose a recipe's number of steps and,
     with --vary, its other numbers, without test images and without the reference images of a reported FID (unless these are
     all of train and validation). With --vary the numbers of params.yaml have a curve too.
@@ -78,7 +81,7 @@ def steps(
     with state.opened("steps", out, key, __name__) as opened, tracked as run:
         disk.clear(out, "pictures/*.png")
         sets = s.drawn(curves, counts, images, make, part=opened.part, bar=around.bar)
-        real, found = s.measured(sets, counts, images, make, config.build(Quality, entry["quality"]), around)
+        real, found = s.measured(sets, recipes, counts, images, make, config.build(Quality, entry["quality"]), around)
         result = s.StepsResult(**numbers, real=real, curves=found)
         disk.write_json(out / "steps.json", result.json(), sealed=True)
         title = f"{study} {method}"
@@ -89,6 +92,10 @@ def steps(
             run.artifact(figures.strip(rows, picture, f"{title}: {name}"), "steps")
         for i, length in enumerate(counts):
             run.metrics({f"steps/{name}": values[i] for name, values in flat(result.curves).items()}, length)
+    for name, curve in result.curves.items():
+        if curve.accepted is not None:
+            energies = f"E {curve.energy_descended:.4g} to {curve.energy_adjusted:.4g}"
+            print(f"{name}: Metropolis would take {curve.accepted:.3f} of further steps; {counts[-1]} adjusted: {energies}")
     best = [f"{name}: FID {min(curve.fid):.3g} at {curve.best} steps" for name, curve in result.curves.items()]
     print(f"wrote {out}: {', '.join(best)}")
 

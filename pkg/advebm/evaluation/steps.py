@@ -21,6 +21,8 @@ from advebm.evaluation.subject import Surroundings
 from advebm.networks.passes import Passes
 from advebm.runtime import state
 from advebm.runtime.parts import BATCH, Part, anew
+from advebm.samplers.applications import parts
+from advebm.samplers.metropolis import adjusted
 from advebm.samplers.pgd import Ascent
 from advebm.samplers.recipes import Recipe, Starts
 from advebm.samplers.sgld import Langevin
@@ -123,6 +125,9 @@ class Curve:
     energy: list[float]
     saturated: list[float]
     best: int  # the length with the lowest FID
+    accepted: float | None = None  # share of steps after the last length that Metropolis would take; None without noise
+    energy_adjusted: float | None = None  # mean of the energy that the chain descends after as many adjusted steps, ...
+    energy_descended: float | None = None  # ... and before them
 
 
 @dataclass(kw_only=True)
@@ -132,6 +137,27 @@ class StepsResult(Result):
     recipes: dict[str, dict[str, Any]]  # parameters, by curve
     real: Real
     curves: dict[str, Curve]
+
+
+def adjustment(make: Generator, name: str, recipe: Recipe, images: Images, length: int) -> dict[str, float] | None:
+    """How far images at the end of a chain are from exp(-E / T) of the energy that it descends, see samplers/metropolis.py:
+    the share of steps that Metropolis takes, and the mean energy before and after `length` adjusted steps. None where there
+    is no noisy chain."""
+    chain, of = parts(recipe)
+    if not isinstance(chain, Langevin) or chain.noise == 0:
+        return None
+    device = next(make.net.parameters()).device
+    found: dict[str, list[Tensor]] = {"accepted": [], "energy_adjusted": [], "energy_descended": []}
+    with make.passes.sampling(make.net) as f:
+        for ids in torch.arange(len(images.x), device=device).split(BATCH):
+            x = images[ids.cpu().numpy()].pixels(device)
+            energy = of(f, ids % make.classes)
+            streams = Streams(make.seed, "metropolis", name, ids=ids)
+            moved, share = adjusted(replace(chain, steps=length), energy, x, streams)
+            values = {"accepted": share, "energy_adjusted": energy(moved), "energy_descended": energy(x)}
+            for key, value in values.items():
+                found[key].append(value.detach())
+    return {key: float(torch.cat(values).mean()) for key, values in found.items()}
 
 
 def scores(images: Images, reference: Reference, using: FeatureNetwork, name: str) -> tuple[float, float]:
@@ -162,9 +188,15 @@ def best(fid: Sequence[float], lengths: Sequence[int]) -> int:
 
 
 def measured(
-    sets: dict[str, dict[int, Images]], lengths: list[int], n: int, make: Generator, spec: Quality, around: Surroundings
+    sets: dict[str, dict[int, Images]],
+    recipes: dict[str, Recipe],
+    lengths: list[int],
+    n: int,
+    make: Generator,
+    spec: Quality,
+    around: Surroundings,
 ) -> tuple[Real, dict[str, Curve]]:
-    """The numbers of n real images of each split, and those of each curve."""
+    """The numbers of n real images of each split, and those of each curve, whose recipe is that of the same name."""
     judge = around.load_judge()
     using = network(spec, judge, judge.shape[0], around.root, cache=state.features().part, bar=around.bar)
     validation, train = (balanced(around.images(split), n) for split in ("validation", "train"))
@@ -179,5 +211,6 @@ def measured(
     for curve, by_length in sets.items():
         found = [numbers(by_length[length], f"{curve} {length}") for length in lengths]
         columns: dict[str, Any] = {key: [number[key] for number in found] for key in found[0]}
+        columns |= adjustment(make, curve, recipes[curve], by_length[lengths[-1]], lengths[-1]) or {}
         curves[curve] = Curve(**columns, best=best(columns["fid"], lengths))
     return real, curves

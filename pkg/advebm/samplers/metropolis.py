@@ -1,0 +1,39 @@
+"""The Metropolis adjustment of Langevin dynamics, which shows how far its chains are from the energy's own distribution."""
+
+import torch
+from torch import Tensor
+
+from advebm.energy import Energy, evaluated
+from advebm.samplers.sgld import Langevin
+from advebm.samplers.streams import Streams
+
+
+def temperature(chain: Langevin) -> float:
+    """T = noise^2 / (2 step_size), at which small steps of the chain sample exp(-E / T)."""
+    return chain.noise**2 / (2 * chain.step_size)
+
+
+def adjusted(chain: Langevin, energy: Energy, x: Tensor, streams: Streams) -> tuple[Tensor, Tensor]:
+    """The images after the chain's steps where each is taken with probability min(1, a), else not,
+
+        a = exp((E(x) - E(x')) / T) q(x | x') / q(x' | x),
+
+    x' ~ q(. | x) = N(x - step_size dE/dx, noise^2 I): it leaves exp(-E / T) invariant at any step size (Roberts and Tweedie
+    1996). The gradient is clamped as the chain's is; images are not confined to [0, 1]. Also returns the mean of min(1, a)
+    over the steps, (B,): 1 where the chain's steps are small enough to need no adjustment. The chain must have noise."""
+    assert chain.noise > 0, "without noise a chain has no temperature"
+    T, limit = temperature(chain), torch.inf if chain.clamp_grad is None else chain.clamp_grad
+    e, g = evaluated(energy, x)
+    taken = e.new_zeros(e.shape)
+    for _ in range(chain.steps):
+        moved = x - chain.step_size * g.clamp(-limit, limit)
+        proposal = moved + chain.noise * streams.normal(*x.shape[1:])
+        e_new, g_new = evaluated(energy, proposal)
+        back = proposal - chain.step_size * g_new.clamp(-limit, limit)
+        ratio = (proposal - moved).square().sum((1, 2, 3)) - (x - back).square().sum((1, 2, 3))
+        a = ((e - e_new) / T + ratio / (2 * chain.noise**2)).clamp_max(0).exp()
+        taken += a / chain.steps
+        move = streams.uniform(1)[:, 0] < a
+        wide = move.view(-1, 1, 1, 1)
+        x, g, e = torch.where(wide, proposal, x), torch.where(wide, g_new, g), torch.where(move, e_new, e)
+    return x, taken
