@@ -10,12 +10,21 @@ from pathlib import Path
 
 from run import stage
 
-APART = ("dev", "mnist")  # extras that the stages of most studies do not need
-ELSEWHERE = ("dvc", "mlflow", "ruamel.yaml.clib")  # packages that only DVC's and MLflow's commands need
+APART = ("dev", "docs", "export", "hub", "mnist")  # extras that the stages of most studies do not need
+ELSEWHERE = ("dvc", "mlflow", "pandas", "ruamel.yaml.clib")  # packages that only DVC's and MLflow's commands need
 VERSIONS = ("typer", "torch-fidelity")  # packages whose older versions do not serve
 FLOWS = ("glow", "residual_flow")  # methods that need normflows
-SOME = {"jinja2": "compare", "pyautoattack": "autoattack"}  # package: the stages that fail without it
-MODULES = {"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml"}  # of packages of another name
+SOME = {  # package: the stages that fail without it
+    "jinja2": "compare",
+    "pyautoattack": "autoattack",
+    "scikit-image": "applications",
+}
+MODULES = {  # of packages of another name
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "scikit-image": "skimage",
+    "scikit-learn": "sklearn",
+}
 
 
 def needed(methods: list[str]) -> list[str]:
