@@ -11,7 +11,7 @@ from pathlib import Path
 from run import stage
 
 APART = ("dev", "docs", "export", "hub", "mnist")  # extras that the stages of most studies do not need
-ELSEWHERE = ("dvc", "mlflow", "pandas", "ruamel.yaml.clib")  # packages that only DVC's and MLflow's commands need
+ELSEWHERE = ("dvc", "mlflow", "pandas", "psutil", "ruamel.yaml.clib")  # packages that only DVC's and MLflow's commands need
 VERSIONS = ("typer", "torch-fidelity")  # packages whose older versions do not serve
 FLOWS = ("glow", "residual_flow")  # methods that need normflows
 SOME = {  # package: the stages that fail without it

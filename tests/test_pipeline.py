@@ -137,7 +137,7 @@ def test_the_pipeline(copy):
 def test_the_pipeline_again_gives_the_same_bytes(copy, tmp_path):
     again = clone(tmp_path / "again", "tiny", mark)
     shell(again, "dvc", "repro", ADVEBM_TRACKING="off")
-    assert locks(again) == locks(copy) and len(locks(copy)) == 9
+    assert locks(again) == locks(copy) and len(locks(copy)) == 10
     assert not (again / "mlflow.db").exists() and not list((again / "state").glob("*-*"))
 
 

