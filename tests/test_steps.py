@@ -138,8 +138,8 @@ def test_the_adjustment_at_the_end_of_a_chain(recipe, wrn, starts, images):
     own = logits.gather(1, y[:, None])[:, 0]
     values = {"sgld": -logits.logsumexp(1), "combined": -own, "ce_langevin": logits.logsumexp(1) - own}[recipe.recipe]
     expected = (-own if recipe.recipe == "sgld" and recipe.conditional else values).mean().item()
-    assert found["energy_descended"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
-    assert 0 <= found["accepted"] <= 1 and np.isfinite(found["energy_adjusted"])
+    assert found.before == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert 0 <= found.taken <= 1 and 0 < found.factor <= 1 and np.isfinite(found.after)
 
 
 def test_pictures_of_steps(tmp_path):
@@ -147,8 +147,8 @@ def test_pictures_of_steps(tmp_path):
     looks = {"label_consistency": 0.9, "energy": 1.0, "saturated": 0.1}
     real = {"validation": looks, "train": {**looks, "fid": 1.5, "fid_se": 0.1}}
     for count in (1, 9):
-        end = {"accepted": 0.9, "energy_adjusted": 0.6, "energy_descended": 0.5}
-        more = {"saturated": [0.1, 0.1], "best": 20} | (end if count == 1 else dict.fromkeys(end))
+        end = {"taken": 0.1, "factor": 0.25, "before": 0.6, "after": 0.5} if count == 1 else None
+        more = {"saturated": [0.1, 0.1], "best": 20, "adjusted": end}
         curves = {f"sgld chain.step_size=0.{i}": curve | more for i in range(count)}
         content = {"images": 60, "lengths": [10, 20], "recipes": {}, "real": real, "curves": curves}
         result = steps.StepsResult.read(content)

@@ -93,9 +93,9 @@ def steps(
         for i, length in enumerate(counts):
             run.metrics({f"steps/{name}": values[i] for name, values in flat(result.curves).items()}, length)
     for name, curve in result.curves.items():
-        if curve.accepted is not None:
-            energies = f"E {curve.energy_descended:.4g} to {curve.energy_adjusted:.4g}"
-            print(f"{name}: Metropolis would take {curve.accepted:.3f} of further steps; {counts[-1]} adjusted: {energies}")
+        if (a := curve.adjusted) is not None:
+            half = f"half of steps {a.factor:.2g} times as long, after {counts[-1]} of which E is {a.after:.4g}"
+            print(f"{name}: E is {a.before:.4g}; of further steps Metropolis takes {a.taken:.3f}, {half}")
     best = [f"{name}: FID {min(curve.fid):.3g} at {curve.best} steps" for name, curve in result.curves.items()]
     print(f"wrote {out}: {', '.join(best)}")
 

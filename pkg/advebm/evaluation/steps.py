@@ -22,11 +22,13 @@ from advebm.networks.passes import Passes
 from advebm.runtime import state
 from advebm.runtime.parts import BATCH, Part, anew
 from advebm.samplers.applications import parts
-from advebm.samplers.metropolis import adjusted
+from advebm.samplers.metropolis import adjusted, shorter
 from advebm.samplers.pgd import Ascent
 from advebm.samplers.recipes import Recipe, Starts
 from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
+
+TRIAL, SHORTEST = 20, 2.0**-20  # steps by which a step size is tried; factor of the smallest
 
 
 def continued(chain: Langevin, lengths: Sequence[int], energy: Energy, x: Tensor, streams: Streams) -> dict[int, Tensor]:
@@ -116,6 +118,16 @@ class Real:
 
 
 @dataclass(kw_only=True)
+class Adjusted:
+    """A chain after its last length, with Metropolis' adjustment."""
+
+    taken: float  # share of the chain's steps that it takes
+    factor: float  # of the step size at which it takes half, at the same temperature
+    before: float  # mean of the energy that the chain descends
+    after: float  # the same after as many adjusted steps of that size
+
+
+@dataclass(kw_only=True)
 class Curve:
     """Numbers of a recipe's images, one for each length of its chain. FID is against the validation images."""
 
@@ -125,9 +137,7 @@ class Curve:
     energy: list[float]
     saturated: list[float]
     best: int  # the length with the lowest FID
-    accepted: float | None = None  # share of steps after the last length that Metropolis would take; None without noise
-    energy_adjusted: float | None = None  # mean of the energy that the chain descends after as many adjusted steps, ...
-    energy_descended: float | None = None  # ... and before them
+    adjusted: Adjusted | None = None  # None without noise
 
 
 @dataclass(kw_only=True)
@@ -139,25 +149,27 @@ class StepsResult(Result):
     curves: dict[str, Curve]
 
 
-def adjustment(make: Generator, name: str, recipe: Recipe, images: Images, length: int) -> dict[str, float] | None:
-    """How far images at the end of a chain are from exp(-E / T) of the energy that it descends, see samplers/metropolis.py:
-    the share of steps that Metropolis takes, and the mean energy before and after `length` adjusted steps. None where there
-    is no noisy chain."""
+def adjustment(make: Generator, name: str, recipe: Recipe, images: Images, length: int) -> Adjusted | None:
+    """How far images at the end of a chain are from exp(-E / T) of the energy that it descends, see samplers/metropolis.py.
+    None where there is no noisy chain."""
     chain, of = parts(recipe)
     if not isinstance(chain, Langevin) or chain.noise == 0:
         return None
-    device = next(make.net.parameters()).device
-    found: dict[str, list[Tensor]] = {"accepted": [], "energy_adjusted": [], "energy_descended": []}
+    ids = torch.arange(min(len(images.x), BATCH), device=next(make.net.parameters()).device)
+    x = images[: len(ids)].pixels(ids.device)
     with make.passes.sampling(make.net) as f:
-        for ids in torch.arange(len(images.x), device=device).split(BATCH):
-            x = images[ids.cpu().numpy()].pixels(device)
-            energy = of(f, ids % make.classes)
-            streams = Streams(make.seed, "metropolis", name, ids=ids)
-            moved, share = adjusted(replace(chain, steps=length), energy, x, streams)
-            values = {"accepted": share, "energy_adjusted": energy(moved), "energy_descended": energy(x)}
-            for key, value in values.items():
-                found[key].append(value.detach())
-    return {key: float(torch.cat(values).mean()) for key, values in found.items()}
+        energy = of(f, ids % make.classes)
+
+        def moved(factor: float, steps: int) -> tuple[Tensor, float]:
+            own = replace(shorter(chain, factor), steps=steps)
+            y, taken = adjusted(own, energy, x, Streams(make.seed, "metropolis", name, ids=ids))
+            return y, float(taken.mean())
+
+        taken, factor = moved(1.0, TRIAL)[1], 1.0
+        while moved(factor, TRIAL)[1] < 0.5 and factor > SHORTEST:
+            factor /= 2
+        before, after = (float(energy(images).detach().mean()) for images in (x, moved(factor, length)[0]))
+    return Adjusted(taken=taken, factor=factor, before=before, after=after)
 
 
 def scores(images: Images, reference: Reference, using: FeatureNetwork, name: str) -> tuple[float, float]:
@@ -211,6 +223,6 @@ def measured(
     for curve, by_length in sets.items():
         found = [numbers(by_length[length], f"{curve} {length}") for length in lengths]
         columns: dict[str, Any] = {key: [number[key] for number in found] for key in found[0]}
-        columns |= adjustment(make, curve, recipes[curve], by_length[lengths[-1]], lengths[-1]) or {}
+        columns["adjusted"] = adjustment(make, curve, recipes[curve], by_length[lengths[-1]], lengths[-1])
         curves[curve] = Curve(**columns, best=best(columns["fid"], lengths))
     return real, curves
