@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.spatial.distance import cdist
-from scipy.stats import ttest_1samp
+from scipy.stats import kstest, mannwhitneyu, ttest_1samp
 from skimage.metrics import structural_similarity
 
 from advebm import config
@@ -241,13 +241,39 @@ def test_neighbours(tmp_path):
     assert numbers["test images"]["l2"]["min"] > 1 and numbers["test images"]["n"] == 20
     by_l2, by_ssim = found["copies"]
     assert (by_l2 == distances.argsort(1)[:4, :3]).all() and by_l2[1, 0] == by_ssim[1, 0] == 5
-    again, _ = neighbours.neighbours({"copies": made}, train, test, spec, batch=30)
-    assert config.flat(again.json()) == pytest.approx(config.flat(numbers), rel=1e-5)
+    held_out = cdist(test.x.reshape(20, -1) / 255, train.x.reshape(70, -1) / 255).min(1)
+    test_of = mannwhitneyu(nearest, held_out, alternative="less", use_continuity=False, method="asymptotic")
+    assert (
+        numbers["copies"]["copying"]["p"] == pytest.approx(test_of.pvalue) and numbers["test images"].pop("copying") is None
+    )
+    again = neighbours.neighbours({"copies": made}, train, test, spec, batch=30)[0].json()
+    del again["test images"]["copying"]
+    assert config.flat(again) == pytest.approx(config.flat(numbers), rel=1e-5)
     for samples in ({"copies": made.x}, {}):
         drawn = neighbours.Nearest(samples, train.x, found)
         file = MEASUREMENTS["neighbours"].report.picture(result, drawn, tmp_path / "nearest.png", "title")
         with Image.open(file) as picture:
             assert picture.width > 100
+
+
+def test_copies_are_found_and_held_out_images_are_not():
+    """The p of copies is tiny, that of other images of the same source uniform; with ties it is scipy's."""
+    rng = np.random.default_rng(1)
+    train, test = rng.normal(size=(300, 4)), rng.normal(size=(100, 4))
+
+    def nearest(x):
+        return cdist(x, train).min(1)
+
+    copies = neighbours.copying(nearest(train[:80]), nearest(test))
+    mixed = neighbours.copying(nearest(np.concatenate([train[:40], test[:40]])), nearest(test))
+    assert copies.p < 1e-30 and copies.z < -10 and mixed.p < 1e-4
+    p = [neighbours.copying(*np.split(nearest(rng.normal(size=(150, 4))), [60])).p for _ in range(300)]
+    assert kstest(p, "uniform").pvalue > 0.01
+    for made, held_out in (rng.integers(0, 4, (2, 30)), (np.arange(9), np.arange(30) % 7 - 1)):
+        theirs = mannwhitneyu(made, held_out, alternative="less", use_continuity=False, method="asymptotic").pvalue
+        assert neighbours.copying(made, held_out).p == pytest.approx(theirs, rel=1e-9)
+    same = neighbours.copying(np.ones(5), np.ones(7))
+    assert (same.z, same.p) == (0, 0.5)
 
 
 RECIPES = {

@@ -68,6 +68,7 @@ def files(method):
     }  # fmt: skip
     score = {"score": 0.4, "se": 0.01, "score_symmetric": 0.1, "se_symmetric": 0.0025, "ways": "exact"}
     restored = {"psnr": 14.5, "psnr_ci": [14.0, 15.0], "ssim": 0.8, "features": 0.4, "chosen": {"steps": 10}}
+    copying = {"z": -4.0, "p": 1e-4} if method == "robust_jem" else {"z": 0.5, "p": 0.7}
     near = {"l2": {"min": 0.5, "q05": 0.7, "median": 1.0}, "ssim": {"max": 0.95, "median": 0.9, "n": 6}, "n": 500}
     return {
         "quality": recipes | {"baselines": {name: quality("ours") for name in ("gaussians", "real")}},
@@ -89,7 +90,7 @@ def files(method):
             "n": 500, "bins": [{"low": 0.0, "high": 1.0, "confidence": None, "accuracy": None, "count": 0}],
         },
         "landscape": {"radius": 1.0, "images": 4, "rise": 3.5},
-        "neighbours": dict.fromkeys([*RECIPES[method], "test images"], near),
+        "neighbours": dict.fromkeys(RECIPES[method], {**near, "copying": copying}) | {"test images": {**near, "copying": None}},
         "interpolation": {name: {"smoothness": 0.8} for name in RECIPES[method]},
         "applications": {
             "recipe": next(iter(RECIPES[method]), None), "n": 100,
@@ -198,12 +199,15 @@ def test_a_report_has_each_number_with_its_interval_and_count(study):
         "| 0.4000 [0.380, 0.420] | 0.6 | 400 |",
         "| joint, E(x, y) | 0.4 ± 0.01 | 0.1 ± 0.0025 | exact | 200 |",
         "| 0.99 | 0.97 | 0.0200 [0.010, 0.030] | 500 |",
-        "| test images | 0.5 | 0.7 | 1 | 500 | 0.95 | 0.9 | 6 |",
+        "| test images | 0.5 | 0.7 | 1 | 500 | - | - | 0.95 | 0.9 | 6 |",
         "| Robust JEM | robust_jem/combined | 9.25 │ 9.28 | 2.5 │ 47.92 | |",
         "| Robust JEM-Energy | robust_jem/sgld | 9.25 │ 8.71 | 2.5 │ 41.17 | |",
     ):
         assert line in lines
-    places = [shown.index(part) for part in ("## Warnings", "may be masked", "only 3 of 500", "## Accuracy on test images")]
+    places = [
+        shown.index(part)
+        for part in ("## Warnings", "may be masked", "only 3 of 500", "as copies would be", "## Accuracy on test images")
+    ]
     assert places == sorted(places), "all warnings are in one place"
     assert "### RJ Table 1" in shown and "### JT" not in shown and "energy (own)" in shown
 

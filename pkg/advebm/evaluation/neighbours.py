@@ -1,7 +1,8 @@
-"""Nearest neighbours: the training images most similar to each sample, to see whether samples are copies."""
+"""Nearest neighbours: the training images most similar to each sample, and a test whether samples are copies."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -51,10 +52,19 @@ class Similarities:
 
 
 @dataclass(kw_only=True)
+class Copying:
+    """Whether images are nearer to the training images than test images are: see `copying`."""
+
+    z: float  # below 0: nearer
+    p: float  # the probability of a z as low if both have the same distances
+
+
+@dataclass(kw_only=True)
 class Near:
     l2: Distances
     ssim: Similarities
     n: int
+    copying: Copying | None = None  # None for the test images
 
 
 @dataclass(kw_only=True)
@@ -117,6 +127,21 @@ def nearest_by_ssim(x: Tensor, reference: Tensor, k: int, progress: Callable = i
     return values, indices
 
 
+def copying(made: np.ndarray, held_out: np.ndarray) -> Copying:
+    """The test of Meehan, Chaudhuri and Dasgupta (2020, Section 3.1, in one cell, Z_U) by the distances (M,) of generated
+    and (N,) of held-out images to their nearest training images: Mann and Whitney's U, how many of the M N pairs have the
+    generated image farther away (ties count half), by its mean and deviation under the null, z = (U - M N / 2) / s, and the
+    normal p of a z as low. Ties lower s. Images of less contrast than the data are nearer too, and are no copies."""
+    m, n = len(made), len(held_out)
+    values, place, ties = np.unique(np.concatenate([made, held_out]), return_inverse=True, return_counts=True)
+    rank = (ties.cumsum() - (ties - 1) / 2)[place]  # from 1; of ties, their mean
+    u = rank[:m].sum() - m * (m + 1) / 2
+    total = m + n
+    variance = m * n / 12 * (total + 1 - (ties.astype(float) ** 3 - ties).sum() / (total * (total - 1)))
+    z = float((u - m * n / 2) / math.sqrt(variance)) if len(values) > 1 else 0.0
+    return Copying(z=z, p=math.erfc(-z / math.sqrt(2)) / 2)
+
+
 def neighbours(
     samples: dict[str, Images],
     train: Images,
@@ -128,16 +153,18 @@ def neighbours(
     progress: Callable = iter,
 ) -> tuple[NeighboursResult, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """The result and {set: indices (samples, nearest) of training images, by L2 and by SSIM} (Zhu et al. 2021, Fig. 7). A
-    set is a recipe's samples or "test images". Copies would be much nearer than test images are."""
+    set is a recipe's samples or "test images", which `copying` compares with."""
     reference = train.pixels(device)
     k = min(spec.nearest, len(reference))
     numbers: dict[str, Near] = {}
+    to_train: dict[str, np.ndarray] = {}  # distances
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, images in (samples | {"test images": test}).items():
         x = images.pixels(device)
         distance, by_l2 = nearest_by_l2(x, reference, k, batch, progress)
         similarity, by_ssim = nearest_by_ssim(x[: spec.samples], reference, k, progress)
-        least, q05, median = np.quantile(distance[:, 0].double().cpu().numpy(), [0, 0.05, 0.5]).tolist()
+        to_train[name] = distance[:, 0].double().cpu().numpy()
+        least, q05, median = np.quantile(to_train[name], [0, 0.05, 0.5]).tolist()
         most = similarity[:, 0].cpu().numpy()
         numbers[name] = Near(
             l2=Distances(min=least, q05=q05, median=median),
@@ -145,4 +172,6 @@ def neighbours(
             n=len(x),
         )
         found[name] = by_l2[: spec.samples].cpu().numpy(), by_ssim.cpu().numpy()
+    for name in samples:
+        numbers[name] = replace(numbers[name], copying=copying(to_train[name], to_train["test images"]))
     return NeighboursResult(named=numbers), found
