@@ -37,7 +37,8 @@ def frozen(net: nn.Module) -> Iterator[nn.Module]:
 
 def save(path: Path, net: Network, **about: Any) -> None:
     """Write the weights as safetensors; its JSON metadata holds the spec of the network, `about`, and a sha256."""
-    header = {"network": asdict(net.spec), "shape": list(net.shape), "outputs": net.outputs, **about}
+    network = {key: value for key, value in asdict(net.spec).items() if key != "checkpoint" or value}
+    header = {"network": network, "shape": list(net.shape), "outputs": net.outputs, **about}
     tensors.write(path, net.state_dict(), header)
 
 
@@ -79,7 +80,7 @@ def initialise(net: Network, path: Path) -> None:
     other, _ = _read(path)
     ours, theirs = (vars(own.spec) | {"outputs": own.outputs, "shape": own.shape} for own in (net, other))
     for key, value in ours.items():
-        if key not in ("norm", "bn_momentum") and value != theirs.get(key):
+        if key not in ("norm", "bn_momentum", "checkpoint") and value != theirs.get(key):
             raise ValueError(
                 f"{path}: its network has {key} {theirs.get(key)}, not {value}; training can only start from the same "
                 "network, except for its norm"

@@ -51,3 +51,16 @@ def still(net: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+@contextmanager
+def repeated(net: nn.Module) -> Iterator[None]:
+    """In this block `net` repeats a pass: live batch norms leave their running statistics and their count of batches."""
+    tracked = [count for norm in live(net) if (count := norm.num_batches_tracked) is not None]
+    counts = [(count, count.clone()) for count in tracked]
+    try:
+        with still(net):
+            yield
+    finally:
+        for count, before in counts:
+            count.copy_(before)

@@ -6,6 +6,7 @@ from typing import Literal
 from torch import nn
 
 from advebm.networks.norms import FrozenBatchNorm2d
+from advebm.networks.recompute import Recomputed
 from advebm.networks.wrn import Classifier, Head, Normalise, Stem
 from advebm.ranges import Positive
 
@@ -22,6 +23,7 @@ class ResNet:
     mean: float = 0.0  # pixel normalisation (x - mean) / std; 0 and 1 leave [0, 1]
     std: Positive = 1.0
     init: Literal["kaiming", "torch"] = "kaiming"  # of convolutions: torchvision's, or torch's default as AT-EBM released
+    checkpoint: bool = False  # activations are computed again for gradients: less memory, more time, the same numbers
 
     def build(self, shape: tuple[int, int, int], outputs: int) -> Classifier:
         from advebm.vision import resnet
@@ -36,7 +38,9 @@ class ResNet:
                 if isinstance(layer, nn.Conv2d):
                     layer.reset_parameters()
         stem = Stem(Normalise(self.mean, self.std), first)
-        body = [net.bn1, nn.ReLU(), net.layer1, net.layer2, net.layer3, net.layer4, net.avgpool, nn.Flatten()]
+        groups = [net.layer1, net.layer2, net.layer3, net.layer4]
+        groups = [Recomputed(*group) for group in groups] if self.checkpoint else groups
+        body = [net.bn1, nn.ReLU(), *groups, net.avgpool, nn.Flatten()]
         head = Head(net.fc.in_features, outputs)
         head.load_state_dict(net.fc.state_dict())  # torchvision's initialisation
         return Classifier(self, shape, outputs, stem, nn.Sequential(*body), head)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advebm.networks.norms import FrozenBatchNorm2d
+from advebm.networks.recompute import Recomputed
 from advebm.ranges import Count, Fraction, Positive
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -31,11 +32,12 @@ class WideResNet:
     activation: Literal["leaky_relu", "relu", "silu"] = "leaky_relu"
     mean: float = 0.5  # pixel normalisation (x - mean) / std; .5 and .5 map [0, 1] to [-1, 1]
     std: Positive = 0.5
+    checkpoint: bool = False  # activations are computed again for gradients: less memory, more time, the same numbers
 
     def build(self, shape: tuple[int, int, int], outputs: int) -> "Classifier":
         widths = [16, 16 * self.width, 32 * self.width, 64 * self.width]
         stem = Stem(Normalise(self.mean, self.std), self.normalised(nn.Conv2d(shape[0], widths[0], 3, padding=1)))
-        trunk = nn.Sequential()
+        trunk = Recomputed() if self.checkpoint else nn.Sequential()
         for group in range(3):
             for block in range((self.depth - 4) // 6):
                 inputs = widths[group] if block == 0 else widths[group + 1]
