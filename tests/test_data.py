@@ -1,6 +1,8 @@
 import hashlib
+import math
 import pickle
 import re
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
@@ -61,7 +63,7 @@ def test_outside_sets(images, tmp_path):
 
 
 def test_outliers_are_of_the_sources_train_split(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "labelled", lambda name, root: {"train": images[:20], "test": images[20:]})
+    monkeypatch.setattr(sources, "labelled", lambda name, root, size: {"train": images[:20], "test": images[20:]})
     for split, there in (("train", images[:20]), ("test", images[20:])):
         drawn = sources.outside("cifar100", tmp_path, {split: images}, split, 60, 0)
         assert {x.tobytes() for x in drawn.x} == {x.tobytes() for x in there.x}
@@ -178,6 +180,39 @@ def test_sub_folders_train_and_test_are_splits(tmp_path):
     picture(tmp_path / "set/test/c/6.png", np.zeros((3, 3), np.uint8))
     with pytest.raises(ValueError, match="train and test must have the same sub-folders"):
         sources.labelled("folder:set", tmp_path)
+
+
+def area_mean(square, size):
+    """Slowly, in fractions: each new pixel is the mean of the area that it covers, halves rounded up."""
+    side = len(square)
+    scale, found = Fraction(side, size), np.empty((size, size), np.uint8)
+    edges = [i * scale for i in range(size + 1)]
+
+    def parts(i):
+        return [(j, min(edges[i + 1], j + 1) - max(edges[i], j)) for j in range(int(edges[i]), math.ceil(edges[i + 1]))]
+
+    for i, k in np.ndindex(size, size):
+        total = sum(a * b * int(square[j, m]) for j, a in parts(i) for m, b in parts(k))
+        found[i, k] = math.floor(total / scale**2 + Fraction(1, 2))
+    return found
+
+
+@pytest.mark.parametrize(("shape", "size"), [((9, 12), 4), ((8, 8), 4), ((7, 5), 5), ((11, 6), 1), ((13, 10), 7)])
+def test_images_of_any_size_are_cropped_and_reduced_by_area(tmp_path, shape, size):
+    rng = np.random.default_rng(size)
+    color, grey = rng.integers(0, 256, (*shape, 3), dtype=np.uint8), rng.integers(0, 256, shape, dtype=np.uint8)
+    picture(tmp_path / "set/cat/1.png", color)
+    picture(tmp_path / "set/cat/2.png", grey)
+    side, (top, left) = min(shape), ((extent - min(shape)) // 2 for extent in shape)
+    wanted = [np.stack([area_mean(c[top : top + side, left : left + side], size) for c in rows], -1)
+              for rows in (color.transpose(2, 0, 1), [grey] * 3)]  # fmt: skip
+    content = sources.labelled("folder:set", tmp_path, size)["all"]
+    assert np.array_equal(content.x, wanted) and content.y.tolist() == [0, 0], "one class"
+    outside = sources.outside("folder:set", tmp_path, {"train": content}, "train", 2, 0, size)
+    assert outside.x.sum() == content.x.sum()
+    assert sources.shape("folder:not-there", tmp_path, size) == content.x.transpose(0, 3, 1, 2).shape[1:]
+    with pytest.raises(ValueError, match=rf"1\.png: is {shape[1]}x{shape[0]}, smaller than data\.size 14"):
+        sources.labelled("folder:set", tmp_path, 14)
 
 
 def test_pixels_keep_their_brightness_and_photographs_stand_upright(tmp_path):

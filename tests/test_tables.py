@@ -90,7 +90,8 @@ def files(method):
             "n": 500, "bins": [{"low": 0.0, "high": 1.0, "confidence": None, "accuracy": None, "count": 0}],
         },
         "landscape": {"radius": 1.0, "images": 4, "rise": 3.5},
-        "neighbours": dict.fromkeys(RECIPES[method], {**near, "copying": copying}) | {"test images": {**near, "copying": None}},
+        "neighbours": {name: {**near, "copying": copying} for name in RECIPES[method]}
+        | {"test images": {**near, "copying": None}},
         "interpolation": {name: {"smoothness": 0.8} for name in RECIPES[method]},
         "applications": {
             "recipe": next(iter(RECIPES[method]), None), "n": 100,

@@ -47,6 +47,7 @@ class Data:
     """The images of a study. data/sources.py lists the sources; those without splits are split, stratified by class."""
 
     source: str
+    size: Count | None = None  # side to which images of folders are cropped and reduced; null: they have one size
     validation: Count  # training images held out for tuning
     test: Count | None = None  # images held out for reporting; null if the source has a test split
     outliers: str  # out-distribution images used in training
@@ -235,7 +236,8 @@ def _check_warm(entry: dict[str, Any], where: str, network: dict[str, Any]) -> N
     if entry.get("warm") is None:
         raise ValueError(f"{where}.warm: the study has no warm start; write warm: false, or give the study an entry warm")
     ours, theirs = (
-        {k: v for k, v in n.items() if k not in ("norm", "bn_momentum")} for n in (network, entry["warm"]["network"])
+        {k: v for k, v in n.items() if k not in ("norm", "bn_momentum", "checkpoint")}
+        for n in (network, entry["warm"]["network"])
     )
     if ours != theirs:
         raise ValueError(f"{where}.network: must be that of the warm start except for its norm: {theirs}, not {ours}")

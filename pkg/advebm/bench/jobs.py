@@ -71,7 +71,7 @@ class Bench:
     """What the jobs share: a batch of noise, and the network of a study's method."""
 
     def __init__(self, entry: dict[str, Any], method: str, batch: int, steps: int, device: torch.device, root: Path):
-        shape = sources.shape(entry["data"]["source"], root)
+        shape = sources.shape(entry["data"]["source"], root, entry["data"].get("size"))
         noise = np.random.default_rng(0).integers(0, 256, (4 * CLASSES, *shape[1:], shape[0]), dtype=np.uint8)
         fitted = Gaussians.fit(images.Images(noise, np.arange(4 * CLASSES) % CLASSES), ridge=0.01)
         self.gaussians = Gaussians(fitted.mean.to(device), fitted.factor.to(device), shape)

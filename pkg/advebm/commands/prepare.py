@@ -25,7 +25,7 @@ def prepare(
     from advebm.runtime import disk, progress
 
     root = project.data_root(root)
-    splits = sources.labelled(spec.source, root)
+    splits = sources.labelled(spec.source, root, spec.size)
 
     def halves(whole: images.Images, held_out: int, name: str) -> tuple[images.Images, images.Images]:
         classes = len(np.unique(whole.labels()))
@@ -57,9 +57,9 @@ def prepare(
     if len(present) < TARGETED and entry["autoattack"] is not None:
         print(f"note: {len(present)} classes; AutoAttack's targeted loss needs {TARGETED}, so it will have no numbers")
     sets = {"train": train, "validation": validation, "test": splits["test"]}
-    sets["outliers"] = sources.outside(spec.outliers, root, sets, "train", len(train.x), SPLIT_SEED)
+    sets["outliers"] = sources.outside(spec.outliers, root, sets, "train", len(train.x), SPLIT_SEED, spec.size)
     for i, (name, source) in enumerate(spec.out.items()):
-        sets[f"out/{name}"] = sources.outside(source, root, sets, "test", spec.out_size, SPLIT_SEED + 1 + i)
+        sets[f"out/{name}"] = sources.outside(source, root, sets, "test", spec.out_size, SPLIT_SEED + 1 + i, spec.size)
         shared = {x.tobytes() for x in sets["outliers"].x} & {x.tobytes() for x in sets[f"out/{name}"].x}
         if shared:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Images of a folder: one file an image, one sub-folder a class."""
+"""Images of a folder: one file an image, one sub-folder a class. They have one size, or are brought to a square."""
 
 import os
 import sys
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
-def read(top: Path) -> dict[str, Images]:
+def read(top: Path, size: int | None = None) -> dict[str, Images]:
     """The images of a folder, by split: of its sub-folders `train` and `test`, if it has no others, else "all". Sub-folders
-    of a split are the classes in alphabetical order; links are followed, and hidden names skipped.
+    of a split are the classes in alphabetical order; links are followed, and hidden names skipped. With a size, images are
+    `reduced` to it.
 
     Raises FileNotFoundError, OSError where a folder cannot be read, or ValueError with the file or folder that is wrong.
     """
@@ -26,8 +27,8 @@ def read(top: Path) -> dict[str, Images]:
     names = sorted(place.name for place in visible(top) if place.is_dir())
     splits = names if names in (["test", "train"], ["train"]) else []
     if not splits:
-        return {"all": labelled(top)[0]}
-    found = {split: labelled(top / split) for split in splits}
+        return {"all": labelled(top, size)[0]}
+    found = {split: labelled(top / split, size) for split in splits}
     if len({tuple(classes) for _, classes in found.values()}) > 1:
         raise ValueError(f"{top}: train and test must have the same sub-folders, one for each class")
     return {split: images for split, (images, _) in found.items()}
@@ -38,8 +39,8 @@ def visible(folder: Path) -> list[Path]:
     return sorted(place for place in folder.iterdir() if not place.name.startswith("."))
 
 
-def labelled(top: Path) -> tuple[Images, list[str]]:
-    """The images of a folder and, if it has sub-folders, their names: the classes."""
+def labelled(top: Path, size: int | None = None) -> tuple[Images, list[str]]:
+    """The images of a folder, `reduced` to a size if one is given, and, if it has sub-folders, their names: the classes."""
     classes = [place for place in visible(top) if place.is_dir()]
     if classes and any(place.is_file() and is_image(place) for place in visible(top)):
         raise ValueError(f"{top}: holds images beside its sub-folders, which are classes; move them into one")
@@ -51,10 +52,12 @@ def labelled(top: Path) -> tuple[Images, list[str]]:
             raise ValueError(f"{place}: holds no images ({', '.join(SUFFIXES)})")
         files += own
         y += [k] * len(own)
-    images = [pixels(file) for file in files]
+    images = [pixels(file, size) for file in files]
     for image, file in zip(images, files, strict=True):
         if image.shape != images[0].shape:
-            raise ValueError(f"{file}: is {image.shape}, but {files[0].name} is {images[0].shape}; sizes must agree")
+            raise ValueError(
+                f"{file}: is {image.shape}, but {files[0].name} is {images[0].shape}; sizes must agree, or set data.size"
+            )
     return Images(np.stack(images), np.array(y) if classes else None), [place.name for place in classes]
 
 
@@ -81,11 +84,12 @@ def pictures(top: Path) -> list[Path]:
     return [file for file in files if is_image(file)]
 
 
-def pixels(file: Path) -> np.ndarray:
-    """uint8 (H, W) or (H, W, 3), upright. Raises ValueError where the file is not a readable image."""
+def pixels(file: Path, size: int | None = None) -> np.ndarray:
+    """uint8 (H, W) or (H, W, 3), upright; with a size, `reduced` to it. Raises ValueError where the file is not a readable
+    image, or is smaller."""
     with picture(file) as opened:
         try:
-            return array(opened)
+            return array(opened) if size is None else reduced(array(opened), size)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
 
@@ -100,3 +104,19 @@ def array(picture: "Picture") -> np.ndarray:
     if image.mode.startswith("I"):  # 16 bits
         return np.rint(np.asarray(image).astype(np.float64).clip(0, 65535) / 257).astype(np.uint8)
     return np.asarray(image.convert("L" if image.mode in ("L", "LA", "1") else "RGB"))
+
+
+def reduced(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (size, size, 3): the largest square in the middle of an image (H, W) or (H, W, 3), each new pixel the mean of
+    the area that it covers, rounded. All sums are of integers, so the bytes are the same everywhere. Raises ValueError for
+    an image that is smaller."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    if side < size:
+        raise ValueError(f"is {width}x{height}, smaller than data.size {size}; remove it, or lower the size")
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[top : top + side, left : left + side].reshape(side, side, -1).astype(np.float64)
+    new, old = np.arange(size)[:, None] * side, np.arange(side) * size  # where pixels begin, if the side is side * size
+    shared = np.clip(np.minimum(new + side, old + size) - np.maximum(new, old), 0, None).astype(np.float64)
+    mean = np.einsum("ij,jkc,lk->ilc", shared, square, shared, optimize=True) / side**2
+    return np.floor(mean + 0.5).astype(np.uint8).repeat(3 // square.shape[2], axis=2)

@@ -2,7 +2,8 @@
 
 Labelled:   digits, mnist, cifar10, cifar100, svhn, npz:FILE, folder:DIR (a sub-folder for each class)
 Outliers:   these, and photographs:NAME[,NAME] (patches), uniform (noise), inverted (the study's own images)
-Files are read from the data root; torchvision downloads those that it can.
+Files are read from the data root; torchvision downloads those that it can. `size`, of a study's data, is the side to which
+the images of folders are reduced; they are in colour then.
 """
 
 import hashlib
@@ -105,9 +106,9 @@ def npz(root: Path, argument: str) -> Splits:
     return {"all": load(root / argument)}
 
 
-def folder(root: Path, argument: str) -> Splits:
+def folder(root: Path, argument: str, size: int | None = None) -> Splits:
     """A folder of image files; see data/folders.py."""
-    return folders.read(root / argument)
+    return folders.read(root / argument, size)
 
 
 LABELLED = {f.__name__: f for f in (digits, mnist, cifar10, cifar100, svhn, npz, folder)}
@@ -146,7 +147,7 @@ def _photograph(name: str) -> "Picture":
     return Image.fromarray(getattr(skimage.data, name)())
 
 
-def outside(name: str, root: Path, own: Splits, split: str, count: int, seed: int) -> Images:
+def outside(name: str, root: Path, own: Splits, split: str, count: int, seed: int, size: int | None = None) -> Images:
     """At most `count` out-distribution images, as many as the source has, drawn by the seed from its `split` (train or
     test) if it has one. Raises ValueError unless they are shaped like those of the study, `own`."""
     rng = np.random.default_rng(seed)
@@ -159,24 +160,29 @@ def outside(name: str, root: Path, own: Splits, split: str, count: int, seed: in
             return Images(255 - own[split].x[rng.permutation(len(own[split].x))[:count]])
         case "photographs":
             return Images(photographs(argument, shape, count, rng))
-    splits = labelled(name, root)
+    splits = labelled(name, root, size)
     images = splits.get(split) or next(iter(splits.values()))
     if images.x.shape[1:] != shape:
-        raise ValueError(f"{name}: images are {images.x.shape[1:]}, those of the study {shape}; they must be equal")
+        raise ValueError(
+            f"{name}: images are {images.x.shape[1:]}, those of the study {shape}; they must be equal, see data.size"
+        )
     return images[rng.permutation(len(images.x))[:count]]
 
 
-def labelled(name: str, root: Path) -> Splits:
+def labelled(name: str, root: Path, size: int | None = None) -> Splits:
     """The splits of a source. Raises ValueError for an unknown name, FileNotFoundError for missing files."""
     kind, _, argument = name.partition(":")
     if kind not in LABELLED:
         raise ValueError(f"no data source {kind!r}; there are {', '.join(LABELLED)}, photographs, uniform, inverted")
-    return {split: check(images, name) for split, images in LABELLED[kind](root, argument).items()}
+    read = folder(root, argument, size) if kind == "folder" else LABELLED[kind](root, argument)
+    return {split: check(images, name) for split, images in read.items()}
 
 
-def shape(name: str, root: Path) -> tuple[int, int, int]:
+def shape(name: str, root: Path, size: int | None = None) -> tuple[int, int, int]:
     """(C, H, W) of a source's images: known where its files need not be there, else read. Raises as `labelled` does."""
     if name in SHAPES:
         return SHAPES[name]
+    if size and name.startswith("folder:"):
+        return 3, size, size
     height, width, channels = next(iter(labelled(name, root).values())).x.shape[1:]
     return channels, height, width
