@@ -16,6 +16,7 @@ from advebm.runtime.project import digest
 FILE = Path("params.yaml")
 PARAMS = yaml.safe_load(FILE.read_text())
 STUDIES = config.studies(PARAMS)
+ONE_CLASS = ("faces64", "cats64", "faces-smoke")  # where classifiers have nothing to learn
 GOLDEN = Path(__file__).with_name("effective.json")
 TABLES = {"data": "out", "robustness": "attacks", "ood": "radii", "autoattack": "eps"}  # their order is that of the tables
 
@@ -32,7 +33,7 @@ def digests(study):
     def listed(name, part):
         if name.startswith("sampling/"):
             return list(part.items())
-        return part | {TABLES[name]: list(part[TABLES[name]].items())} if name in TABLES else part
+        return part | {TABLES[name]: list(part[TABLES[name]].items())} if name in TABLES and part else part
 
     return {name: digest(listed(name, part)) for name, part in parts(config.read(FILE, study)).items()}
 
@@ -54,7 +55,8 @@ def test_the_numbers_are_those_that_were_written_down():
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_study_is_right_and_has_every_method(study):
     entry = config.read(FILE, study)
-    assert PARAMS["methods"] == list(METHODS) == list(entry["sampling"]) == list(entry["models"])
+    methods = ["at_ebm"] if study in ONE_CLASS else PARAMS["methods"]
+    assert PARAMS["methods"] == list(METHODS) and methods == list(entry["sampling"]) == list(entry["models"])
     for name in [*entry["models"], "judge"]:
         built = config.model(entry, name)
         assert type(built.method) is METHODS["standard" if name == "judge" else name]
