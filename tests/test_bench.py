@@ -31,6 +31,19 @@ def test_bench_runs_both_ways_and_checks_one_by_the_other(tmp_path, capsys):
     assert text == (tmp_path / "bench.md").read_text() + "\n" and "| training step of robust_jem" in text
 
 
+def test_checkpoints_save_memory_at_a_size_whose_gaussians_would_not_fit(tmp_path):
+    given = {"study": "tiny", "method": ["at_ebm"], "what": ["step", "sample"], "batch": 2, "repeats": 1, "quiet": True}
+    memory = []
+    for on in ("false", "true"):
+        change = [f"network.checkpoint={on}", "r1=0.0"]
+        cli.bench(out=tmp_path / "b.json", size=72, change=change, **given)
+        result = json.loads((tmp_path / "b.json").read_text())
+        (row,) = result["rows"]  # samples start from Gaussians
+        assert result["shape"] == [1, 72, 72]
+        memory.append(row["fast"]["memory_mb"])
+    assert memory[1] < 0.7 * memory[0]
+
+
 def test_bench_tells_when_the_two_ways_differ(tmp_path, monkeypatch):
     monkeypatch.setitem(timing.ERROR, "fp32", 0.0)
     with pytest.raises(RuntimeError, match=r"the two implementations differ too much: one input gradient"):

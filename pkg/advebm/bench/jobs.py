@@ -1,6 +1,7 @@
 """The jobs of `advebm bench`: the same work by the package and by the plain implementation."""
 
 import copy
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -34,6 +35,7 @@ from advebm.samplers.streams import Streams
 from advebm.training import Losses, built
 
 CLASSES = 10
+FITTED = 4096  # numbers of an image up to which there are class Gaussians: their memory is its square
 PLAIN: dict[str, Precision] = {"plain": "fp32", "default": "tf32"}  # plain implementations; the second has torch's defaults
 PACKAGE = ("fast", "eager")  # the second is without graphs
 Draw = Callable[[View, Any], Tensor]  # draws images from a network by a sampler
@@ -68,13 +70,26 @@ def pngs(x: Tensor, folder: str) -> None:
 
 
 class Bench:
-    """What the jobs share: a batch of noise, and the network of a study's method."""
+    """What the jobs share: a batch of noise, and the network of a study's method. size: the side of the images, by default
+    the study's. Large images have no class Gaussians."""
 
-    def __init__(self, entry: dict[str, Any], method: str, batch: int, steps: int, device: torch.device, root: Path):
+    def __init__(
+        self,
+        entry: dict[str, Any],
+        method: str,
+        batch: int,
+        steps: int,
+        device: torch.device,
+        root: Path,
+        size: int | None = None,
+    ):
         shape = sources.shape(entry["data"]["source"], root, entry["data"].get("size"))
-        noise = np.random.default_rng(0).integers(0, 256, (4 * CLASSES, *shape[1:], shape[0]), dtype=np.uint8)
-        fitted = Gaussians.fit(images.Images(noise, np.arange(4 * CLASSES) % CLASSES), ridge=0.01)
-        self.gaussians = Gaussians(fitted.mean.to(device), fitted.factor.to(device), shape)
+        shape = (shape[0], size, size) if size else shape
+        self.gaussians: Gaussians | None = None
+        if math.prod(shape) <= FITTED:
+            noise = np.random.default_rng(0).integers(0, 256, (4 * CLASSES, *shape[1:], shape[0]), dtype=np.uint8)
+            fitted = Gaussians.fit(images.Images(noise, np.arange(4 * CLASSES) % CLASSES), ridge=0.01)
+            self.gaussians = Gaussians(fitted.mean.to(device), fitted.factor.to(device), shape)
         self.entry, self.root, self.steps = entry, root, steps
         self.context = Context(0, shape, CLASSES, self.gaussians, device)
         x, x_out = torch.rand(2, batch, *shape, device=device)
@@ -103,7 +118,7 @@ class Bench:
             "gradient": [self.gradient],
             "chains": [sgld, *[pgd] * classifies, *[jempp] * hasattr(self.net, "stem")],
             "step": [partial(self.step, name) for name in methods],
-            "sample": [self.sample],
+            "sample": [self.sample] * (self.gaussians is not None),
             "evaluate": [*[self.robustness, self.auto_pgd] * classifies, self.fisher, *[self.features] * scores],
         }
         return [make for name, makes in found.items() if name in wanted for make in makes]
@@ -191,6 +206,7 @@ class Bench:
         """Images from class Gaussians by a chain, saved in one file; by the plain implementation, as a PNG each."""
 
         def run(kind: str, calm: bool) -> Tensor | None:
+            assert self.gaussians is not None, "see jobs"
             start = self.gaussians.sample(self.data.y, self.streams())
             chain = lambda f, sampler: sampler(marginal(f), start, self.streams())  # noqa: E731
             x = self.moved(kind, calm, self.measured, self.langevin, chain)

@@ -203,9 +203,10 @@ def markdown(study: str, result: dict[str, Any], found: list[Row]) -> str:
     network = ", ".join(f"{key} {value}" for key, value in result["network"].items())
     matrix = ", ".join(f"{name} {rate / 1e9:.4g} GFLOP/s" for name, rate in result["matrix_flops"].items())
     notes = (
-        f"{result['device']}, {result['threads']} threads; network: {network}; batches of {result['batch']}; chains and "
-        f"attacks of {result['steps']} steps; the package's gradients, chains and training steps sample in "
-        f"{result['precision']} and train in {result['loss_precision']}; what is generated and measured is in fp32.",
+        f"{result['device']}, {result['threads']} threads; network: {network}; batches of {result['batch']} images "
+        f"{result['shape']}; chains and attacks of {result['steps']} steps; the package's gradients, chains and training "
+        f"steps sample in {result['precision']} and train in {result['loss_precision']}; what is generated and measured is "
+        "in fp32.",
         "plain: the plain implementation in full float32. plain, TF32: the same with torch's defaults, which use TF32 in "
         "convolutions on a GPU; a dash on a CPU, which has none. times: how many times faster the package is.",
         "A training step is loss, gradients and optimiser, without reading or augmenting the batch.",

@@ -19,6 +19,7 @@ def bench(
     what: Annotated[list[str] | None, Option(help=f"{', '.join(WHAT)}; may be repeated [default: all]")] = None,
     change: o.Changes = None,
     batch: Annotated[int, Option(min=1, help="images in a batch")] = 64,
+    size: Annotated[int | None, Option(min=4, help="side of the images [default: the study's]")] = None,
     steps: Annotated[int, Option(min=1, help="steps of a chain or an attack measured by itself")] = 5,
     repeats: Annotated[int, Option(min=1, help="times that each implementation is run, alternating")] = 5,
     device: Annotated[str | None, Option(help="cpu or cuda [default: the GPU if there is one]")] = None,
@@ -30,7 +31,8 @@ def bench(
     plain implementation with torch's defaults, which use TF32 in convolutions. Training steps are of each method, the rest
     of the first one's network.
 
-    Images are noise; only the two files are written. Features by Inception are measured if its weights are in the root.
+    Images are noise; above 36x36 in colour there are no class Gaussians, nor what starts from them. Only the two files are
+    written. Features by Inception are measured if its weights are in the root.
     Raises RuntimeError, after writing the files, if the package and the plain implementation differ by more than ERROR.
     """
     entry = config.read(params, study)
@@ -56,7 +58,7 @@ def bench(
     torch.manual_seed(0)
     rates = timing.matrix_rates(place)
     rows: list[timing.Row] = []
-    shared = Bench(entry, methods[0], batch, steps, place, project.data_root(root))
+    shared = Bench(entry, methods[0], batch, steps, place, project.data_root(root), size)
     for make in progress.bar(f"bench {study}", quiet)(shared.jobs(wanted, methods)):
         rows.append(timing.measured(make(), batch, repeats, rates, place))
     training = config.model(entry, methods[0]).training
@@ -64,6 +66,7 @@ def bench(
         "device": torch.cuda.get_device_name() if place.type == "cuda" else torch.cpu.get_capabilities()["cpu_name"],
         "threads": torch.get_num_threads(),
         "network": entry["models"][methods[0]]["network"],
+        "shape": list(shared.context.shape),
         "batch": batch,
         "steps": steps,
         "repeats": repeats,
