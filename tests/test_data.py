@@ -19,7 +19,7 @@ from advebm.data import sources
 from advebm.data.batches import Augmentation, Batches
 from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images
-from advebm.data.prepared import load
+from advebm.data.prepared import about, load
 from advebm.evaluation.subject import Subject
 from advebm.vision import datasets
 
@@ -213,6 +213,27 @@ def test_images_of_any_size_are_cropped_and_reduced_by_area(tmp_path, shape, siz
     assert sources.shape("folder:not-there", tmp_path, size) == content.x.transpose(0, 3, 1, 2).shape[1:]
     with pytest.raises(ValueError, match=rf"1\.png: is {shape[1]}x{shape[0]}, smaller than data\.size 14"):
         sources.labelled("folder:set", tmp_path, 14)
+
+
+def test_a_study_of_one_class_is_prepared_from_images_of_any_size(tmp_path):
+    rng = np.random.default_rng(0)
+    for folder, count in (
+        *(("celeba-hq/faces", 200), ("afhq-cat/train/cat", 2), ("afhq-cat/test/cat", 60)),
+        *(("tiny-imagenet-200/train/one", 40), ("tiny-imagenet-200/train/two", 60), ("tiny-imagenet-200/val/images", 70)),
+    ):
+        for i in range(count):
+            shape = (*rng.integers(16, 30, 2), *([3] if i % 5 else []))
+            picture(tmp_path / "raw" / folder / f"{i}.png", rng.integers(0, 256, shape, dtype=np.uint8))
+    prepare(tmp_path / "data", study="faces-smoke", params=Path("params.yaml"), root=tmp_path / "raw", quiet=True)
+    described = about(tmp_path / "data")
+    assert (described["shape"], described["classes"]) == ([3, 16, 16], 1)
+    outside = {
+        "outliers": 80,
+        "out/imagenet": 60,
+        "out/cats": 60,
+        "out/uniform": 60,
+    }  # as many as asked for, or as training has
+    assert described["images"] == {"train": 80, "validation": 60, "test": 60} | outside
 
 
 def test_pixels_keep_their_brightness_and_photographs_stand_upright(tmp_path):
