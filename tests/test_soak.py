@@ -1,5 +1,6 @@
 """Tests that take long, run by `make soak`."""
 
+import json
 import math
 import os
 import random
@@ -9,9 +10,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import skimage.data
 import torch
+from PIL import Image
 
 from advebm import config
 from advebm.commands.gaussians import gaussians
@@ -70,6 +74,39 @@ def test_twenty_steps_on_cifar10_with_the_papers_network(cifar10, name):
     print(name, {key: float(f"{value:.4g}") for key, value in record.items()})
     assert step == STEPS and all(math.isfinite(value) for value in record.values())
     assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def photographs(root):
+    """Folders of crops of photographs, of many sizes, under the names of the sources of faces64."""
+    rng = np.random.default_rng(0)
+    for folder, name, count in (
+        ("celeba-hq/faces", "astronaut", 260),
+        ("afhq-cat/train/cat", "chelsea", 80),
+        ("afhq-cat/test/cat", "chelsea", 80),
+        ("tiny-imagenet-200/train/one", "coffee", 200),
+        ("tiny-imagenet-200/val/images", "rocket", 80),
+    ):
+        picture = Image.fromarray(getattr(skimage.data, name)())
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            width, height = rng.integers(64, 128, 2)
+            left, top = rng.integers(0, picture.width - width), rng.integers(0, picture.height - height)
+            picture.crop((left, top, left + width, top + height)).save(root / folder / f"{i}.png")
+
+
+def test_one_class_of_photographs_from_folders_to_report(tmp_path):
+    photographs(tmp_path / "raw")
+
+    def choose(folder):
+        params = folder / "params.yaml"
+        params.write_text(params.read_text().replace("method: robust_jem", "method: at_ebm", 1))
+
+    folder = clone(tmp_path / "project", "faces-smoke", choose)
+    shell(folder, "dvc", "repro", ADVEBM_DATA=tmp_path / "raw", ADVEBM_TRACKING="off")
+    results = json.loads((folder / "report.json").read_text())
+    assert results["calibration"] == results["autoattack"] == results["applications"] == {}
+    assert results["robustness"]["clean"] is None and set(results["ood"]) == {"imagenet", "cats", "uniform"}
+    assert results["quality"]["ascent"]["fid"] > 0 and 0 < results["neighbours"]["ascent"]["copying"]["p"] < 1
 
 
 def test_digits_twice_gives_the_same_bytes(tmp_path):
