@@ -110,6 +110,9 @@ def test_methods_reduce_to_each_other(make, small, batch):
     assert same(small, batch, make("ratio", weight=0.0), make("at"))
     clean = make("ratio", attack=NONE, attack_out=NONE, weight=1 / 3)
     assert same(small, batch, make("oe"), clean, factor=1.5, constant=0.5 * math.log(3))
+    assert same(small, batch, make("at", beta=0.0), make("standard"))
+    assert same(small, batch, make("at", attack=NONE, beta=3.0), make("standard"))
+    assert not same(small, batch, make("at", beta=6.0), make("at"))
     assert not same(small, batch, make("at"), make("standard"))
     assert not same(small, batch, make("prejeat"), make("standard"))
     assert not same(small, batch, make("robust_jem"), make("at"))
@@ -236,6 +239,53 @@ def test_loss_is_the_papers_equation(make, small, batch, name):
         expected = expected + 0.6 * (e_pos.mean() - e_neg.mean()) + 0.07 * ((e_pos**2).mean() + (e_neg**2).mean())
         assert torch.equal(method.replay.images[places], loss.x_neg)
     assert torch.isclose(loss.value, expected, atol=1e-9)
+
+
+def slow_divergence(net, x, x_adv):
+    """KL(p(. | x), p(. | x_adv)) of each image."""
+    p, q = (f.exp() / f.exp().sum(1, keepdim=True) for f in (slow_logits(net, x), slow_logits(net, x_adv)))
+    return torch.stack([sum(p[i, k] * (p[i, k] / q[i, k]).log() for k in range(p.shape[1])) for i in range(len(x))])
+
+
+def slow_ascent(function, x, start, eps=0.1, steps=3):
+    """x <- project(x + 2.5 eps / steps sign(d function / dx))."""
+    x_adv = start
+    for _ in range(steps):
+        x_adv = x_adv + 2.5 * eps / steps * slow_gradient(function, x_adv).sign()
+        x_adv = torch.max(torch.min(x_adv, x + eps), x - eps).clamp(0, 1)
+    return x_adv
+
+
+def test_trades_is_the_papers_equation(make, small, batch):
+    x, y = batch.x, batch.y
+    method = make("at", beta=4.0)
+    start = (x + sign_start(method)).clamp(0, 1)
+    x_adv = slow_ascent(lambda v, i: slow_divergence(small, x[i : i + 1].detach(), v), x, start)
+    loss = method.loss(small, batch, 2)
+    assert torch.allclose(loss.x_adv, x_adv, atol=1e-7) and not torch.equal(x_adv, start)
+    expected = slow_ce(small, x, y) + 4 * slow_divergence(small, x, x_adv).mean()
+    assert torch.isclose(loss.value, expected, atol=1e-9)
+    with pytest.raises(ValueError, match=r"attack.random_start: must be true"):
+        make("at", attack=replace(ATTACK, random_start=False), beta=4.0)
+
+
+def test_attacks_of_one_step_are_wongs_and_n_fgsm(make, small, batch):
+    x, y = batch.x, batch.y
+    ce = lambda v, i: slow_ce(small, v, y[i : i + 1])  # noqa: E731
+    fast = make("at", attack=Attack(eps=0.1, steps=1, step_size=0.125))
+    start = (x + sign_start(fast)).clamp(0, 1)
+    x_adv = (start + 0.125 * slow_gradient(ce, start).sign()).clamp(x - 0.1, x + 0.1).clamp(0, 1)
+    assert torch.allclose(fast.loss(small, batch, 2).x_adv, x_adv, atol=1e-7)
+    n_fgsm = make("at", attack=Attack(eps=0.1, steps=1, step_size=0.1, random_start=False), noise=0.2)
+    start = (x + (2 * n_fgsm.streams("noise", 2, count=6).uniform(1, 4, 4) - 1) * 0.2).clamp(0, 1)
+    x_adv = (start + 0.1 * slow_gradient(ce, start).sign()).clamp(0, 1)
+    assert torch.allclose(n_fgsm.loss(small, batch, 2).x_adv, x_adv, atol=1e-7)
+    assert 0.15 < (x_adv - x).abs().max() <= 0.3
+
+    found = {name: right.double().mean().item() for name, right in fast.attacked(small, x, y).items()}
+    by_hand = {"fgsm": x + 0.1 * slow_gradient(ce, x).sign(), "pgd": slow_attack(small, x, y, x, 0.1, 10)}
+    expected = {n: (slow_logits(small, v.clamp(0, 1)).argmax(1) == y).double().mean().item() for n, v in by_hand.items()}
+    assert found == expected and make("at").attacked(small, x, y) == {}
 
 
 def test_igebm_is_the_papers_equation(make, small, batch):

@@ -210,6 +210,15 @@ def test_a_report_has_each_number_with_its_interval_and_count(study):
         for part in ("## Warnings", "may be masked", "only 3 of 500", "as copies would be", "## Accuracy on test images")
     ]
     assert places == sorted(places), "all warnings are in one place"
+    curves = study / "models/robust_jem/curves.csv"
+    curves.write_text("step,fgsm/accuracy,pgd/accuracy\n-10,0.5,0.4\n10,0.9,0.1\n")  # of its warm start, the first
+    _, told = reported(study, "robust_jem")
+    first = told.index("training overfitted catastrophically: from step -10 to 10 ")
+    assert told.index("## Warnings") < first < told.index("may be masked") and "overfitted" not in shown
+    curves.write_text("step\nten\n")
+    with pytest.raises(ValueError, match="is not a table of records"):
+        reported(study, "robust_jem")
+    curves.unlink()
     assert "### RJ Table 1" in shown and "### JT" not in shown and "energy (own)" in shown
 
 

@@ -9,26 +9,31 @@ import torch
 from safetensors.torch import save_file
 
 from advebm import config, networks
+from advebm.commands.train import OVERFITTED, Course
 from advebm.data import sources
 from advebm.data.batches import Augmentation, Batch, Batches
 from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images, load, save
+from advebm.evaluation.overfitting import overfitting, records
 from advebm.methods import METHODS
 from advebm.methods.base import Context
 from advebm.methods.standard import Standard
 from advebm.networks.flow import Glow, ResidualFlow
 from advebm.networks.resnet import ResNet
 from advebm.networks.wrn import WideResNet
+from advebm.runtime import tracking
 from advebm.runtime.state import Good, State
 from advebm.samplers.buffer import Replay
 from advebm.samplers.pgd import Ascent, Attack
 from advebm.samplers.sgld import Langevin
 from advebm.training import (
+    ATTACKED,
     SGD,
     Adam,
     Diverged,
     Schedule,
     Training,
+    attacked,
     built,
     captured,
     fit,
@@ -85,6 +90,51 @@ def test_training_learns(images):
     assert score(Standard(), kept, images)["accuracy"] > 0.9
     assert records[-1][1]["train/ce"] < records[0][1]["train/ce"] / 2
     assert records[-1][1]["validation/accuracy"] == score(Standard(), kept, images)["accuracy"]
+
+
+def test_a_training_by_one_step_records_its_accuracy_under_attacks(images):
+    method = METHODS["at"](attack=Attack(eps=0.1, steps=1, step_size=0.125))
+    kept, found = train(images, method, epochs=20, record_every=60)
+    under = attacked(method, kept, images[:ATTACKED])
+    assert {name: found[-1][1][f"{name}/accuracy"] for name in under} == under
+    assert under["pgd"] <= under["fgsm"] <= score(method, kept, images)["accuracy"] and under["fgsm"] > 0
+    _, found = train(images, METHODS["at"](attack=Attack(eps=0.1, steps=2)))
+    assert not any("fgsm" in name for name in found[-1][1])
+
+
+def course(accuracies):
+    """Records, from (FGSM, PGD) at each."""
+    return [
+        {"step": 10 * i, "validation/accuracy": 0.9, "fgsm/accuracy": fgsm, "pgd/accuracy": pgd}
+        for i, (fgsm, pgd) in enumerate(accuracies)
+    ]
+
+
+OVERFITS = course([(0.3, 0.25), (0.5, 0.4), (0.55, 0.3), (0.9, 0.1), (0.95, 0.0)])
+
+
+def test_catastrophic_overfitting_is_one_step_withstood_and_pgd_not():
+    found = overfitting(OVERFITS)
+    assert found.step == 30 and "from step 10 to 30" in found.sign
+    assert "under PGD fell from 0.4 to 0.1, and under one step rose from 0.5 to 0.9" in found.sign
+    for healthy in ([], [{"step": 5, "validation/accuracy": 0.5}], course([(0.5, 0.4), (0.45, 0.1)]), OVERFITS[:3]):
+        assert overfitting(healthy) is None
+    warm = [{**record, "step": record["step"] - 40} for record in OVERFITS]
+    assert overfitting([*warm, {"step": 5, "train/loss": 1.0}]).step == -10
+
+
+def test_catastrophic_overfitting_is_told_once_in_the_bar_a_line_and_the_curves(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ADVEBM_TRACKING", "off")
+    good = Good({}, {"step": 0, "rows": [], "recoveries": [], "run": None})
+    with tracking.run("train", "tiny", "at", params={}) as run:
+        mine = Course(State(tmp_path / "state"), good, run, "tiny at", tmp_path / "out", [])
+        for record in OVERFITS:
+            assert (OVERFITTED in mine.bar) == (record["step"] > 30)
+            mine.log(record["step"], {name: value for name, value in record.items() if name != "step"})
+    assert mine.bar[OVERFITTED] == "since step 30" and mine.bar["under PGD"] == "0"
+    told = capsys.readouterr().err
+    assert told.count("advebm: warning: tiny at: training overfitted catastrophically") == 1
+    assert overfitting(records(tmp_path / "out/curves.csv")) == overfitting(OVERFITS)
 
 
 def test_first_step_is_torchs_sgd_on_the_loss(images):

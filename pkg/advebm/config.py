@@ -10,7 +10,7 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -407,6 +407,7 @@ def schema() -> dict[str, Any]:
         return make_dataclass(name, parts, bases=bases, kw_only=True)
 
     warm, attack = ("warm", bool, field(default=False)), ("attack", Attack, field(default=None))
+    options = [(f.name, f.type, field(default=f.default)) for f in fields(METHODS["at"]) if f.name != "attack"]
     models = {name: model(f"{kind.__name__}Model", kind, warm, bases=(kind,)) for name, kind in METHODS.items()}
     study = make_dataclass(
         "Study",
@@ -416,7 +417,7 @@ def schema() -> dict[str, Any]:
             ("network", Network),
             ("training", Training),
             ("judge", model("Judge", METHODS["standard"])),
-            ("warm", model("Warm", METHODS["at"], attack), field(default=None)),
+            ("warm", model("Warm", METHODS["at"], attack, *options), field(default=None)),
             ("models", table("Models", models)),
             ("samples", Annotated[int, Ge(LEAST)]),
             ("precision", Precision, field(default="fp32")),

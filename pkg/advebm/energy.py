@@ -78,6 +78,13 @@ def undecided(logits: Tensor) -> Tensor:
 
 
 @OfLogits
+def divergence(logits: Tensor, other: Tensor) -> Tensor:
+    """KL(q, p(. | x)) = sum_y q_y log(q_y / p(y | x)), q = softmax(other); other (B, K) logits."""
+    q = other.log_softmax(1)
+    return (q.exp() * (q - logits.log_softmax(1))).sum(1)
+
+
+@OfLogits
 def unconfident(logits: Tensor) -> Tensor:
     """-max_y log p(y | x): low where the classifier is confident; it ranks images by the maximal softmax probability."""
     return unsaturated.of(logits, logits.argmax(1))

@@ -26,6 +26,7 @@ Keep = Callable[[int, dict[str, Tensor]], None]
 Note = Callable[[dict[str, float]], None]
 CHECK = 10  # steps between checks that the numbers are finite
 PROBE = 100  # validation images whose outputs tell whether the network is dead
+ATTACKED = 200  # validation images on which a method's attacks are tried
 
 
 class Diverged(RuntimeError):
@@ -139,11 +140,11 @@ def fit(
     """Train `net` by `method`; returns the network to keep: the average of weights, or `net` itself without one.
 
     log(step, {"train/ce": ...}) receives the mean of each number since the last record, the method's scores on the
-    validation images, and the changes of energy of this step's adversarial examples. watch(step, {name: images}) receives
-    pictures. keep(step, state) receives a copy of everything from which a run resumes: with that `start` and `state` the
-    network is the same as without an interruption. note({"train/ce": ...}) receives the means every CHECK steps, to show.
-    Several processes (runtime/ranks.py) share each batch; all of them call log, watch, keep and note. Raises Diverged at
-    most CHECK steps after a number is not finite.
+    validation images, its accuracies under attacks on some of them, and the changes of energy of this step's adversarial
+    examples. watch(step, {name: images}) receives pictures. keep(step, state) receives a copy of everything from which a
+    run resumes: with that `start` and `state` the network is the same as without an interruption. note({"train/ce": ...})
+    receives the means every CHECK steps, to show. Several processes (runtime/ranks.py) share each batch; all of them call
+    log, watch, keep and note. Raises Diverged at most CHECK steps after a number is not finite.
     """
     seed, device, extra = context.seed, context.device, (method.plain, method.other)
     batches = Batches(train, training.batch, training.augmentation, seed, device, outliers, *extra)
@@ -191,6 +192,7 @@ def fit(
             sums, since = {}, 0
             record |= ranks.mean(changes(before, energies(net, batch, loss.x_adv)))
             record |= {f"validation/{name}": value for name, value in score(method, kept, validation).items()}
+            record |= {f"{name}/accuracy": value for name, value in attacked(method, kept, validation[:ATTACKED]).items()}
             check_finite(record, step, training.energy_bound)
             log(step + 1, {**record, "train/lr": training.optimizer.lr * factor})
             watch(step + 1, {**pictures, **dict(method.images())})
@@ -307,6 +309,14 @@ def score(method: Method, net: Network, images: Images, batch: int = 500) -> dic
     with frozen(net):
         parts = ranks.spread(sums, range(0, len(images.x), batch))
     return {name: sum(part[name] for part in parts) / len(images.x) for name in parts[0]}
+
+
+def attacked(method: Method, net: Network, images: Images) -> dict[str, float]:
+    """Means over the images of the method's `attacked`, in evaluation mode."""
+    device = next(net.parameters()).device
+    with frozen(net):
+        found = method.attacked(net, images.pixels(device), images.labels(device))
+    return {name: right.double().mean().item() for name, right in found.items()}
 
 
 @torch.no_grad()

@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 
 WRITTEN = ("model.safetensors", "replay_buffer.npz", "recoveries.json", "none.json", "curves.*", "live.html", "grids/*.png")
-BAR = {"train/loss": "loss", "train/energy_gap": "energy gap", "validation/accuracy": "accuracy"}  # in the progress bar
+BAR = {  # in the progress bar
+    "train/loss": "loss",
+    "train/energy_gap": "energy gap",
+    "validation/accuracy": "accuracy",
+    "pgd/accuracy": "under PGD",
+}
+OVERFITTED = "overfitted catastrophically"
 
 
 class Course:
@@ -54,7 +60,19 @@ class Course:
         self.rows.append({"step": step, **values})
         self.run.metrics(values, step)
         self.note(values)
+        self.warn()
         self.show()
+
+    def warn(self) -> None:
+        """Tell of catastrophic overfitting in the progress bar and, once, in a line."""
+        from advebm.evaluation.overfitting import overfitting
+        from advebm.runtime import ranks
+
+        found = overfitting(self.rows)
+        if found and OVERFITTED not in self.bar:
+            self.bar[OVERFITTED] = f"since step {found.step}"
+            if ranks.rank() == 0:
+                print(f"advebm: warning: {self.title}: {found.sign}", file=sys.stderr)
 
     def resume(self) -> None:
         """Show again what the interrupted training had shown."""
@@ -66,6 +84,7 @@ class Course:
     def show(self, *, last: bool = False) -> None:
         """Write curves.csv and draw curves.png, unless its last drawing is too recent. Only the leader does."""
         from advebm import figures
+        from advebm.evaluation.overfitting import overfitting
         from advebm.runtime import ranks
         from advebm.runtime.state import SHARE
 
@@ -81,7 +100,8 @@ class Course:
         begun = time.monotonic()
         if last or begun - self.ended > SHARE * self.cost:
             table = {name: [row.get(name, math.nan) for row in rows] for name in names}
-            path = figures.curves(table, self.out / "curves.png", self.title)
+            found = overfitting(rows)
+            path = figures.curves(table, self.out / "curves.png", self.title, found and found.step)
             self.ended = time.monotonic()
             self.cost = self.ended - begun
             if last:
@@ -280,14 +300,9 @@ def _before(model: Path) -> list[dict[str, float]]:
     """The records of a model's training, its last at step 0; empty if there are none. Raises ValueError for another
     content."""
     from advebm import networks
+    from advebm.evaluation.overfitting import records
 
     curves = networks.beside(model, "curves.csv")
-    if curves is None:
-        return []
-    try:
-        lines = csv.DictReader(disk.read_text(curves).splitlines())
-        rows = [{name: float(value) for name, value in row.items() if value} for row in lines]
-        last = max((int(row["step"]) for row in rows), default=0)
-        return [row | {"step": int(row["step"]) - last} for row in rows]
-    except (ValueError, TypeError, KeyError, OverflowError, csv.Error) as error:
-        raise ValueError(f"{curves}: is not a table of records ({error}); restore it, or remove it") from error
+    rows = [] if curves is None else records(curves)
+    last = max((int(row["step"]) for row in rows), default=0)
+    return [row | {"step": int(row["step"]) - last} for row in rows]

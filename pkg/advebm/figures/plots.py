@@ -21,12 +21,16 @@ WORDS = {  # for the parts of the names of a training's records
     "delta_x": "by the attack",
     "delta_theta": "by the optimiser's step",
     "bits_per_dim": "bits per dimension",
+    "fgsm": "under one step, FGSM",
+    "pgd": "under PGD",
+    "kl": "divergence, KL",
 }
 
 
-def curves(table: dict[str, list[float]], path: Path, title: str) -> Path:
+def curves(table: dict[str, list[float]], path: Path, title: str, overfitted: int | None = None) -> Path:
     """Every column of the training's records against the step, a panel for each name after the slash. A line at step 0
-    separates the records of the warm start, which have negative steps."""
+    separates the records of the warm start, which have negative steps. Another marks the step, if there is one, at which
+    training had overfitted."""
     names = sorted({name.split("/")[1] for name in table if "/" in name})
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
@@ -39,6 +43,8 @@ def curves(table: dict[str, list[float]], path: Path, title: str) -> Path:
             ax.plot(table["step"], table[column], label=WORDS.get(source, source))
         if min(table["step"]) < 0:
             ax.axvline(0, color="0.6", linewidth=0.8, linestyle="--")
+        if overfitted is not None and name == "accuracy":
+            ax.axvline(overfitted, color=SAFE[4], linewidth=1.2, label=f"overfitted catastrophically, step {overfitted}")
         ax.set_title(WORDS.get(name, name), fontsize=9)
         ax.legend(frameon=False, fontsize=7)
         ax.set_xlabel("step")

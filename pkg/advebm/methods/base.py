@@ -97,6 +97,11 @@ class Method:
         logits = net(x)
         return {"accuracy": (logits.argmax(1) == y).double(), "ce": posterior.of(logits, y)}
 
+    def attacked(self, net: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Whether images are classified correctly under attacks (B,), by name; their means over some validation images are
+        logged during training, as NAME/accuracy."""
+        return {}
+
     def longer(self, factor: float) -> "Method":
         """A copy whose chains have `factor` times as many steps, rounded up; itself if it has no chains."""
         return self

@@ -13,7 +13,8 @@ from advebm.reports.tables import Table, document
 def sections(found: Found) -> list[Table]:
     """The tables of all measurements of a method, after what casts doubt on them."""
     reports = {name: measurement.report for name, measurement in MEASUREMENTS.items() if name in found.of}
-    warnings = [f"{warning}." for name, report in reports.items() for warning in report.warnings(found.of[name])]
+    warnings = [f"{found.overfitted}."] if found.overfitted else []
+    warnings += [f"{warning}." for name, report in reports.items() for warning in report.warnings(found.of[name])]
     first = [Table("Warnings", [], [], tuple(warnings))] if warnings else []
     first += [recoveries(found.recoveries)] if found.recoveries else []
     return [*first, *(report.table(found.of[name]) for name, report in reports.items())]

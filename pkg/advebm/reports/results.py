@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from advebm.evaluation import MEASUREMENTS
+from advebm.evaluation.overfitting import overfitting, records
 from advebm.evaluation.quality import QualityResult, Scores
 from advebm.evaluation.result import Result
 from advebm.runtime.disk import read_json
@@ -30,10 +31,11 @@ class Recoveries(Result):
 
 @dataclass
 class Found:
-    """The results of a method, and the recoveries of its training."""
+    """The results of a method, and what went wrong in its training."""
 
     of: dict[str, Result]  # by name of the measurement, if it was measured
     recoveries: list[Recovery]
+    overfitted: str | None = None  # catastrophically, in words
 
     def get(self, kind: type[R]) -> R | None:
         """The result of that kind, if it was measured."""
@@ -53,13 +55,18 @@ class Found:
 
 
 def measured(results: Path, model: Path | None = None, *, partial: bool = False) -> Found:
-    """The results in a method's folder, and the recoveries in its model's folder, if one is given. With `partial`, required
-    results may be missing. Raises FileNotFoundError or ValueError that names the file and the command to run."""
+    """The results in a method's folder, and what went wrong in training by its model's folder, if one is given. With
+    `partial`, required results may be missing. Raises FileNotFoundError or ValueError that names the file and the command
+    to run."""
     found = {}
     for name, measurement in MEASUREMENTS.items():
         file, required = results / f"{name}.json", measurement.required and not partial
         content = read_json(file, name) if required or file.exists() else {}
         if required or content:  # {} where the study leaves it out
             found[name] = measurement.result.checked(content, file, name)
-    diverged = model / "recoveries.json" if model else None
-    return Found(found, Recoveries.load(diverged, "train").recoveries if diverged and diverged.exists() else [])
+    if model is None:
+        return Found(found, [])
+    diverged, curves = model / "recoveries.json", model / "curves.csv"
+    sign = overfitting(records(curves)) if curves.exists() else None
+    recoveries = Recoveries.load(diverged, "train").recoveries if diverged.exists() else []
+    return Found(found, recoveries, sign and sign.sign)
