@@ -42,6 +42,8 @@ FIELDS = {
     "igebm": {"sampler": LANGEVIN, "buffer": REPLAY, "energy_l2": 0.5},
     "glow": {},
     "residual_flow": {},
+    "weat": {"attack": ATTACK},
+    "eb_jdat": {"attack": ATTACK, "sampler": PROXIMAL, "buffer": REPLAY},
 }
 RANDOM = set(METHODS) - {"standard", "prejeat", "at_ebm", "oe"}
 
@@ -110,9 +112,15 @@ def test_methods_reduce_to_each_other(make, small, batch):
     assert same(small, batch, make("ratio", weight=0.0), make("at"))
     clean = make("ratio", attack=NONE, attack_out=NONE, weight=1 / 3)
     assert same(small, batch, make("oe"), clean, factor=1.5, constant=0.5 * math.log(3))
+    robust = {"clean": 0.0, "align": 0.0, "ascends": "ce"}
+    assert same(small, batch, make("eb_jdat", **robust), make("robust_jem"))
+    assert same(small, batch, make("eb_jdat", attack=NONE, p_x=0.0), make("standard"), factor=2.0)
+    assert same(small, batch, make("robust_jem", p_x=0.0), make("robust_jem", p_x=0.0, align=0.0))
     assert same(small, batch, make("at", beta=0.0), make("standard"))
     assert same(small, batch, make("at", attack=NONE, beta=3.0), make("standard"))
     assert not same(small, batch, make("at", beta=6.0), make("at"))
+    assert not same(small, batch, make("eb_jdat"), make("eb_jdat", **{**robust, "clean": 1.0}))
+    assert not same(small, batch, make("robust_jem", align=0.1), make("robust_jem"))
     assert not same(small, batch, make("at"), make("standard"))
     assert not same(small, batch, make("prejeat"), make("standard"))
     assert not same(small, batch, make("robust_jem"), make("at"))
@@ -256,17 +264,53 @@ def slow_ascent(function, x, start, eps=0.1, steps=3):
     return x_adv
 
 
-def test_trades_is_the_papers_equation(make, small, batch):
+@pytest.mark.parametrize("ce", ["clean", "adversarial"])
+def test_trades_and_weat_are_the_papers_equations(make, small, batch, ce):
     x, y = batch.x, batch.y
-    method = make("at", beta=4.0)
-    start = (x + sign_start(method)).clamp(0, 1)
+    twin, weat, trades = make("weat"), make("weat", ce=ce, beta=4.0), make("at", beta=4.0)
+    start = (x + sign_start(twin)).clamp(0, 1)
     x_adv = slow_ascent(lambda v, i: slow_divergence(small, x[i : i + 1].detach(), v), x, start)
-    loss = method.loss(small, batch, 2)
+    loss = weat.loss(small, batch, 2)
     assert torch.allclose(loss.x_adv, x_adv, atol=1e-7) and not torch.equal(x_adv, start)
-    expected = slow_ce(small, x, y) + 4 * slow_divergence(small, x, x_adv).mean()
+    weights = 1 / (1 + slow_energy(small, x).abs().exp()).log()
+    of_image = lambda v: torch.stack([slow_ce(small, v[i : i + 1], y[i : i + 1]) for i in range(6)])  # noqa: E731
+    terms = of_image(x if ce == "clean" else x_adv) + 4 * slow_divergence(small, x, x_adv)
+    expected = (weights.detach() * terms).mean()
     assert torch.isclose(loss.value, expected, atol=1e-9)
-    with pytest.raises(ValueError, match=r"attack.random_start: must be true"):
-        make("at", attack=replace(ATTACK, random_start=False), beta=4.0)
+    assert torch.allclose(gradients(small, loss), gradients(small, loss._replace(value=expected)), atol=1e-9)
+    if ce == "clean":
+        found = trades.loss(small, batch, 2)
+        assert torch.isclose(found.value, terms.mean(), atol=1e-9) and torch.equal(found.x_adv, loss.x_adv)
+
+
+def test_a_divergence_needs_a_random_start(make):
+    still = replace(ATTACK, random_start=False)
+    for name, options in (("weat", {}), ("at", {"beta": 6.0})):
+        with pytest.raises(ValueError, match=r"attack.random_start: must be true"):
+            make(name, attack=still, **options)
+
+
+def test_eb_jdat_is_the_papers_equation(make, small, batch):
+    x, y = batch.x, batch.y
+    method, twin = (make("eb_jdat", clean=0.7, align=0.3, p_x=0.6, energy_l2=0.07) for _ in "ab")
+    loss = method.loss(small, batch, 2)
+    x_adv = slow_ascent(lambda v, i: slow_energy(small, v, y[i : i + 1]), x, (x + sign_start(twin)).clamp(0, 1))
+    assert torch.allclose(loss.x_adv, x_adv, atol=1e-7)
+    x_neg = slow_descent(small, twin.replay.draw(2, 6)[0], PROXIMAL_STEPS, None)
+    assert torch.allclose(loss.x_neg, x_neg, atol=1e-9)
+    e, e_adv, e_neg = (slow_energy(small, v) for v in (x, x_adv, x_neg))
+    expected = 0.7 * slow_ce(small, x, y) + slow_ce(small, x_adv, y) + 0.6 * (e.mean() - e_neg.mean())
+    expected = expected + 0.3 * (e_adv.mean() - e.mean()) + 0.07 * ((e**2).mean() + (e_neg**2).mean())
+    assert torch.isclose(loss.value, expected, atol=1e-9)
+
+
+def test_robust_jem_may_align_energies(make, small, batch):
+    plain, aligned = make("robust_jem").loss(small, batch, 2), make("robust_jem", align=0.3).loss(small, batch, 2)
+    apart = (slow_energy(small, plain.x_adv) - slow_energy(small, batch.x)).square().mean()
+    assert torch.isclose(aligned.value, plain.value + 0.3 * apart, atol=1e-9)
+    assert torch.equal(aligned.x_adv, plain.x_adv) and torch.equal(aligned.x_neg, plain.x_neg)
+    with pytest.raises(ValueError, match="must be 0 with positives: adversarial"):
+        make("robust_jem", align=0.3, positives="adversarial")
 
 
 def test_attacks_of_one_step_are_wongs_and_n_fgsm(make, small, batch):
@@ -491,7 +535,7 @@ def test_chains_attacks_and_loss_see_one_function(make, batch, name, spec):
             assert torch.allclose(result, net.trunk(h), rtol=1e-6, atol=1e-8)
         logs = {key: value.item() for key, value in loss.logs.items()}
         if "ce" in logs:
-            x = batch.x if loss.x_adv is None else loss.x_adv
+            x = batch.x if loss.x_adv is None or name == "weat" else loss.x_adv
             assert logs["ce"] == pytest.approx(posterior(net, batch.y)(x).mean().item(), rel=1e-6)
         if "energy_gap" in logs:
             y_neg = make(name).replay.draw(2, 6)[1] % 3 if name == "igebm" else None
@@ -544,7 +588,7 @@ def test_at_ebms_initialisation_is_torchs():
 def test_positives_without_augmentation(make, small, batch):
     """SADA-JEM: E(x+) on the images without augmentation, CE on the augmented images."""
     plain = batch._replace(x_plain=batch.x.flip(3))
-    for name in ("jem", "jempp", "robust_jem", "jeat"):
+    for name in ("jem", "jempp", "robust_jem", "jeat", "eb_jdat"):
         method = make(name, positives="plain")
         assert method.plain and not make(name).plain
         ours, theirs = method.loss(small, plain, 2), make(name).loss(small, batch, 2)
@@ -602,7 +646,7 @@ def test_what_recovery_makes_longer(make):
 
 
 @pytest.mark.parametrize("norm", ["none", "group", "batch"])
-@pytest.mark.parametrize("name", ["jem", "jempp", "robust_jem", "jeat", "igebm"])
+@pytest.mark.parametrize("name", ["jem", "jempp", "robust_jem", "jeat", "igebm", "eb_jdat"])
 def test_joint_passes_are_the_passes_one_after_another(make, batch, name, norm):
     """With trained batch norm the passes stay separate, bitwise equal, and its statistics end with those of the data."""
     joint, apart = (WideResNet(depth=10, width=1, norm=norm).build((1, 4, 4), 3).double() for _ in "ab")
@@ -620,7 +664,7 @@ def test_joint_passes_are_the_passes_one_after_another(make, batch, name, norm):
         assert torch.equal(*slopes) and counts[0] == counts[1]
         assert all(map(torch.equal, joint.buffers(), apart.buffers()))
     else:
-        passes = 3 if name == "robust_jem" else 2
+        passes = 3 if name in ("robust_jem", "eb_jdat") else 2
         assert counts[0][-1] == passes * 6 and counts[1][-passes:] == [6] * passes
         assert torch.allclose(*slopes, rtol=1e-9, atol=1e-12)
 
@@ -631,7 +675,7 @@ def test_detectors_by_confidence_rank_as_the_maximal_probability(make, small, ba
         assert torch.equal(SCORES[make(name).detector](small)(batch.x).argsort(), (-p).argsort())
 
 
-@pytest.mark.parametrize("name", ["jem", "jempp", "robust_jem", "jeat", "igebm"])
+@pytest.mark.parametrize("name", ["jem", "jempp", "robust_jem", "jeat", "igebm", "eb_jdat"])
 def test_state_is_the_replay_buffer(make, small, batch, name):
     method, other = make(name), make(name)
     method.loss(small, batch, 0)

@@ -3,6 +3,7 @@
 from advebm.methods.at import AT
 from advebm.methods.at_ebm import ATEBM
 from advebm.methods.base import Method
+from advebm.methods.eb_jdat import EBJDAT
 from advebm.methods.glow import Glow
 from advebm.methods.igebm import IGEBM
 from advebm.methods.jeat import JEAT
@@ -15,6 +16,7 @@ from advebm.methods.ratio import Ratio
 from advebm.methods.residual_flow import ResidualFlow
 from advebm.methods.robust_jem import RobustJEM
 from advebm.methods.standard import Standard
+from advebm.methods.weat import WEAT
 
 METHODS: dict[str, type[Method]] = {
     "standard": Standard,
@@ -31,4 +33,6 @@ METHODS: dict[str, type[Method]] = {
     "igebm": IGEBM,
     "glow": Glow,
     "residual_flow": ResidualFlow,
+    "weat": WEAT,
+    "eb_jdat": EBJDAT,
 }
