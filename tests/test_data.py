@@ -445,6 +445,21 @@ def test_gaussians_have_the_images_mean_and_covariance(images, tmp_path, streams
     assert torch.allclose(x.T.cov(), 0.01 * fitted.factor[0] @ fitted.factor[0].T, atol=5e-5)
 
 
+def test_leading_components_are_those_of_numpys_eigenvectors(images, streams):
+    fitted = Gaussians.fit(images, ridge=0.01)
+    found = fitted.leading(variance=0.6, spread=0.5)
+    for k in range(3):
+        values, vectors = np.linalg.eigh((fitted.factor[k] @ fitted.factor[k].T).double().numpy())
+        values, vectors = values[::-1], vectors[:, ::-1]
+        count = int(np.argmax(np.cumsum(values) / values.sum() >= 0.6)) + 1
+        assert 1 < count < 16 and np.linalg.matrix_rank(found.factor[k].numpy(), tol=1e-4) == count
+        kept = 0.25 * (vectors[:, :count] * values[:count]) @ vectors[:, :count].T
+        assert np.allclose((found.factor[k] @ found.factor[k].T).numpy(), kept, atol=1e-5)
+    y = torch.arange(6) % 3
+    means = fitted.leading(spread=0.0).sample(y, streams(6)).flatten(1)
+    assert torch.allclose(means, fitted.mean[y], atol=1e-6)
+
+
 def test_gaussians_need_every_class(images, tmp_path):
     with pytest.raises(ValueError, match="class 1 has no training images"):
         Gaussians.fit(images[images.y != 1], ridge=0.01)

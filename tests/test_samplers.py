@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import foolbox
@@ -8,11 +9,13 @@ from scipy import stats
 
 from advebm.bench.plain import PlainAscent, PlainAttack
 from advebm.energy import grad, marginal, negative, posterior
+from advebm.evaluation.steps import continued
+from advebm.samplers.applications import path
 from advebm.samplers.buffer import Buffer, Replay, uniform_start
 from advebm.samplers.norms import NORMS
 from advebm.samplers.pgd import Ascent, Attack, pgd
 from advebm.samplers.proximal import proximal
-from advebm.samplers.sgld import sgld
+from advebm.samplers.sgld import Langevin, sgld
 from advebm.samplers.streams import Streams
 
 
@@ -159,6 +162,22 @@ def test_a_chain_has_a_draw_of_noise_a_step_however_many_are_drawn_at_once(strea
     moved = sgld(flat, torch.zeros(5, 1, side, side), steps=11, step_size=1.0, noise=0.5, streams=streams(5))
     again = streams(5)
     assert torch.allclose(moved, 0.5 * sum(again.normal(1, side, side) for _ in range(11)), atol=1e-5)
+
+
+def test_a_chain_with_momentum_is_its_recursion(streams):
+    """On E(x) = |x|^2 / 2 without noise: v <- .8 v + x, x <- x - .1 v; in pieces of a chain it is that of the whole one."""
+    chain, x = Langevin(steps=6, step_size=0.1, noise=0.0, momentum=0.8), streams(3).normal(1, 2, 2)
+    energy = lambda v: (v**2 / 2).flatten(1).sum(1)  # noqa: E731
+    expected, v = [x], torch.zeros_like(x)
+    for _ in range(6):
+        v = 0.8 * v + expected[-1]
+        expected.append(expected[-1] - 0.1 * v)
+    assert torch.allclose(chain(energy, x), expected[6], atol=1e-6)
+    noisy = replace(chain, noise=0.1)
+    found = continued(noisy, [2, 6], energy, x, streams(3))
+    assert torch.equal(found[6], noisy(energy, x, streams(3))) and torch.equal(found[0], x)
+    assert torch.equal(found[2], replace(noisy, steps=2)(energy, x, streams(3)))
+    assert torch.equal(path(noisy, energy, x, 3, streams(3))[-1], found[6])
 
 
 def test_an_ascent_goes_as_far_as_its_ball_lets_it(streams):

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from math import inf
 from pathlib import Path
 from types import MappingProxyType
@@ -371,12 +371,14 @@ class Model:
             if recipe.start is None:
                 raise ValueError(f"the recipe {name} starts from no images: leave out start")
             images = pixels(start, self.shape).to(self.device)
-            return dict.fromkeys(("gaussians", "uniform", "outliers"), lambda y, s: images[s.ids % len(images)])
+            return dict.fromkeys(("gaussians", "pca", "uniform", "outliers"), lambda y, s: images[s.ids % len(images)])
         if recipe.start == "outliers":
             raise ValueError(f"the recipe {name} starts from out-distribution images: give some as start")
+        leading = cache(lambda: self.gaussians.leading())
         return {
             "uniform": lambda y, streams: streams.uniform(*self.shape),
             "gaussians": lambda y, streams: self.gaussians.sample(y, streams),
+            "pca": lambda y, streams: leading().sample(y, streams),
         }
 
 

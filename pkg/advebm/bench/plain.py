@@ -30,11 +30,13 @@ def gradient(energy: Energy, x: Tensor) -> Tensor:
 
 class PlainLangevin(Langevin):
     def __call__(self, energy: Energy, x: Tensor, streams: Streams | None = None) -> Tensor:
+        velocity = torch.zeros_like(x)
         for _ in range(self.steps):
             g = gradient(energy, x)
             if self.clamp_grad is not None:
                 g = torch.clamp(g, -self.clamp_grad, self.clamp_grad)
-            x = x - self.step_size * g + self.noise * torch.randn_like(x)
+            velocity = self.momentum * velocity + g
+            x = x - self.step_size * velocity + self.noise * torch.randn_like(x)
             if self.clip:
                 x = torch.clamp(x, 0, 1)
         return x.detach()

@@ -44,7 +44,7 @@ def card(
     if (about["study"], about["method"]) != (study, method):
         raise ValueError(f"{model}: is {about['method']} of study {about['study']}, not {method} of {study}")
     found = measured(results, folder)
-    start = loaded.gaussians if any(recipe.start == "gaussians" for recipe in loaded.recipes.values()) else None
+    start = loaded.gaussians if any(recipe.start in ("gaussians", "pca") for recipe in loaded.recipes.values()) else None
 
     weights = ["model.safetensors"]
     disk.clear(out / "pictures", "*.png")

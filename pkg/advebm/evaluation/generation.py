@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from advebm.samplers.streams import Streams
 def start_images(gaussians: Gaussians, outliers: Images | None = None) -> Starts:
     """The starts of recipes, by name. Outliers are shuffled once and repeat only where there are too few: without noise,
     equal starts give equal images."""
+    leading = cache(lambda: gaussians.leading())
     order = None if outliers is None else np.random.default_rng(SEED).permutation(len(outliers.x))
 
     def drawn(y: Tensor, streams: Streams) -> Tensor:
@@ -32,6 +33,7 @@ def start_images(gaussians: Gaussians, outliers: Images | None = None) -> Starts
 
     return {
         "gaussians": gaussians.sample,
+        "pca": lambda y, streams: leading().sample(y, streams),
         "uniform": lambda y, streams: streams.uniform(*gaussians.shape),
         "outliers": drawn,
     }

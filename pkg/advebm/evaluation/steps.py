@@ -33,7 +33,10 @@ TRIAL, SHORTEST = 20, 2.0**-20  # steps by which a step size is tried; factor of
 
 def continued(chain: Langevin, lengths: Sequence[int], energy: Energy, x: Tensor, streams: Streams) -> dict[int, Tensor]:
     """The images of one chain at each length, and before the first step. They equal those of separate chains bit for bit,
-    as the noise continues in the same streams."""
+    as the noise continues in the same streams. A chain with momentum, whose velocity would be lost, is rerun for each."""
+    if chain.momentum:
+        again = partial(Streams.to, streams, x.device)
+        return {length: replace(chain, steps=length)(energy, x, again()) for length in (0, *lengths)}
     images = {0: x}
     for before, length in pairwise((0, *lengths)):
         images[length] = replace(chain, steps=length - before)(energy, images[before], streams)

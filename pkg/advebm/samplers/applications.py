@@ -200,7 +200,9 @@ def parts(recipe: Recipe) -> tuple[Sampler, Callable[[Logits, Tensor], Energy]]:
 
 def path(sampler: Sampler, energy: Energy, x: Tensor, frames: int, streams: Streams | None = None) -> list[Tensor]:
     """x, and the images after each of `frames` parts of the sampler's steps, the last those of sampler(energy, x, streams).
-    Where the sampler stays in a ball around x, x and the last alone."""
+    Where the sampler stays in a ball around x or has momentum, x and the last alone."""
+    if isinstance(sampler, Langevin) and sampler.momentum:
+        return [x, sampler(energy, x, streams)]
     if isinstance(sampler, Attack) or (isinstance(sampler, Ascent) and sampler.eps is not None):
         return [x, sampler(energy, x, streams)]
     found, ends = [x], [sampler.steps * k // frames for k in range(frames + 1)]

@@ -20,11 +20,11 @@ Stages = dict[str, Tensor]  # {name: images} for the recipe's `stages`; the last
 @dataclass(kw_only=True)
 class SGLD:
     """Langevin dynamics on E(x), or on E(x, y) if `conditional`, as of JEM, JEM++ and "Robust JEM-Energy" (Zhu et al. 2021,
-    Eq. 17)."""
+    Eq. 17). From the start `pca` and with momentum it is that of Mirza et al. 2024."""
 
     stages: ClassVar[tuple[str, ...]] = ("start", "langevin")
     recipe: Literal["sgld"]
-    start: Start
+    start: Start | Literal["pca"]
     chain: Langevin
     conditional: bool = False
 
@@ -36,7 +36,7 @@ class SGLD:
     @property
     def asks(self) -> bool:
         """Whether images have a class, by the energy or by the Gaussian from which their chain starts."""
-        return self.conditional or self.start == "gaussians"
+        return self.conditional or self.start in ("gaussians", "pca")
 
     def __call__(self, f: Logits, y: Tensor, starts: Starts, streams: Streams) -> Stages:
         x = starts[self.start](y, streams)
