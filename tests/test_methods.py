@@ -10,7 +10,7 @@ from advebm.data.batches import Batch
 from advebm.data.gaussians import Gaussians
 from advebm.energy import SCORES, conditional, marginal, posterior
 from advebm.methods import METHODS
-from advebm.methods.at_ebm import Progressive
+from advebm.methods.ascent import Progressive
 from advebm.methods.base import Context
 from advebm.networks.flow import LOG_DET_TERMS, Glow, ResidualFlow, estimates_from
 from advebm.networks.passes import Passes

@@ -17,9 +17,11 @@ from advebm.data.images import Images
 from advebm.energy import conditional, marginal
 from advebm.methods.base import Context, Loss, Method
 from advebm.networks import Network, dead, frozen
+from advebm.networks.norms import still
 from advebm.networks.passes import Passes, autocast, convolving
 from advebm.ranges import COLLAPSED, CORNERS, Count, Fraction, NonNegative, Positive, Precision, Steps
 from advebm.runtime import ranks
+from advebm.sharpness import SAM
 
 Log = Callable[[int, dict[str, float]], None]
 Keep = Callable[[int, dict[str, Tensor]], None]
@@ -46,6 +48,7 @@ class SGD:
     momentum: Fraction = 0.9
     weight_decay: NonNegative = 0.0
     nesterov: bool = False
+    sam: SAM | None = None
 
 
 @dataclass(kw_only=True)
@@ -54,6 +57,7 @@ class Adam:
     lr: Positive
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NonNegative = 0.0
+    sam: SAM | None = None
 
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
@@ -61,7 +65,7 @@ OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
 
 def built(spec: SGD | Adam, net: nn.Module, *, fused: bool = True) -> torch.optim.Optimizer:
     """torch's optimiser of that name, fused on a GPU unless `fused` is false."""
-    numbers = vars(spec).copy()
+    numbers = {name: value for name, value in vars(spec).items() if name != "sam"}
     where = {"fused": True} if fused and next(net.parameters()).is_cuda else {}
     return OPTIMIZERS[numbers.pop("name")](net.parameters(), **where, **numbers)
 
@@ -172,6 +176,10 @@ def fit(
             before = energies(net, batch, loss.x_adv) if last else {}
             optimizer.zero_grad()
             loss.value.backward()
+            if training.optimizer.sam is not None:  # of the loss at other weights, on the same images
+                with training.optimizer.sam.climbed(net.parameters()), still(net):
+                    optimizer.zero_grad()
+                    losses(batch, step).value.backward()
         optimizer.step()
         if average is not None:
             decay = min(training.ema, (step + 1) / (step + 10))  # a shorter average at first

@@ -89,7 +89,8 @@ class Method:
         return self.context.gaussians
 
     def loss(self, net: Network, batch: Batch, step: int) -> Loss:
-        """The loss of a batch."""
+        """The loss of a batch. Asked again in the same step, as by SAM at other weights, it has the same negatives, and the
+        state does not advance again; attacks are part of the loss and of its weights."""
         raise NotImplementedError
 
     def score(self, net: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -145,6 +146,7 @@ class ReplayMethod(Method):
     def begin(self, context: Context) -> None:
         super().begin(context)
         self.replay = Buffer(self.buffer, self.start(), self.context.seed, self.context.device)
+        self.drawn: tuple[int, tuple[Tensor, Tensor]] | None = None  # the last step, and its negatives
 
     def grown(self, step: int) -> Sampler:
         """The sampler of that step, shorter during `growth`."""
@@ -156,11 +158,14 @@ class ReplayMethod(Method):
 
     def negatives(self, f: View, count: int, step: int) -> tuple[Tensor, Tensor]:
         """x~ (B, C, H, W) and y~ (B,): draw chains from the buffer, continue them and store them again. The class of a
-        chain is its place in the buffer modulo K."""
+        chain is its place in the buffer modulo K. Again in the same step they are the same."""
+        if self.drawn is not None and self.drawn[0] == step:
+            return self.drawn[1]
         x, places = self.replay.draw(step, count)
         y = ranks.share(places) % self.context.classes
         x = self.grown(step)(self.descended(f, y), x, self.streams("negatives", step, count=count))
         self.replay.store(places, x)
+        self.drawn = step, (x, y)
         return x, y
 
     def contrast(self, e_pos: Tensor, e_neg: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
