@@ -54,9 +54,11 @@ def test_the_numbers_are_those_that_were_written_down():
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_study_is_right_and_has_every_method(study):
-    entry = config.read(FILE, study)
-    methods = ["at_ebm"] if study in ONE_CLASS else PARAMS["methods"]
-    assert PARAMS["methods"] == list(METHODS) and methods == list(entry["sampling"]) == list(entry["models"])
+    """Those of `methods` first; `tiny` has the others too, for the tests."""
+    entry, first = config.read(FILE, study), ["at_ebm"] if study in ONE_CLASS else PARAMS["methods"]
+    assert list(METHODS)[: len(PARAMS["methods"])] == PARAMS["methods"] and first == list(entry["models"])[: len(first)]
+    assert list(entry["sampling"]) == list(entry["models"])
+    assert study != "tiny" or set(entry["models"]) == set(METHODS)
     for name in [*entry["models"], "judge"]:
         built = config.model(entry, name)
         assert type(built.method) is METHODS["standard" if name == "judge" else name]

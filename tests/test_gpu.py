@@ -89,9 +89,9 @@ def setting(name, count):
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - FLOWS))
 def test_a_step_never_waits_for_the_device(name):
     model, x, out, context = setting(name, 160)
-    batches = Batches(x, 16, model.training.augmentation, 0, "cuda", out)
+    batches = Batches(x, 16, model.training.augmentation, 0, "cuda", out, model.method.plain)
     method, own = model.method, model.network.build((1, 8, 8), model.method.outputs(10)).cuda().train()
-    if name == "at_ebm":
+    if name in ("at_ebm", "dat"):
         method = replace(method, progressive=None)  # it reads its AUC, and the Gaussians read the classes: both wait
         method = replace(method, start=tuple(start for start in method.start if start != "gaussians") or ("uniform",))
     if hasattr(method, "buffer"):

@@ -44,6 +44,8 @@ FIELDS = {
     "residual_flow": {},
     "weat": {"attack": ATTACK},
     "eb_jdat": {"attack": ATTACK, "sampler": PROXIMAL, "buffer": REPLAY},
+    "dat": {"attack": ATTACK, "ascent": Ascent(steps=3, step_size=0.1)},
+    "sada_jem": {"sampler": LANGEVIN, "buffer": REPLAY},
 }
 RANDOM = set(METHODS) - {"standard", "prejeat", "at_ebm", "oe"}
 
@@ -106,6 +108,10 @@ def test_methods_reduce_to_each_other(make, small, batch):
     assert same(small, batch, make("robust_jem", p_x=0.0), make("at"))
     assert same(small, batch, make("robust_jem", attack=NONE), make("jempp"))
     assert same(small, batch, make("jeat", eps=0.0), make("jem"))
+    assert same(small, batch, make("dat", weight=0.0), make("at"))
+    plain = batch._replace(x_plain=batch.x)
+    assert same(small, plain, make("sada_jem", p_x=0.0), make("standard"))
+    assert same(small, plain, make("sada_jem"), make("sada_jem", positives="augmented"))
     one_step = Attack(eps=0.1, steps=1, step_size=0.1, random_start=True)
     inner = batch._replace(x=0.2 + 0.6 * batch.x)  # JEAT clips to [0, 1] once, at the end
     assert same(small, inner, make("jeat", p_x=0.0, gradient_at="start"), make("prejeat", attack=one_step))
@@ -127,6 +133,15 @@ def test_methods_reduce_to_each_other(make, small, batch):
     assert not same(small, batch, make("jeat", eps=0.5), make("jeat", eps=0.5, gradient_at="start"))
 
 
+def test_dat_reduces_to_at_ebm(make, binary, batch):
+    """With one logit, whose cross-entropy is 0, dat is at_ebm without R1, by either energy."""
+    one = batch._replace(y=torch.zeros(6, dtype=torch.int64))
+    at_ebm = make("at_ebm", r1=0.0)
+    for discriminates in ("marginal", "conditional"):
+        assert same(binary, one, make("dat", weight=1.0, discriminates=discriminates), at_ebm)
+    assert not same(binary, one, make("dat"), at_ebm) and same(binary, one, make("dat"), at_ebm, factor=0.5)
+
+
 def test_at_ebm_reduces_to_its_parts(make, binary, batch):
     still = Ascent(steps=0, step_size=0.1)
     first_k = make("at_ebm", progressive=Progressive(iterations=5))
@@ -142,7 +157,7 @@ def test_at_ebm_reduces_to_its_parts(make, binary, batch):
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_loss_is_a_function_of_seed_and_step(make, nets, batch, name):
-    net = nets(name)
+    net, batch = nets(name), batch._replace(x_plain=batch.x)
     make(name).loss(net, batch, 0)  # a flow initialises itself from its first batch
     one, two, three = make(name), make(name), make(name)
     values = [method.loss(net, batch, step).value for method, step in ((one, 4), (two, 4), (three, 5))]
@@ -217,14 +232,15 @@ def sign_start(twin):
     return (2 * twin.streams("attack", 2, count=6).uniform(1, 4, 4) - 1) * 0.1
 
 
-@pytest.mark.parametrize("name", ["standard", "noise", "at", "prejeat", "jem", "jempp", "robust_jem", "jeat"])
+@pytest.mark.parametrize("name", ["standard", "noise", "at", "prejeat", "jem", "jempp", "robust_jem", "jeat", "sada_jem"])
 def test_loss_is_the_papers_equation(make, small, batch, name):
+    batch = batch._replace(x_plain=batch.x.flip(3))
     x, y = batch.x, batch.y
-    chains = name in ("jem", "jempp", "robust_jem", "jeat")
+    chains = name in ("jem", "jempp", "robust_jem", "jeat", "sada_jem")
     method, twin = make(name, **({"energy_l2": 0.07, "p_x": 0.6} if chains else {})), make(name)
     loss = method.loss(small, batch, 2)
 
-    x_ce = x_pos = x
+    x_ce, x_pos = x, batch.x_plain if name == "sada_jem" else x
     if name == "noise":
         x_ce = x + 0.1 * twin.streams("noise", 2, count=6).normal(1, 4, 4)
     if name in ("at", "robust_jem"):
@@ -241,7 +257,7 @@ def test_loss_is_the_papers_equation(make, small, batch, name):
     if chains:
         streams = twin.streams("negatives", 2, count=6)
         start, places = twin.replay.draw(2, 6)
-        x_neg = slow_descent(small, start, SGLD if name in ("jem", "jeat") else PROXIMAL_STEPS, streams)
+        x_neg = slow_descent(small, start, SGLD if name in ("jem", "jeat", "sada_jem") else PROXIMAL_STEPS, streams)
         assert torch.allclose(loss.x_neg, x_neg, atol=1e-9)
         e_pos, e_neg = slow_energy(small, x_pos), slow_energy(small, loss.x_neg)
         expected = expected + 0.6 * (e_pos.mean() - e_neg.mean()) + 0.07 * ((e_pos**2).mean() + (e_neg**2).mean())
@@ -381,6 +397,30 @@ def test_at_ebm_is_the_papers_equation(make, binary, batch):
         assert torch.isclose(loss.value, expected, atol=1e-7)
         pairs = [float(a > b) + 0.5 * float(a == b) for a in f(x_pos) for b in f(loss.x_neg)]
         assert loss.logs["auc"].item() == pytest.approx(sum(pairs) / 36)
+
+
+@pytest.mark.parametrize("discriminates", ["marginal", "conditional"])
+def test_dat_is_the_papers_equation(make, small, batch, discriminates):
+    x, y, x_star = batch.x, batch.y, batch.x_out
+    method = make("dat", discriminates=discriminates)
+    loss = method.loss(small, batch, 2)
+    for _ in range(3):  # class-conditional, unconstrained, L2-normalised ascent of f(x)[y]
+        gradient = slow_gradient(lambda v, i: small(v)[:, y[i]], x_star)
+        x_star = torch.stack([v + 0.1 * g / g.norm() for v, g in zip(x_star, gradient, strict=True)]).clamp(0, 1)
+    x_adv = slow_attack(small, x, y, (x + sign_start(method)).clamp(0, 1), 0.1, 3)
+    assert torch.allclose(loss.x_neg, x_star, atol=1e-7) and torch.allclose(loss.x_adv, x_adv, atol=1e-7)
+    own = None if discriminates == "marginal" else y
+    d, d_star = (1 / (1 + slow_energy(small, v, own).exp()) for v in (x, x_star))
+    both = torch.cat([-d.log(), -(1 - d_star).log()])  # as released: the mean over x and x* together
+    assert torch.isclose(loss.value, slow_ce(small, x_adv, y) + both.mean(), atol=1e-6)
+    pairs = [float(a < b) for a in slow_energy(small, x, y) for b in slow_energy(small, x_star, y)]
+    assert loss.logs["auc"].item() == pytest.approx(sum(pairs) / 36)
+
+
+def test_dats_gaussians_are_of_the_classes_of_its_ascents(make, small, batch):
+    method = make("dat", start=("gaussians",), ascent=Ascent(steps=0, step_size=0.1))
+    expected = method.gaussians().sample(batch.y, method.streams("gaussians", 2, count=6))
+    assert torch.equal(method.loss(small, batch, 2).x_neg, expected.double())
 
 
 def test_r1_has_a_gradient_for_the_weights(make, binary, batch):
@@ -639,7 +679,7 @@ def test_what_recovery_makes_longer(make):
         longer = own.longer(1.4)
         if "sampler" in method:
             assert longer == replace(own, sampler=own.sampler.scaled(1.4)) != own
-        elif name == "at_ebm":
+        elif name in ("at_ebm", "dat"):
             assert longer.ascent.steps == 5 and longer == replace(own, ascent=longer.ascent)
         else:
             assert longer is own
@@ -675,13 +715,29 @@ def test_detectors_by_confidence_rank_as_the_maximal_probability(make, small, ba
         assert torch.equal(SCORES[make(name).detector](small)(batch.x).argsort(), (-p).argsort())
 
 
-@pytest.mark.parametrize("name", ["jem", "jempp", "robust_jem", "jeat", "igebm", "eb_jdat"])
+@pytest.mark.parametrize("name", ["jem", "jempp", "robust_jem", "jeat", "igebm", "eb_jdat", "sada_jem"])
 def test_state_is_the_replay_buffer(make, small, batch, name):
+    batch = batch._replace(x_plain=batch.x)
     method, other = make(name), make(name)
     method.loss(small, batch, 0)
     state = {key: value.clone() for key, value in method.state_dict().items()}
     other.load_state_dict(state)
     assert torch.equal(method.loss(small, batch, 1).value, other.loss(small, batch, 1).value)
+
+
+@pytest.mark.parametrize("name", ["jem", "jempp", "robust_jem", "jeat", "igebm", "sada_jem", "at_ebm", "dat"])
+def test_a_loss_asked_again_in_its_step_changes_nothing(make, nets, batch, name):
+    """As by SAM: the negatives are the same, and neither the replay buffer nor K advances twice."""
+    batch, net = batch._replace(x_plain=batch.x), nets(name)
+    method = make(name, **({"progressive": Progressive(iterations=1)} if name in ("at_ebm", "dat") else {}))
+    for step in range(3):
+        loss = method.loss(net, batch, step)
+        state = {key: value.clone() for key, value in method.state_dict().items()}
+        again = method.loss(net, batch, step)
+        assert torch.equal(again.x_neg, loss.x_neg) and torch.equal(again.value, loss.value)
+        assert all(torch.equal(value, state[key]) for key, value in method.state_dict().items())
+    method.begin(method.context)
+    assert method.drawn is None, "a new training begins anew"
 
 
 def test_progressive_k_advances_and_resumes(make, binary, batch):

@@ -23,7 +23,6 @@ from advebm.commands.prepare import prepare
 from advebm.data import images
 from advebm.data.gaussians import Gaussians
 from advebm.data.prepared import about
-from advebm.methods import METHODS
 from advebm.methods.base import Context
 from advebm.training import fit
 from test_pipeline import BIN, clone, locks, shell
@@ -43,7 +42,7 @@ def cifar10(tmp_path_factory):
     return about(folder), sets, Gaussians.load(folder / "gaussians.safetensors")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", config.read(PARAMS, "cifar10")["models"])
 def test_twenty_steps_on_cifar10_with_the_papers_network(cifar10, name):
     described, sets, start = cifar10
     entry = config.read(PARAMS, "cifar10", name)

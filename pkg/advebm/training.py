@@ -177,7 +177,7 @@ def fit(
             optimizer.zero_grad()
             loss.value.backward()
             if training.optimizer.sam is not None:  # of the loss at other weights, on the same images
-                with training.optimizer.sam.climbed(net.parameters()), still(net):
+                with training.optimizer.sam.climbed(net.parameters()), still(losses):
                     optimizer.zero_grad()
                     losses(batch, step).value.backward()
         optimizer.step()

@@ -3,6 +3,7 @@
 from advebm.methods.at import AT
 from advebm.methods.at_ebm import ATEBM
 from advebm.methods.base import Method
+from advebm.methods.dat import DAT
 from advebm.methods.eb_jdat import EBJDAT
 from advebm.methods.glow import Glow
 from advebm.methods.igebm import IGEBM
@@ -15,6 +16,7 @@ from advebm.methods.prejeat import PreJEAT
 from advebm.methods.ratio import Ratio
 from advebm.methods.residual_flow import ResidualFlow
 from advebm.methods.robust_jem import RobustJEM
+from advebm.methods.sada_jem import SADAJEM
 from advebm.methods.standard import Standard
 from advebm.methods.weat import WEAT
 
@@ -35,4 +37,6 @@ METHODS: dict[str, type[Method]] = {
     "residual_flow": ResidualFlow,
     "weat": WEAT,
     "eb_jdat": EBJDAT,
+    "dat": DAT,
+    "sada_jem": SADAJEM,
 }

@@ -50,7 +50,7 @@ class AscentMethod(Method):
     def longer(self, factor: float) -> "Method":
         return replace(self, ascent=self.ascent.scaled(factor))
 
-    def starts(self, batch: Batch, step: int, y: Tensor | None) -> Tensor:
+    def starts(self, batch: Batch, step: int, y: Tensor | None = None) -> Tensor:
         """x_out (B, C, H, W): image i has start i modulo their number; class Gaussians are of classes y (B,), or of
         uniformly drawn ones."""
         count = len(batch.x)

@@ -193,8 +193,8 @@ def parts(recipe: Recipe) -> tuple[Sampler, Callable[[Logits, Tensor], Energy]]:
             return langevin, posterior
         case Targeted(attack=attack):
             return attack, posterior
-        case Ascend(ascent=ascent):
-            return ascent, lambda f, y: marginal(f)
+        case Ascend(ascent=ascent, conditional=of_class):
+            return ascent, conditional if of_class else lambda f, y: marginal(f)
     raise ValueError("the recipe draw has no chain to apply; take another recipe or method")
 
 

@@ -102,21 +102,29 @@ class Combined:
 
 @dataclass(kw_only=True)
 class Ascend:
-    """The recipe of AT-EBM: normalised ascent of f = -E from out-distribution images (Yin, Li and Rohde 2022)."""
+    """The recipe of AT-EBM: normalised ascent of f = -E from out-distribution images (Yin, Li and Rohde 2022), or if
+    `conditional` of f(x)[y] = -E(x, y), the recipe of DAT (Yin et al. 2025)."""
 
-    guided: ClassVar[bool] = False
     stages: ClassVar[tuple[str, ...]] = ("start", "ascent")
     recipe: Literal["ascent"]
     start: Start
     ascent: Ascent
+    conditional: bool = False
+
+    @property
+    def guided(self) -> bool:
+        """Whether the logits of classes guide it."""
+        return self.conditional
 
     @property
     def asks(self) -> bool:
-        return self.start == "gaussians"
+        """Whether images have a class, by the energy or by the Gaussian from which their ascent starts."""
+        return self.conditional or self.start == "gaussians"
 
     def __call__(self, f: Logits, y: Tensor, starts: Starts, streams: Streams) -> Stages:
         x = starts[self.start](y, streams)
-        return {"start": x, "ascent": self.ascent(marginal(f), x, streams)}
+        energy = conditional(f, y) if self.conditional else marginal(f)
+        return {"start": x, "ascent": self.ascent(energy, x, streams)}
 
 
 @dataclass(kw_only=True)
