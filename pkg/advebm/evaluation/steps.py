@@ -154,9 +154,9 @@ class StepsResult(Result):
 
 def adjustment(make: Generator, name: str, recipe: Recipe, images: Images, length: int) -> Adjusted | None:
     """How far images at the end of a chain are from exp(-E / T) of the energy that it descends, see samplers/metropolis.py.
-    None where there is no noisy chain."""
+    None where there is no noisy chain, or one with momentum."""
     chain, of = parts(recipe)
-    if not isinstance(chain, Langevin) or chain.noise == 0:
+    if not isinstance(chain, Langevin) or chain.noise == 0 or chain.momentum:
         return None
     ids = torch.arange(min(len(images.x), BATCH), device=next(make.net.parameters()).device)
     x = images[: len(ids)].pixels(ids.device)
