@@ -14,13 +14,14 @@ from PIL import Image
 
 from advebm import cli, config, networks
 from advebm.networks.wrn import WideResNet
+from advebm.methods import METHODS
 from advebm.runtime import disk, project
 
 PARAMS = yaml.safe_load(Path("params.yaml").read_text())
 
 # a key of the study tiny, its value, the error message
 VALUES = [
-    ("models", dict.fromkeys(PARAMS["methods"]), "must name at least one method"),
+    ("models", dict.fromkeys(METHODS), "must name at least one method"),
     ("network.wdith", 2, "unknown key 'wdith' (did you mean width?)"),
     ("network.depth", 11, "11 is not one of"),
     ("network.norm", "layer", "'layer' is not one of ['none', 'batch', 'group', 'frozen', 'fixed']"),

@@ -59,7 +59,7 @@ def test_every_measurement_and_method_has_its_stages():
         ("reports/published.yaml", SHOWN),
         ("reports/tables.py", SHOWN),
         ("samplers/buffer.py", {f"train/{m}" for m in METHODS} | {"judge", "warm"}),
-        ("samplers/proximal.py", {f"train/{m}" for m in ("jempp", "robust_jem")}),
+        ("samplers/proximal.py", {f"train/{m}" for m in ("jempp", "robust_jem", "eb_jdat")}),
         ("data/sources.py", {"prepare"}),
         ("data/gaussians.py", {"gaussians", "baselines", "judge", "warm"}
             | {f"{s}/{m}" for s in ("train", "sample", "look", "applications") for m in METHODS}),

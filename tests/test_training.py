@@ -278,7 +278,7 @@ def test_what_an_optimiser_recalls_lies_in_memory_as_its_weights(tmp_path, spec)
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_methods_that_attack_record_the_changes(name):
-    attacks = {"noise", "at", "prejeat", "jeat", "robust_jem", "ratio", "at_ebm", "dat"}
+    attacks = {"noise", "at", "prejeat", "jeat", "robust_jem", "ratio", "at_ebm", "weat", "eb_jdat", "dat"}
     _, records = tiny(name)
     records = list(records.values())
     kinds = ["marginal"] if name == "at_ebm" else ["joint", "marginal"]

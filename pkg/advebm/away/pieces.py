@@ -13,7 +13,7 @@ from advebm.evaluation import MEASUREMENTS
 from advebm.runtime import outbox, project, tracking
 
 SOON = ("train", "sample", "quality", "robustness")  # for every method, before any of
-LATE = ("ood", "look", "fisher", "autoattack")  # then these, and those of further measurements
+LATE = ("ood", "look", "fisher", "autoattack", "applications")  # then these, and those of further measurements
 HOME = ("check", "sources", "prepare", "gaussians")  # cheap but large: made again at home, by the same commands
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
