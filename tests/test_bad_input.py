@@ -13,8 +13,8 @@ import yaml
 from PIL import Image
 
 from advebm import cli, config, networks
-from advebm.networks.wrn import WideResNet
 from advebm.methods import METHODS
+from advebm.networks.wrn import WideResNet
 from advebm.runtime import disk, project
 
 PARAMS = yaml.safe_load(Path("params.yaml").read_text())
