@@ -9,8 +9,7 @@ from scipy import stats
 
 from advebm.bench.plain import PlainAscent, PlainAttack
 from advebm.energy import grad, marginal, negative, posterior
-from advebm.evaluation.steps import continued
-from advebm.samplers.applications import path
+from advebm.samplers.applications import continued, path
 from advebm.samplers.buffer import Buffer, Replay, uniform_start
 from advebm.samplers.norms import NORMS
 from advebm.samplers.pgd import Ascent, Attack, pgd

@@ -258,7 +258,7 @@ class Model:
         start from the class Gaussians of the classes of this model that the expression wants."""
         self._check_classifier("compose")
         name, how = self._recipe(recipe)
-        sampler, of = applications.parts(how)
+        (sampler, _), of = applications.parts(how), applications.class_energy(how)
         sampler = sampler if steps is None else replace(sampler, steps=steps)
         terms = {word: self._term(word, others) for word in applications.words(expression)}
         first = [k for word in applications.wanted(expression) for model, k in [terms[word]] if model is self]
@@ -273,8 +273,7 @@ class Model:
 
                 def energy(word: str, ids: Tensor = ids) -> Energy:
                     model, k = terms[word]
-                    y = torch.full_like(ids, k)
-                    return of(views[model], y) if how.guided else conditional(views[model], y)
+                    return of(views[model], torch.full_like(ids, k))
 
                 streams = Streams(seed, "compose", expression, name, ids=ids)
                 x = self.gaussians.sample(start[ids % len(start)], streams)
@@ -283,9 +282,8 @@ class Model:
 
     def _term(self, word: str, others: Mapping[str, "Model"]) -> tuple["Model", int]:
         """The model and the class of a word of an expression."""
-        name = word.rstrip("0123456789")
+        name, number = applications.named(word)
         model = self if name == "" else others.get(name)
-        number = word[len(name) :]
         if model is None or not number:
             known = ", ".join(f"{other}0" for other in others)
             raise ValueError(

@@ -1,5 +1,7 @@
 """`advebm apply`: translation, inpainting, denoising, super-resolution, interpolation and composition of one's images."""
 
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,90 +30,77 @@ Class = Annotated[int | None, Option("--class", help="class of all images [defau
 Seed = Annotated[int, Option(help="of the noise")]
 
 
-@apply.command()
-def translate(
-    images: Given,
-    model: o.ModelFile,
-    out: Out,
-    recipe: Recipe = None,
-    steps: Steps = None,
-    frames: Frames = 8,
-    y: Class = None,
-    seed: Seed = 0,
-) -> None:
+def application(title: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
+    """A command for a function of the model, the images and its own options; the options of all applications are added."""
+    shared = {"images": Given, "model": o.ModelFile, "out": Out}
+    last = {"recipe": Recipe, "steps": Steps, "frames": Frames, "y": Class, "seed": Seed}
+    defaults = {"recipe": None, "steps": None, "frames": 8, "y": None, "seed": 0}
+
+    def made(solve: Callable[..., Any]) -> Callable[..., None]:
+        def run(images: Path, model: Path, out: Path, **options: Any) -> None:
+            loaded, x, names = _opened(model, images)
+            _write(out, images, names, solve(loaded, x, **options), title)
+
+        own = [p for p in signature(solve).parameters.values() if p.kind == Parameter.KEYWORD_ONLY]
+        parameters = [Parameter(key, Parameter.KEYWORD_ONLY, annotation=kind) for key, kind in shared.items()]
+        parameters += own
+        parameters += [
+            Parameter(key, Parameter.KEYWORD_ONLY, annotation=kind, default=defaults[key]) for key, kind in last.items()
+        ]
+        run.__name__, run.__doc__ = solve.__name__, solve.__doc__
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        return apply.command()(run)
+
+    return made
+
+
+@application("translation")
+def translate(model: "Model", x: "np.ndarray", **how: Any) -> Any:
     """Move images of another domain to the model's, by so many steps."""
-    loaded, x, names = _opened(model, images)
-    how = _how(recipe, steps, frames, seed)
-    _write(out, images, names, loaded.translate(x, y, **how), "translation")
+    return model.translate(x, **how)
 
 
-@apply.command()
+@application("inpainting")
 def inpaint(
-    images: Given,
-    model: o.ModelFile,
-    out: Out,
+    model: "Model",
+    x: "np.ndarray",
+    *,
     mask: Annotated[Path | None, Option(help="image of the model's size, white where pixels are known")] = None,
     hole: Annotated[float, Option(min=0, max=1, help="without --mask: side of the unknown square, of the image's")] = 0.5,
-    recipe: Recipe = None,
-    steps: Steps = None,
-    frames: Frames = 8,
-    y: Class = None,
-    seed: Seed = 0,
-) -> None:
+    **how: Any,
+) -> Any:
     """Fill in unknown pixels."""
-    import torch
+    from advebm.data import folders, given
+    from advebm.samplers.applications import around
 
-    from advebm.data import given
-
-    loaded, x, names = _opened(model, images)
-    _, height, width = loaded.shape
-    known = torch.ones(height, width, dtype=torch.bool)
+    _, height, width = model.shape
     if mask is None:
-        top, left = (round(side * (1 - hole) / 2) for side in (height, width))
-        known[top : height - top, left : width - left] = False
-    else:
-        from advebm.data import folders
-
-        found = folders.pixels(mask)
-        if found.shape[:2] != (height, width):
-            raise ValueError(f"{mask}: is {found.shape[0]}x{found.shape[1]}, images of the model are {height}x{width}")
-        known = given.pixels(found, (1 if found.ndim == 2 else found.shape[2], height, width))[0].mean(0) > 0.5
-    _write(out, images, names, loaded.inpaint(x, known, y, **_how(recipe, steps, frames, seed)), "inpainting")
+        return model.inpaint(x, around(hole, height, width), **how)
+    found = folders.pixels(mask)
+    if found.shape[:2] != (height, width):
+        raise ValueError(f"{mask}: is {found.shape[0]}x{found.shape[1]}, images of the model are {height}x{width}")
+    known = given.pixels(found, (1 if found.ndim == 2 else found.shape[2], height, width))[0].mean(0) > 0.5
+    return model.inpaint(x, known, **how)
 
 
-@apply.command()
+@application("denoising")
 def denoise(
-    images: Given,
-    model: o.ModelFile,
-    out: Out,
+    model: "Model",
+    x: "np.ndarray",
+    *,
     std: Annotated[float, Option(help="deviation of the noise, images in [0, 1]")],
     weight: Annotated[float, Option(min=0, help="how much the images count beside the energy")] = 0.01,
-    recipe: Recipe = None,
-    steps: Steps = None,
-    frames: Frames = 8,
-    y: Class = None,
-    seed: Seed = 0,
-) -> None:
+    **how: Any,
+) -> Any:
     """Remove noise."""
-    loaded, x, names = _opened(model, images)
-    made = loaded.denoise(x, std, y, weight=weight, **_how(recipe, steps, frames, seed))
-    _write(out, images, names, made, "denoising")
+    return model.denoise(x, std, weight=weight, **how)
 
 
-@apply.command()
-def restore(
-    images: Given,
-    model: o.ModelFile,
-    out: Out,
-    recipe: Recipe = None,
-    steps: Steps = None,
-    frames: Frames = 8,
-    y: Class = None,
-    seed: Seed = 0,
-) -> None:
+@application("super-resolution")
+def restore(model: "Model", x: "np.ndarray", **how: Any) -> Any:
     """Raise the resolution: images smaller by an integer become images of the model's size."""
-    loaded, x, names = _opened(model, images)
-    _write(out, images, names, loaded.restore(x, y, **_how(recipe, steps, frames, seed)), "super-resolution")
+    return model.restore(x, **how)
 
 
 @apply.command()
@@ -165,8 +154,8 @@ def compose(
         classes = {name: judge.classify(made.to(judge.device)).y.cpu() for name, judge in seen.items()}
 
         def holds(word: str) -> Any:
-            name = word.rstrip("0123456789")
-            return classes[name] == int(word[len(name) :])
+            name, number = applications.named(word)
+            return classes[name] == int(number)
 
         shares = [f"{holds(word).float().mean():.3f} are {word}" for word in applications.words(expression)]
         held = applications.held(expression, holds).float().mean()
@@ -182,10 +171,6 @@ def _named(entries: list[str] | None, option: str) -> list[tuple[str, Path]]:
             raise ValueError(f"{option} {entry}: must be NAME=MODEL, the name of letters")
         found.append((name, Path(file)))
     return found
-
-
-def _how(recipe: str | None, steps: int | None, frames: int, seed: int) -> dict[str, Any]:
-    return {"recipe": recipe, "steps": steps, "frames": frames, "seed": seed}
 
 
 def _opened(model: Path, images: Path) -> "tuple[Model, np.ndarray, list[str]]":

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from advebm.data.gaussians import Gaussians
 from advebm.data.images import to_bytes, to_pixels
-from advebm.energy import conditional
 from advebm.evaluation import features, intervals
 from advebm.evaluation.features import FeatureNetwork
 from advebm.evaluation.frechet import distance, fitted
@@ -23,6 +22,7 @@ from advebm.evaluation.quality import balanced
 from advebm.evaluation.result import Interval, Result
 from advebm.evaluation.subject import Subject
 from advebm.ranges import LEAST, Count, Fraction, NonNegative, Positive, Several
+from advebm.runtime import state
 from advebm.runtime.parts import SEED, Part
 from advebm.samplers import applications as a
 from advebm.samplers.recipes import Recipe
@@ -124,9 +124,7 @@ class Problem:
 def problems(spec: Applications, shape: tuple[int, ...]) -> dict[str, Problem]:
     """The tasks whose images are known, by name. Super-resolution needs sides that the factor divides."""
     _, height, width = shape
-    mask = torch.ones(height, width, dtype=torch.bool)
-    top, left = (round(side * (1 - spec.hole) / 2) for side in (height, width))
-    mask[top : height - top, left : width - left] = False
+    mask = a.around(spec.hole, height, width)
     found = {
         "inpainting": Problem(
             observe=lambda x: x * mask.to(x.device),
@@ -215,7 +213,7 @@ class Measuring:
         self.make = subject.generator
         self.device = next(self.make.net.parameters()).device
         self.using: FeatureNetwork = features.network(
-            spec, self.judge, self.judge.shape[0], subject.root, bar=lambda name: iter
+            spec, self.judge, self.judge.shape[0], subject.root, cache=state.features().part
         )
         self.gaussians = Gaussians.load(subject.gaussians, self.device, about=subject.about)
         usable = {name: recipe for name, recipe in subject.recipes.items() if recipe.recipe != "draw"}
@@ -328,14 +326,13 @@ class Measuring:
         start = torch.tensor([int(word) for word in a.wanted(expression)] or range(classes), device=self.device)
         ids = torch.arange(self.spec.n, device=self.device)
         streams = Streams(SEED, "applications", expression, ids=ids)
-        sampler, of = a.parts(recipe)
+        (sampler, _), of = a.parts(recipe), a.class_energy(recipe)
 
         def made() -> dict[str, Tensor]:
             with self.make.passes.sampling(self.make.net) as f:
 
                 def energy(word: str) -> a.Energy:
-                    k = torch.full_like(ids, int(word))
-                    return of(f, k) if recipe.guided else conditional(f, k)
+                    return of(f, torch.full_like(ids, int(word)))
 
                 x = self.gaussians.sample(start[ids % len(start)], streams)
                 return {

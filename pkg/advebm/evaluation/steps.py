@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from advebm.evaluation.subject import Surroundings
 from advebm.networks.passes import Passes
 from advebm.runtime import state
 from advebm.runtime.parts import BATCH, Part, anew
-from advebm.samplers.applications import parts
+from advebm.samplers.applications import continued, parts
 from advebm.samplers.metropolis import adjusted, shorter
 from advebm.samplers.pgd import Ascent
 from advebm.samplers.recipes import Recipe, Starts
@@ -29,18 +28,6 @@ from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
 TRIAL, SHORTEST = 20, 2.0**-20  # steps by which a step size is tried; factor of the smallest
-
-
-def continued(chain: Langevin, lengths: Sequence[int], energy: Energy, x: Tensor, streams: Streams) -> dict[int, Tensor]:
-    """The images of one chain at each length, and before the first step. They equal those of separate chains bit for bit,
-    as the noise continues in the same streams. A chain with momentum, whose velocity would be lost, is rerun for each."""
-    if chain.momentum:
-        again = partial(Streams.to, streams, x.device)
-        return {length: replace(chain, steps=length)(energy, x, again()) for length in (0, *lengths)}
-    images = {0: x}
-    for before, length in pairwise((0, *lengths)):
-        images[length] = replace(chain, steps=length - before)(energy, images[before], streams)
-    return images
 
 
 def repeated(ascent: Ascent, lengths: Sequence[int], energy: Energy, x: Tensor, streams: Streams) -> dict[int, Tensor]:

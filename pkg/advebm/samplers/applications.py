@@ -11,8 +11,9 @@ In inpainting and super-resolution E is that of an image completed by what is kn
 """
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, pairwise
 from typing import Any
 
@@ -38,6 +39,14 @@ def known_pixels(z: Tensor, mask: Tensor) -> Completion:
 def known_means(z: Tensor, factor: int) -> Completion:
     """Super-resolution: the images nearest to x whose means over blocks of factor x factor pixels are z."""
     return lambda x: x + enlarged(z - reduced(x, factor), factor)
+
+
+def around(hole: float, height: int, width: int) -> Tensor:
+    """The mask (height, width) of the pixels around a rectangle in the middle, whose sides are that part of the image's."""
+    mask = torch.ones(height, width, dtype=torch.bool)
+    top, left = (round(side * (1 - hole) / 2) for side in (height, width))
+    mask[top : height - top, left : width - left] = False
+    return mask
 
 
 def reduced(x: Tensor, factor: int) -> Tensor:
@@ -177,6 +186,12 @@ def wanted(expression: str) -> list[str]:
     return folded(expression, lambda word: [word], _joined, _joined, lambda found: [])
 
 
+def named(word: str) -> tuple[str, str]:
+    """The name of the model and the number of the class of a word: "ink2" is ("ink", "2"), "3" is ("", "3")."""
+    name = word.rstrip("0123456789")
+    return name, word[len(name) :]
+
+
 def _joined(*found: list[str]) -> list[str]:
     return list(dict.fromkeys(chain.from_iterable(found)))
 
@@ -198,14 +213,31 @@ def parts(recipe: Recipe) -> tuple[Sampler, Callable[[Logits, Tensor], Energy]]:
     raise ValueError("the recipe draw has no chain to apply; take another recipe or method")
 
 
+def class_energy(recipe: Recipe) -> Callable[[Logits, Tensor], Energy]:
+    """The energy of classes by which a recipe generates: its own, or E(x, y) where that has no classes."""
+    return parts(recipe)[1] if recipe.guided else conditional
+
+
+def continued(
+    sampler: Langevin | Ascent, lengths: Sequence[int], energy: Energy, x: Tensor, streams: Streams | None
+) -> dict[int, Tensor]:
+    """The images of one chain at each length, and before the first step. Those of Langevin dynamics equal those of separate
+    chains bit for bit, as the noise continues in the same streams; with momentum, whose velocity would be lost, it is rerun
+    for each."""
+    if isinstance(sampler, Langevin) and sampler.momentum:
+        again = (lambda: None) if streams is None else partial(streams.to, x.device)
+        return {length: replace(sampler, steps=length)(energy, x, again()) for length in (0, *lengths)}
+    images = {0: x}
+    for before, length in pairwise((0, *lengths)):
+        images[length] = replace(sampler, steps=length - before)(energy, images[before], streams)
+    return images
+
+
 def path(sampler: Sampler, energy: Energy, x: Tensor, frames: int, streams: Streams | None = None) -> list[Tensor]:
     """x, and the images after each of `frames` parts of the sampler's steps, the last those of sampler(energy, x, streams).
-    Where the sampler stays in a ball around x or has momentum, x and the last alone."""
-    if isinstance(sampler, Langevin) and sampler.momentum:
-        return [x, sampler(energy, x, streams)]
+    Where the sampler stays in a ball around x, x and the last alone."""
     if isinstance(sampler, Attack) or (isinstance(sampler, Ascent) and sampler.eps is not None):
         return [x, sampler(energy, x, streams)]
-    found, ends = [x], [sampler.steps * k // frames for k in range(frames + 1)]
-    for start, end in pairwise(ends):
-        found.append(replace(sampler, steps=end - start)(energy, found[-1], streams))
-    return found
+    lengths = [sampler.steps * k // frames for k in range(frames + 1)]
+    images = continued(sampler, lengths, energy, x, streams)
+    return [images[length] for length in lengths]
