@@ -239,5 +239,5 @@ def path(sampler: Sampler, energy: Energy, x: Tensor, frames: int, streams: Stre
     if isinstance(sampler, Attack) or (isinstance(sampler, Ascent) and sampler.eps is not None):
         return [x, sampler(energy, x, streams)]
     lengths = [sampler.steps * k // frames for k in range(frames + 1)]
-    images = continued(sampler, lengths, energy, x, streams)
+    images = continued(sampler, lengths[1:], energy, x, streams)
     return [images[length] for length in lengths]
