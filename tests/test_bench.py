@@ -1,11 +1,12 @@
 """`advebm bench`, and the fast implementations that it times."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from advebm import cli
+from advebm import cli, config
 from advebm.bench import jobs, plain, timing
 from advebm.energy import evaluated, grad, marginal
 from advebm.networks import passes
@@ -29,6 +30,16 @@ def test_bench_runs_both_ways_and_checks_one_by_the_other(tmp_path, capsys):
         assert "default" not in row and row["ratio_default"] is None, "on a CPU, plain is torch's default"
     text = capsys.readouterr().out
     assert text == (tmp_path / "bench.md").read_text() + "\n" and "| training step of robust_jem" in text
+
+
+def test_operations_are_those_of_every_gradient_of_a_step():
+    """A weights' gradient after G images' gradients: jem has two batches and a chain, weat an attack on a divergence."""
+    entry = config.read("params.yaml", "tiny")
+    standard, at, jem, weat = (timing.gflop_per_image(entry, name, Path()) for name in ("standard", "at", "jem", "weat"))
+    gradient = (at - standard) / entry["models"]["at"]["attack"]["steps"]
+    assert jem == pytest.approx(2 * standard + entry["models"]["jem"]["sampler"]["steps"] * gradient)
+    forward = gradient / 2
+    assert weat == pytest.approx(2 * standard + entry["models"]["weat"]["attack"]["steps"] * gradient + forward)
 
 
 def test_checkpoints_save_memory_at_a_size_whose_gaussians_would_not_fit(tmp_path):

@@ -172,14 +172,8 @@ def fit(
         batch = batches(step)
         last = (step + 1) % training.record_every == 0 or step + 1 == total
         with convolving(training.loss_precision):
-            loss = losses(batch, step)
-            before = energies(net, batch, loss.x_adv) if last else {}
-            optimizer.zero_grad()
-            loss.value.backward()
-            if training.optimizer.sam is not None:  # of the loss at other weights, on the same images
-                with training.optimizer.sam.climbed(net.parameters()), still(losses):
-                    optimizer.zero_grad()
-                    losses(batch, step).value.backward()
+            loss = backward(losses, batch, step, optimizer, training.optimizer.sam)
+        before = energies(net, batch, loss.x_adv) if last else {}
         optimizer.step()
         if average is not None:
             decay = min(training.ema, (step + 1) / (step + 10))  # a shorter average at first
@@ -206,6 +200,18 @@ def fit(
             watch(step + 1, {**pictures, **dict(method.images())})
             keep(step + 1, captured(net, average, optimizer, method))
     return kept.eval()
+
+
+def backward(losses: nn.Module, batch: Batch, step: int, optimizer: torch.optim.Optimizer, sam: SAM | None) -> Loss:
+    """The loss, with the weights' gradients of it; with `sam` those of the loss at other weights, on the same images."""
+    loss = losses(batch, step)
+    optimizer.zero_grad()
+    loss.value.backward()
+    if sam is not None:
+        with sam.climbed(losses.parameters()), still(losses):
+            optimizer.zero_grad()
+            losses(batch, step).value.backward()
+    return loss
 
 
 class Losses(nn.Module):

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ from advebm.samplers.pgd import Attack
 from advebm.samplers.proximal import Proximal
 from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
-from advebm.training import Losses, built
+from advebm.training import Losses, backward, built
 
 CLASSES = 10
 FITTED = 4096  # numbers of an image up to which there are class Gaussians: their memory is its square
@@ -43,7 +44,7 @@ Draw = Callable[[View, Any], Tensor]  # draws images from a network by a sampler
 
 class Job(NamedTuple):
     """The same work by several implementations, on a batch. run(kind, calm): `kind` is one of PLAIN or PACKAGE; with `calm`
-    there is no randomness, and the result is what is compared: for a chain or an attack, the displacement of its images."""
+    there is no noise, and the result is what is compared: for a chain or an attack, the displacement of its images."""
 
     name: str
     run: Callable[[str, bool], Any]
@@ -58,9 +59,8 @@ def passes(precision: Precision, device: torch.device | str) -> dict[str, Passes
 
 
 def without_noise(sampler: Any) -> Any:
-    """A sampler or an attack without noise and random start; other objects unchanged."""
-    changes = {key: value for key, value in {"noise": 0.0, "random_start": False}.items() if hasattr(sampler, key)}
-    return replace(sampler, **changes) if changes else sampler
+    """A sampler without noise; other objects unchanged."""
+    return replace(sampler, noise=0.0) if hasattr(sampler, "noise") else sampler
 
 
 def pngs(x: Tensor, folder: str) -> None:
@@ -165,6 +165,7 @@ class Bench:
             own.buffer = Replay(size=max(4 * len(self.data.x), 100), reinit=own.buffer.reinit)
         still = replace(own, **{field.name: without_noise(getattr(own, field.name)) for field in fields(own)})
         data = self.data if model.method.outliers else self.data._replace(x_out=None)
+        steps = count(1)
 
         def started(kind: str, method: Method) -> tuple[Losses, torch.optim.Optimizer]:
             if kind in PACKAGE:
@@ -183,16 +184,14 @@ class Bench:
             return losses, optimizer
 
         def run(kind: str, calm: bool) -> Tensor | None:
-            """A step; calm: the gradient of the weights, without noise and random starts, from equal replay buffers."""
+            """A step; calm: the gradient of the weights, without noise, from equal replay buffers."""
             if calm:
                 losses, optimizer = started(kind, still)
                 torch.manual_seed(0)
             else:
                 losses, optimizer = begun(kind)
             with convolving(losses.precision):
-                loss = losses(data, 0)
-                optimizer.zero_grad()
-                loss.value.backward()
+                loss = backward(losses, data, 0 if calm else next(steps), optimizer, training.optimizer.sam)
             if calm:
                 return torch.cat([p.grad.flatten() for p in losses.parameters() if p.grad is not None])
             optimizer.step()

@@ -11,6 +11,7 @@ from advebm.energy import Energy, NetworkEnergy
 from advebm.methods.base import Method, ReplayMethod
 from advebm.networks import Network
 from advebm.samplers.buffer import Buffer, Replay, Start
+from advebm.samplers.norms import NORMS
 from advebm.samplers.pgd import Ascent, Attack
 from advebm.samplers.proximal import Proximal
 from advebm.samplers.sgld import Langevin
@@ -45,7 +46,10 @@ class PlainLangevin(Langevin):
 class PlainAttack(Attack):
     def __call__(self, energy: Energy, x: Tensor, streams: Streams | None = None) -> Tensor:
         step = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        moved = x + (2 * torch.rand_like(x) - 1) * self.eps if self.random_start and self.norm == "linf" else x.clone()
+        moved = x.clone()
+        if self.random_start:  # the package's, so that results compare
+            assert streams is not None, "a random start needs streams"
+            moved = x + NORMS[self.norm].random_start(x.shape, self.eps, streams)
         velocity, points = torch.zeros_like(x), []
         for _ in range(self.steps):
             moved = moved.clamp(0, 1)

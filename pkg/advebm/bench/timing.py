@@ -17,7 +17,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from advebm.bench.jobs import Job
+from advebm import networks
+from advebm.bench.jobs import Bench, Job
 from advebm.evaluation.result import Result
 from advebm.networks.passes import convolving, has_bf16
 from advebm.reports.tables import Table, document
@@ -160,6 +161,15 @@ def memory_and_flops(run: Callable[[], Any], device: torch.device) -> tuple[floa
     with counter:
         peak = peak_on_gpu(run) if device.type == "cuda" else peak_on_cpu(run)
     return peak / 2**20, counter.get_total_flops()
+
+
+def gflop_per_image(entry: dict[str, Any], method: str, root: Path) -> float:
+    """The operations of matrix products and convolutions in a training step of a study's method, in 10^9 for each image.
+    entry: the study's in params.yaml; root: the data root, which may tell the size of the images."""
+    device, images = networks.device(), 8
+    step = Bench(entry, method, images, 1, device, root).step(method)
+    step.run("eager", False)  # spectral norms and buffers are then as in the middle of a training
+    return memory_and_flops(partial(step.run, "eager", False), device)[1] / images / 1e9
 
 
 def peak_on_gpu(run: Callable[[], Any]) -> int:
