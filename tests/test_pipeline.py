@@ -275,6 +275,10 @@ def test_the_summary_gathers_the_tracked_runs(copy):
     shown = shell(copy, BIN / "advebm", "headline", "page.md", "--study", "tiny", "--method", "at", "--method", "jem")
     row = next(line for line in (copy / "page.md").read_text().splitlines() if line.startswith("| at "))
     assert row in shown and "| targeted " in row and "not run" in shown
+    (copy / "page.md").write_text("<!-- field tiny -->\n<!-- end field -->\n")
+    shown = shell(copy, BIN / "advebm", "headline", "page.md", "--study", "tiny", "--method", "at")
+    (row,) = ([cell.strip() for cell in line.split("|")] for line in shown.splitlines() if line.startswith("| at "))
+    assert "0 of " in row[-3] and float(row[-4].split()[0]) > 0, "no training diverged; each took its time"
 
 
 def test_replaced_source_files_are_noticed(tmp_path):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from advebm import config
+from advebm.bench.timing import gflop_per_image
 from advebm.commands import sweep
 from advebm.commands.headline import headline
 from advebm.commands.measure import leave_out
@@ -17,6 +19,7 @@ from advebm.data import images
 from advebm.evaluation import MEASUREMENTS
 from advebm.evaluation.ood import Scored, WorstCase
 from advebm.evaluation.robustness import UnderAttack
+from advebm.reports import field
 from advebm.reports.papers import both_attacks, ours, papers
 from advebm.reports.results import measured
 from advebm.reports.tables import Beside, text
@@ -183,6 +186,30 @@ def test_the_first_table_of_a_page_is_filled_between_its_lines(study, capsys):
             (study / name).write_text(content)
         with pytest.raises(error, match=f"{name}: (no such file|lacks the lines <!-- headline tiny -->)"):
             headline(study / name, study="tiny", **given)
+
+
+def test_the_table_of_the_field_is_filled_between_its_lines(study):
+    page = study / "field.md"
+    page.write_text("<!-- field tiny -->\n<!-- end field -->\n\n<!-- headline tiny -->\n<!-- end headline -->\n")
+    headline(page, study="tiny", results=study / "results", method=["robust_jem", "at_ebm", "dat"])
+    rows = [re.sub(" +", " ", line) for line in page.read_text().splitlines() if line.startswith("| ")]
+    entry = config.read("params.yaml", "tiny")
+    ours, theirs = (f"{gflop_per_image(entry, name, study):.4g}" for name in ("robust_jem", "at_ebm"))
+    fid = "2.5 ± 0.05 | 0.01 ± 0.002 | 0.98 | 0.9 | 0.3"
+    assert rows[1:4] == [
+        f"| robust_jem | combined | 0.99 | 0.86 | 0.78 | {fid} | 0.02 | {ours} | - | - | 1 |",
+        f"| at_ebm | ascent | - | - | - | {fid} | - | {theirs} | - | - | 1 |",
+        f"| dat | ascent | {'- | ' * 12}not run |",
+    ]
+    assert rows[5].startswith("| robust_jem | combined |")
+
+
+def test_numbers_over_seeds_have_deviations_and_divergences():
+    entry = config.read("params.yaml", "tiny")
+    found = {"robustness/clean": [0.5, 0.7], "train/divergences": [0.0, 4.0, 1.0], "train/seconds": [10.0, 20.0]}
+    cells = dict(zip(field.HEADER, field.row(entry, "at", found), strict=True))
+    assert (cells["clean"], cells["seconds"]) == ("0.6 ± 0.14", "15 ± 7.1")
+    assert (cells["diverged"], cells["seeds"], cells["FID"]) == ("2 of 3", 3, None)
 
 
 def test_a_report_has_each_number_with_its_interval_and_count(study):

@@ -45,6 +45,7 @@ class Course:
         self.grids = state.folder / "grids"  # where they survive an interruption: DVC empties `out`
         self.rows: list[dict[str, float]] = list(good.about["rows"])
         self.recoveries: list[dict[str, Any]] = list(good.about["recoveries"])
+        self.begun = time.monotonic() - good.about.get("seconds", 0.0)  # less the interruptions
         self.bar: dict[str, str] = {}  # what the progress bar shows
         self.cost, self.ended = 0.0, 0.0  # of the last drawing of the curves: its duration in seconds, and when it ended
 
@@ -133,12 +134,18 @@ class Course:
 
     def keep(self, step: int, tensors: dict[str, "Tensor"]) -> None:
         about = {"step": step, "rows": list(self.rows), "recoveries": list(self.recoveries), "run": self.run.uid}
+        about["seconds"] = time.monotonic() - self.begun
         self.good = self.good._replace(tensors=tensors, about=about)
         self.state.save(self.good)
+
+    def account(self, divergences: int) -> None:
+        """Log what the training cost and how often it diverged."""
+        self.run.metrics({"train/seconds": time.monotonic() - self.begun, "train/divergences": divergences})
 
     def roll_back(self, error: "Diverged", attempts: int) -> None:
         """Return to the last good state. Raises the error, with the recoveries tried, once there were `attempts` of
         them."""
+        self.account(len(self.recoveries) + 1)
         if len(self.recoveries) == attempts:
             tried = f"; {attempts} recoveries did not help" if attempts else ""
             last = type(error)(f"{error}{tried}", error.step)
@@ -149,7 +156,6 @@ class Course:
         step = self.good.about["step"]
         self.rows = list(self.good.about["rows"])
         self.recoveries.append({"event": str(error), "step": error.step, "back_to": step})
-        self.run.metrics({"recoveries": len(self.recoveries)}, step)
         if ranks.rank() == 0:
             print(f"advebm: {error}; resuming from step {step}", file=sys.stderr)
 
@@ -290,6 +296,7 @@ def train(
                 "beside": {file.name: images.digest(file) for file in beside},
             }
             networks.save(checkpoint, net, study=study, method=method, seed=seed, data=described["sha256"], **use, **origin)
+            course.account(len(course.recoveries))
             run.tags(checkpoint__sha256=images.digest(checkpoint))
             run.artifact(checkpoint)
     shown = (f"{name} {value:.4g}" for name, value in course.rows[-1].items() if name.startswith("validation/"))

@@ -74,9 +74,9 @@ def pgd20(attacks: Mapping[str, Any]) -> str | None:
     return next((name for name, a in attacks.items() if (a.norm, a.ascends, a.steps) == ("linf", "ce", 20)), None)
 
 
-def filled(text: str, study: str, lines: list[str]) -> str | None:
-    """The text with `lines` between the two marks of the study; None where it lacks them."""
-    first, last = f"<!-- headline {study} -->\n", "<!-- end headline -->"
+def filled(text: str, name: str, study: str, lines: list[str]) -> str | None:
+    """The text with `lines` between the two marks of a study's table of that name; None where it lacks them."""
+    first, last = f"<!-- {name} {study} -->\n", f"<!-- end {name} -->"
     before, begun, rest = text.partition(first)
     _, ended, after = rest.partition(last)
     return before + first + "\n".join(["", *lines, "", ""]) + last + after if begun and ended else None
@@ -88,18 +88,21 @@ def not_run(method: str, recipes: list[str]) -> list[list[Any]]:
     return [[method if not i else "", recipe, "not run", *rest] for i, recipe in enumerate(recipes or [None])]
 
 
+def over(values: Values, name: str) -> str | float | None:
+    """Mean and standard deviation over the seeds; of one seed the number and, if there is one, its standard error."""
+    found = values.get(name, [])
+    if len(found) > 1:
+        return about(statistics.mean(found), statistics.stdev(found))
+    return about(found[0], *values.get(f"{name}_se", [None])) if found else None
+
+
 def measured_rows(entry: dict[str, Any], method: str, values: Values) -> list[list[Any]]:
     """A row for each recipe; the first also has the numbers that do not depend on it. None for what was not measured."""
     pgd = pgd20(config.build(Robustness, entry["robustness"]).attacks)
     outside = next((name for name in entry["data"]["out"] if f"ood/{name}/auc" in values), None)
 
     def cell(name: str, recipe: str | None = None) -> str | float | None:
-        """Mean and standard deviation over the seeds; of one seed the number and, if there is one, its standard error."""
-        name = names(pgd, recipe, outside)[name]
-        found = values.get(name, [])
-        if len(found) > 1:
-            return about(statistics.mean(found), statistics.stdev(found))
-        return about(found[0], *values.get(f"{name}_se", [None])) if found else None
+        return over(values, names(pgd, recipe, outside)[name])
 
     classifies = [cell("clean"), cell("pgd20")]
     detects = [cell("auc"), cell("auc_worst"), max(map(len, values.values()))]

@@ -466,20 +466,19 @@ def _reason(error: Exception) -> str:
     return f"{_where()}: {text}"
 
 
-def runs(study: str) -> list["RunData"]:
-    """Tags, params and metrics of each finished run of a study, newest first. Prints a line if some wait in the outbox.
-    Raises ConnectionError where the store cannot be read."""
+def runs(study: str, status: str = "FINISHED") -> list["RunData"]:
+    """Tags, params and metrics of each run of a study that ended so, newest first. Prints a line if some wait in the
+    outbox. Raises ConnectionError where the store cannot be read."""
     unsent = {file.relative_to(outbox.root()).parts[0] for file in outbox.waiting(study)}
-    if unsent:
+    if unsent and status == "FINISHED":
         told = f"{len(unsent)} stages of {study} wait in {outbox.root()} and are not counted; `advebm sync` sends them"
         print(f"advebm: {told}", file=sys.stderr)
     with connected() as store:
         found = store.get_experiment_by_name(f"advebm/{study}")
         if found is None:
             return []
-        return [
-            run.data for run in store.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", max_results=1000)
-        ]
+        ended = store.search_runs([found.experiment_id], f"attributes.status = '{status}'", max_results=1000)
+        return [run.data for run in ended]
 
 
 @contextmanager

@@ -1,0 +1,38 @@
+"""The field at a glance: what each method can do, and what its training costs."""
+
+from typing import Any
+
+from advebm import config
+from advebm.evaluation.robustness import Robustness
+from advebm.reports.headline import Values, names, over, pgd20
+from advebm.reports.tables import table
+
+GFLOP = "train/gflop_per_image"  # of a training step, at its longest chain
+HEADER = [
+    *("method", "recipe", "clean", "PGD-20, at most", "AutoAttack, at most", "FID", "KID", "label consistency"),
+    *("AUC", "worst, at most", "ECE", "GFLOP an image", "seconds", "diverged", "seeds"),
+]
+
+
+def lines(entry: dict[str, Any], values: dict[str, Values]) -> list[str]:
+    """The table of a study's entry of params.yaml, in Markdown: a row for each method, with the first of its recipes."""
+    return table(HEADER, [row(entry, name, numbers) for name, numbers in values.items()])
+
+
+def row(entry: dict[str, Any], method: str, values: Values) -> list[Any]:
+    """The cells of a method; None for what was not measured or does not apply."""
+    recipe = next(iter(entry["sampling"][method]), None)
+    outside = next((name for name in entry["data"]["out"] if f"ood/{name}/auc" in values), None)
+    main = names(pgd20(config.build(Robustness, entry["robustness"]).attacks), recipe, outside)
+    diverged, seeds = values.get("train/divergences", []), max(map(len, values.values()), default=0)
+    wanted = [
+        main["clean"],
+        main["pgd20"],
+        "autoattack/linf",
+        main["fid"],
+        f"quality/{recipe}/kid",
+        main["label_consistency"],
+    ]
+    wanted += [main["auc"], main["auc_worst"], main["ece"], GFLOP, "train/seconds"]
+    told = f"{sum(map(bool, diverged))} of {len(diverged)}" if diverged else None
+    return [method, recipe, *(over(values, name) for name in wanted), told, seeds or "not run"]
