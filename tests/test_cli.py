@@ -78,7 +78,7 @@ def test_the_whole_chain_of_every_method(work, method):
         run(work, method, command, out=f"{method}/results")
     for command in ("autoattack", "fisher"):
         run(work, method, command, out=f"{method}/results/{command}.json")
-    run(work, method, "look", "--samples", results / "samples", *gaussians, out=f"{method}/results")
+    run(work, method, "look", "--samples", results / "samples", *gaussians, *judge[:2], out=f"{method}/results")
     run(work, method, "applications", *gaussians, *judge[:2], out=f"{method}/results")
     model = ("--model", work / method / "model.safetensors")
     done = advebm("report", method, "--study", "tiny", "--results", results, *model, "--out", work / "report.json")

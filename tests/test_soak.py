@@ -105,7 +105,7 @@ def test_one_class_of_photographs_from_folders_to_report(tmp_path):
     results = json.loads((folder / "report.json").read_text())
     assert results["calibration"] == results["autoattack"] == results["applications"] == {}
     assert results["robustness"]["clean"] is None and set(results["ood"]) == {"imagenet", "cats", "uniform"}
-    assert results["quality"]["ascent"]["fid"] > 0 and 0 < results["neighbours"]["ascent"]["copying"]["p"] < 1
+    assert results["quality"]["ascent"]["fid"] > 0 and 0 < results["neighbours"]["ascent"]["copying"]["l2"]["p"] < 1
 
 
 def test_digits_twice_gives_the_same_bytes(tmp_path):

@@ -71,8 +71,12 @@ def files(method):
     }  # fmt: skip
     score = {"score": 0.4, "se": 0.01, "score_symmetric": 0.1, "se_symmetric": 0.0025, "ways": "exact"}
     restored = {"psnr": 14.5, "psnr_ci": [14.0, 15.0], "ssim": 0.8, "features": 0.4, "chosen": {"steps": 10}}
-    copying = {"z": -4.0, "p": 1e-4} if method == "robust_jem" else {"z": 0.5, "p": 0.7}
-    near = {"l2": {"min": 0.5, "q05": 0.7, "median": 1.0}, "ssim": {"max": 0.95, "median": 0.9, "n": 6}, "n": 500}
+    copying = {
+        "l2": {"z": -4.0, "p": 1e-4} if method == "robust_jem" else {"z": 0.5, "p": 0.7},
+        "features": {"z": 1.0, "p": 0.8},
+    }
+    distances = {"min": 0.5, "q05": 0.7, "median": 1.0}
+    near = {"l2": distances, "features": distances, "ssim": {"max": 0.95, "median": 0.9, "n": 6}, "n": 500}
     return {
         "quality": recipes | {"baselines": {name: quality("ours") for name in ("gaussians", "real")}},
         "ood": {"photographs": ood, "uniform": ood},
@@ -94,7 +98,7 @@ def files(method):
         },
         "landscape": {"radius": 1.0, "images": 4, "rise": 3.5},
         "neighbours": {name: {**near, "copying": copying} for name in RECIPES[method]}
-        | {"test images": {**near, "copying": None}},
+        | {"test images": {**near, "copying": {}}},
         "interpolation": {name: {"smoothness": 0.8} for name in RECIPES[method]},
         "applications": {
             "recipe": next(iter(RECIPES[method]), None), "n": 100,

@@ -67,8 +67,9 @@ STEPS = {
     "autoattack": measurement("autoattack", out="autoattack.json"),
     "fisher": measurement("fisher", out="fisher.json"),
     "look": step(
-        "look robust_jem", [*ON_MODEL, "--gaussians", START, "--samples", "results/samples", "--out", "results"],
-        ["model", DATA, START, "results/samples"], LOOK,
+        "look robust_jem",
+        [*ON_MODEL, "--gaussians", START, "--samples", "results/samples", "--judge", JUDGE, "--out", "results"],
+        ["model", DATA, START, "results/samples", "judge"], LOOK,
     ),
     "report": step(
         "report robust_jem", ["--results", "results", "--model", MODEL, "--out", "report.json"], ["model", "results"],

@@ -165,11 +165,13 @@ def test_fisher_scores(nets, digits):
 
 
 def test_neighbours(digits):
-    found, _ = neighbours.neighbours({}, digits[0][:80], digits[1][:50], neighbours.Neighbours(samples=3))
+    spec = neighbours.Neighbours(features="judge", samples=3)
+    found, _ = neighbours.neighbours({}, digits[0][:80], digits[1][:50], spec, lambda x, name: torch.from_numpy(-x / 255.0))
     (a, _), (b, _) = own_images(digits[1][:50]), own_images(digits[0][:80])
     near, similarity = found.named["test images"], own.similar(a[:3], b)
     distances = own.nearest(a, b)
-    assert [near.l2.min, near.l2.q05, near.l2.median] == pytest.approx(np.quantile(distances, [0, 0.05, 0.5]).tolist())
+    for by in (near.l2, near.features):  # these features have the distances of pixels
+        assert [by.min, by.q05, by.median] == pytest.approx(np.quantile(distances, [0, 0.05, 0.5]).tolist())
     assert [near.ssim.max, near.ssim.median] == pytest.approx([similarity.max(), np.median(similarity)])
 
 

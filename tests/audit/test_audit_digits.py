@@ -212,10 +212,13 @@ def test_fisher_scores(method, test):
 def test_neighbours(method, test):
     ours, (train, _), rows = read(method, "neighbours"), own.images(DATA / "train.npz"), Rows()
     sets = {name: own.images(RESULTS / method / "samples" / f"{name}.npz")[0] for name in ours if name != "test images"}
+    ways = {"l2": lambda x: x, "features": torch.no_grad()(model("judge").features)}
     for name, x in {**sets, "test images": test[0]}.items():
-        distances, entry = own.nearest(x, train), ours[name]
-        for key, q in (("min", 0.0), ("q05", 0.05), ("median", 0.5)):
-            rows.near(f"{name} L2 {key}", entry["l2"][key], float(np.quantile(distances, q)), 1e-5)
+        entry = ours[name]
+        for way, of in ways.items():
+            distances = own.nearest(of(x), of(train))
+            for key, q in (("min", 0.0), ("q05", 0.05), ("median", 0.5)):
+                rows.near(f"{name} {way} {key}", entry[way][key], float(np.quantile(distances, q)), 1e-5)
         similarity = own.similar(x[: entry["ssim"]["n"]], train)
         rows.near(f"{name} SSIM max", entry["ssim"]["max"], similarity.max(), 1e-6)
         rows.near(f"{name} SSIM median", entry["ssim"]["median"], float(np.median(similarity)), 1e-6)

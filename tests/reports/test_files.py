@@ -31,7 +31,7 @@ COMMANDS = {
     "baselines": f"baselines {DATA} {GAUSSIANS} {JUDGE} --out {{t}}/o",
     "steps": f"steps robust_jem {MODEL} {DATA} {GAUSSIANS} {JUDGE} --images 20 --lengths 1,2 --out {{t}}/o",
     "quality": f"quality at {MODEL} {DATA} {JUDGE} --samples {{t}} --baselines {{t}} --out {{t}}/o/q.json",
-    "neighbours": f"neighbours at {MODEL} {DATA} --samples {{t}} --out {{t}}/o",
+    "neighbours": f"neighbours at {MODEL} {DATA} {JUDGE} --samples {{t}} --out {{t}}/o",
     "report": f"report at {MODEL} --results {{t}} --out {{t}}/o/r.json",
     "info": "info {t}/judge/model.safetensors",
     **{

@@ -97,8 +97,9 @@ _TABLE = (
         name="neighbours",
         stage="look",
         kind="Neighbours",
-        about="The training images nearest to the samples of each recipe and to as many test images, by L2 and by SSIM.",
-        inputs=("samples",),
+        about="The training images nearest to the samples of each recipe and to as many test images, by L2, by "
+        "features and by SSIM.",
+        inputs=("samples", "judge", "root"),
         sampled=True,
     ),
     Measurement(

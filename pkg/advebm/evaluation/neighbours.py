@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,17 +10,23 @@ import torch
 from torch import Tensor
 
 from advebm.data.images import Images
+from advebm.evaluation import features
 from advebm.evaluation.result import Named
 from advebm.evaluation.subject import Subject
 from advebm.networks import device
 from advebm.ranges import Count
+from advebm.runtime import state
 from advebm.runtime.parts import BATCH, Part
 
 CHUNK = 2**19  # values that SSIM compares at a time: as many as fit in the cache
 
 
+# the features (N, D) of uint8 images (N, H, W, C), which have a name for the progress bar
+Extract = Callable[[np.ndarray, str], Tensor]
+
+
 @dataclass(kw_only=True)
-class Neighbours:
+class Neighbours(features.Features):
     """The training images nearest to the first samples of each recipe."""
 
     samples: Count = 6
@@ -28,14 +34,20 @@ class Neighbours:
 
     def measure(self, subject: Subject, part: Part) -> "tuple[NeighboursResult, Nearest]":
         made, train, test = subject.sampled, subject.images("train"), subject.images("test")[: subject.count]
+        judge = subject.load_judge()
+        using = features.network(self, judge, judge.shape[0], subject.root, cache=state.features().part, bar=subject.bar)
+
+        def extract(x: np.ndarray, name: str) -> Tensor:
+            return using.features(x, name)[using.layers[0]]
+
         bar = subject.bar("neighbours")
-        result, found = neighbours(made, train, test, self, device=device(), progress=bar)
+        result, found = neighbours(made, train, test, self, extract, device=device(), progress=bar)
         return result, Nearest({name: images.x for name, images in made.items()}, train.x, found)
 
 
 @dataclass(kw_only=True)
 class Distances:
-    """L2 distances of images in [0, 1] to their nearest training images: minimum, 5% quantile and median."""
+    """L2 distances to the nearest training images: minimum, 5% quantile and median."""
 
     min: float
     q05: float
@@ -61,10 +73,11 @@ class Copying:
 
 @dataclass(kw_only=True)
 class Near:
-    l2: Distances
+    l2: Distances  # of pixels in [0, 1]
+    features: Distances
     ssim: Similarities
     n: int
-    copying: Copying | None = None  # None for the test images
+    copying: dict[str, Copying] = field(default_factory=dict)  # by l2 and features; empty for the test images
 
 
 @dataclass(kw_only=True)
@@ -74,12 +87,20 @@ class NeighboursResult(Named):
     named: dict[str, Near]
 
 
+class Found(NamedTuple):
+    """Indices of training images (samples, nearest)."""
+
+    l2: np.ndarray
+    features: np.ndarray
+    ssim: np.ndarray
+
+
 class Nearest(NamedTuple):
     """The data of the picture of nearest neighbours."""
 
     samples: dict[str, np.ndarray]  # uint8 (N, H, W, C) by recipe
     train: np.ndarray
-    found: dict[str, tuple[np.ndarray, np.ndarray]]  # indices of training images, by L2 and by SSIM
+    found: dict[str, Found]
 
 
 def nearest_by_l2(x: Tensor, reference: Tensor, k: int, batch: int, progress: Callable = iter) -> tuple[Tensor, Tensor]:
@@ -131,7 +152,8 @@ def copying(made: np.ndarray, held_out: np.ndarray) -> Copying:
     """The test of Meehan, Chaudhuri and Dasgupta (2020, Section 3.1, in one cell, Z_U) by the distances (M,) of generated
     and (N,) of held-out images to their nearest training images: Mann and Whitney's U, how many of the M N pairs have the
     generated image farther away (ties count half), by its mean and deviation under the null, z = (U - M N / 2) / s, and the
-    normal p of a z as low. Ties lower s. Images of less contrast than the data are nearer too, and are no copies."""
+    normal p of a z as low. Ties lower s. Images of less contrast than the data are nearer too, images more typical of their
+    class are nearer in features, and neither are copies."""
     m, n = len(made), len(held_out)
     values, place, ties = np.unique(np.concatenate([made, held_out]), return_inverse=True, return_counts=True)
     rank = (ties.cumsum() - (ties - 1) / 2)[place]  # from 1; of ties, their mean
@@ -147,31 +169,43 @@ def neighbours(
     train: Images,
     test: Images,
     spec: Neighbours,
+    extract: Extract,
     *,
     device: torch.device | str = "cpu",
     batch: int = BATCH,
     progress: Callable = iter,
-) -> tuple[NeighboursResult, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """The result and {set: indices (samples, nearest) of training images, by L2 and by SSIM} (Zhu et al. 2021, Fig. 7). A
-    set is a recipe's samples or "test images", which `copying` compares with."""
-    reference = train.pixels(device)
+) -> tuple[NeighboursResult, dict[str, Found]]:
+    """The result and {set: training images} (Zhu et al. 2021, Fig. 7). A set is a recipe's samples or "test images", which
+    `copying` compares with."""
+    reference, reference_z = train.pixels(device), extract(train.x, "training images").to(device)
     k = min(spec.nearest, len(reference))
     numbers: dict[str, Near] = {}
-    to_train: dict[str, np.ndarray] = {}  # distances
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    to_train: dict[str, dict[str, np.ndarray]] = {}  # distances
+    found: dict[str, Found] = {}
     for name, images in (samples | {"test images": test}).items():
-        x = images.pixels(device)
-        distance, by_l2 = nearest_by_l2(x, reference, k, batch, progress)
+        x, z = images.pixels(device), extract(images.x, name).to(device)
+        near = {
+            "l2": nearest_by_l2(x, reference, k, batch, progress),
+            "features": nearest_by_l2(z, reference_z, k, batch, progress),
+        }
+        to_train[name] = {key: distance[:, 0].double().cpu().numpy() for key, (distance, _) in near.items()}
         similarity, by_ssim = nearest_by_ssim(x[: spec.samples], reference, k, progress)
-        to_train[name] = distance[:, 0].double().cpu().numpy()
-        least, q05, median = np.quantile(to_train[name], [0, 0.05, 0.5]).tolist()
         most = similarity[:, 0].cpu().numpy()
         numbers[name] = Near(
-            l2=Distances(min=least, q05=q05, median=median),
+            **{key: distances(values) for key, values in to_train[name].items()},
             ssim=Similarities(max=float(most.max()), median=float(np.median(most)), n=len(most)),
             n=len(x),
         )
-        found[name] = by_l2[: spec.samples].cpu().numpy(), by_ssim.cpu().numpy()
+        shown = {key: index[: spec.samples].cpu().numpy() for key, (_, index) in near.items()}
+        found[name] = Found(**shown, ssim=by_ssim.cpu().numpy())
+    held_out = to_train["test images"]
     for name in samples:
-        numbers[name] = replace(numbers[name], copying=copying(to_train[name], to_train["test images"]))
+        tests = {key: copying(values, held_out[key]) for key, values in to_train[name].items()}
+        numbers[name] = replace(numbers[name], copying=tests)
     return NeighboursResult(named=numbers), found
+
+
+def distances(to_train: np.ndarray) -> Distances:
+    """Of distances (N,) to the nearest training images."""
+    least, q05, median = np.quantile(to_train, [0, 0.05, 0.5]).tolist()
+    return Distances(min=least, q05=q05, median=median)
