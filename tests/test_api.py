@@ -151,6 +151,9 @@ def test_applications_keep_what_is_known(tree, test_images, monkeypatch):
     mask = torch.rand(7, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5
     filled = own.inpaint(x, mask, frames=2)
     assert torch.equal(filled[-1][:, 0][mask], x[:, 0][mask]) and not torch.equal(filled[0], filled[-1])
+    painted = own.paint(x, ~mask, 3, frames=2)
+    assert torch.equal(painted[-1][:, 0][mask], x[:, 0][mask]) and torch.equal(painted[0], x)
+    assert own.energy(painted[-1], 3).mean() < own.energy(x, 3).mean()
     low = torch.nn.functional.avg_pool2d(x, 2)
     found = own.restore(low, steps=1)
     unclamped = (found > 0).all(1) & (found < 1).all(1)  # where a block has a clamped pixel its mean may differ
@@ -160,10 +163,16 @@ def test_applications_keep_what_is_known(tree, test_images, monkeypatch):
     rows = own.interpolate(x, x.flip(0), columns=3, steps=0)
     assert torch.equal(rows[:, 0], x) and torch.equal(rows[:, 2], x.flip(0))
     assert torch.allclose(rows[:, 1], (x + x.flip(0)) / 2)
-    many = [own.inpaint(x, mask, seed=3), own.translate(x, seed=3), own.compose("3 or 8", 7, others={"b": own})]
+
+    def applied():
+        yield own.inpaint(x, mask, seed=3)
+        yield own.paint(x, mask, [1, 2, 3, 4, 5, 6, 7], seed=3)
+        yield own.translate(x, seed=3)
+        yield own.compose("3 or 8", 7, others={"b": own})
+
+    many = list(applied())
     monkeypatch.setattr("advebm.api.BATCH", 3)
-    parts = [own.inpaint(x, mask, seed=3), own.translate(x, seed=3), own.compose("3 or 8", 7, others={"b": own})]
-    for one, other in zip(many, parts, strict=True):
+    for one, other in zip(many, applied(), strict=True):
         assert torch.allclose(one, other, atol=1e-4)
 
 
@@ -184,6 +193,8 @@ def test_a_composition_of_one_class_is_a_chain_on_its_energy(tree):
     [
         (lambda m, x: m.inpaint(x, np.ones((8, 9), bool)), "known must be bool [8, 8] or [2, 8, 8], True where"),
         (lambda m, x: m.inpaint(x, np.ones((8, 8))), "not torch.float64 [8, 8]"),
+        (lambda m, x: m.paint(x, np.ones((9, 8), bool), 3), "region must be bool [8, 8] or [2, 8, 8], True where"),
+        (lambda m, x: m.paint(x, np.ones((8, 8), bool), 10), "classes must be 0 to 9, not 10 to 10"),
         (lambda m, x: m.denoise(x, 0.0), "std must be positive and weight at least 0, not 0.0 and 0.01"),
         (lambda m, x: m.restore(x), "must be smaller than the model's [1, 8, 8] by an integer: [1, 4, 4] or [1, 2, 2]"),
         (lambda m, x: m.interpolate(x, x[:1]), "there must be as many images of both"),
@@ -273,6 +284,8 @@ def test_what_a_model_lacks_is_told_in_a_line(tree, test_images, tmp_path):
     assert binary.translate(x).shape == (2, 1, 8, 8)
     with pytest.raises(ValueError, match="the recipe draw has no chain to apply"):
         flow.translate(x)
+    with pytest.raises(ValueError, match="paint needs classes, but a model of at_ebm"):
+        binary.paint(np.zeros((8, 8)), np.ones((8, 8), bool), 0)
     with pytest.raises(ValueError, match="compose needs classes, but a model of at_ebm"):
         binary.compose("3", 2)
     assert binary.sample(3, start=x).shape == flow.sample(3).shape == (3, 1, 8, 8)
@@ -400,6 +413,14 @@ def test_apply_writes_images_as_they_came(tree, pictures, test_images, capsys, t
             assert np.array_equal(np.asarray(picture), expected[i, ..., 0])
     with Image.open(tmp_path / "a/steps.gif") as moving:
         assert moving.n_frames == 3
+    shown(
+        f"apply paint {data}/test.npz --class 3 --region {tmp_path}/mask.png --steps 2" + APPLY,
+        capsys,
+        t=tree,
+        o=tmp_path / "e",
+    )
+    painted = images.to_bytes(own.paint(test_images.x, mask, 3, steps=2))
+    assert np.array_equal(images.load(tmp_path / "e/images.npz").x, painted)
     shown(f"apply denoise {data}/test.npz --std 0.1 --steps 2" + APPLY, capsys, t=tree, o=tmp_path / "b")
     assert np.array_equal(
         images.load(tmp_path / "b/images.npz").x, images.to_bytes(own.denoise(test_images.x, 0.1, steps=2))
@@ -422,6 +443,7 @@ def test_apply_writes_images_as_they_came(tree, pictures, test_images, capsys, t
     ("line", "message"),
     [
         ("apply inpaint {t}/data/digits/test.npz --mask {t}/none.png", "none.png"),
+        ("apply paint {t}/data/digits/test.npz", "Missing option '--class'"),
         ("apply restore {t}/data/digits/test.npz", "must be smaller than the model's [1, 8, 8]"),
         ("apply translate {t}/none", "no such folder of images"),
         ("apply compose 3 --judge b={t}/models/digits/robust_jem", "--judge: lacks one for ''"),

@@ -39,17 +39,35 @@ def solved(task: a.Task, f, steps: int = 400, **more) -> list[Tensor]:
     return task.solve(f, recipe, None, Streams(0, ids=torch.arange(1)), **more)
 
 
+def given(f: Quadratic, z: Tensor, mask: Tensor) -> Tensor:
+    """The mean of a Gaussian where the coordinates in the mask are those of z."""
+    known, P = mask.flatten(), f.precision
+    mean = f.mean.clone()
+    mean[known] = z.flatten()[known]
+    gap = P[~known][:, known] @ (z.flatten() - f.mean)[known]
+    mean[~known] -= torch.linalg.solve(P[~known][:, ~known], gap)
+    return mean
+
+
 def test_inpainting_descends_to_the_conditional_mean():
     f, z = Quadratic(), image(1)
     mask = torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(2)) < 0.5
-    known, P = mask.flatten(), f.precision
-    expected = f.mean.clone()
-    expected[known] = z.flatten()[known]
-    gap = P[~known][:, known] @ (z.flatten() - f.mean)[known]
-    expected[~known] -= torch.linalg.solve(P[~known][:, ~known], gap)  # of a Gaussian, given some coordinates
     found = solved(a.inpainting(z, mask), f)[-1]
     assert torch.equal(found[0, 0][mask], z[0, 0][mask])
-    torch.testing.assert_close(found.flatten(), expected, atol=1e-8, rtol=0)
+    torch.testing.assert_close(found.flatten(), given(f, z, mask), atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_painting_descends_the_energy_of_the_class_in_the_region_alone(conditional):
+    of_class, z = [Quadratic(1), Quadratic(2)], image(1)
+    region = torch.rand(SIDE, SIDE, generator=torch.Generator().manual_seed(2)) < 0.5
+    chain = Langevin(steps=400, step_size=0.1, noise=0.0)
+    recipe = SGLD(recipe="sgld", start="uniform", chain=chain, conditional=conditional)
+    for y in (0, 1):
+        task, streams = a.painting(z, region), Streams(0, ids=torch.arange(1))
+        start, found = task.solve(lambda x: torch.cat([f(x) for f in of_class], 1), recipe, torch.tensor([y]), streams)
+        assert torch.equal(start, z) and torch.equal(found[0, 0][~region], z[0, 0][~region])
+        torch.testing.assert_close(found.flatten(), given(of_class[y], z, ~region), atol=1e-8, rtol=0)
 
 
 def test_denoising_descends_to_the_posterior_mean():

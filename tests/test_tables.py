@@ -103,6 +103,9 @@ def files(method):
         "applications": {
             "recipe": next(iter(RECIPES[method]), None), "n": 100,
             "tasks": {"inpainting": {"mean": restored | {"chosen": {}}, "sgld": restored}},
+            "painting": {
+                "held": 0.9, "held_ci": [0.8, 0.95], "before": 0.01, "pasted": 0.4, "moved": 1.5, "outside": 0.0, "n": 100,
+            },
             "translation": {"source": "photographs", "steps": [0, 20], "fid": [38.0, 24.0], "moved": [0, 1.5], "n": 100},
             "composition": {"3 or 8": {"held": 1.0, "held_ci": [0.96, 1.0], "shares": {"3": 0.5, "8": 0.5}, "n": 100}},
         },

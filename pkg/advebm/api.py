@@ -197,12 +197,16 @@ class Model:
     def inpaint(self, x: Given, known: Any, y: Labels | None = None, **how: Unpack[How]) -> Tensor:
         """Images with the pixels of x where `known` is True, (H, W) or (N, H, W), and others by the model."""
         x = pixels(x, self.shape)
-        mask = torch.as_tensor(np.asarray(known) if not isinstance(known, Tensor) else known)
-        if mask.dtype != torch.bool or mask.shape not in (x.shape[2:], (len(x), *x.shape[2:])):
-            shapes = f"{[*x.shape[2:]]} or {[len(x), *x.shape[2:]]}"
-            raise ValueError(f"known must be bool {shapes}, True where a pixel is known, not {mask.dtype} {[*mask.shape]}")
-        given = {"x": x, "known": mask.expand(len(x), *x.shape[2:])[:, None]}
+        given = {"x": x, "known": _mask(known, x, "known must be bool {}, True where a pixel is known")}
         return self._applied(lambda part: applications.inpainting(part["x"], part["known"]), given, y, **how)
+
+    def paint(self, x: Given, region: Any, y: Labels, **how: Unpack[How]) -> Tensor:
+        """Images x with the classes y painted where `region` is True, (H, W) or (N, H, W); the other pixels stay as they
+        are. A recipe without classes paints by E(x, y)."""
+        self._check_classifier("paint")
+        x = pixels(x, self.shape)
+        given = {"x": x, "region": _mask(region, x, "region must be bool {}, True where a pixel is painted")}
+        return self._applied(lambda part: applications.painting(part["x"], part["region"]), given, y, **how)
 
     def denoise(self, x: Given, std: float, y: Labels | None = None, *, weight: float = 0.01, **how: Unpack[How]) -> Tensor:
         """Images without the noise of deviation std that x has. weight: how much x counts beside the energy, see
@@ -378,6 +382,15 @@ class Model:
             "gaussians": lambda y, streams: self.gaussians.sample(y, streams),
             "pca": lambda y, streams: leading().sample(y, streams),
         }
+
+
+def _mask(given: Any, x: Tensor, must: str) -> Tensor:
+    """The mask (N, 1, H, W) of images x. Raises ValueError that says what it must be, with its shapes put in."""
+    mask = torch.as_tensor(np.asarray(given) if not isinstance(given, Tensor) else given)
+    if mask.dtype != torch.bool or mask.shape not in (x.shape[2:], (len(x), *x.shape[2:])):
+        shapes = f"{[*x.shape[2:]]} or {[len(x), *x.shape[2:]]}"
+        raise ValueError(f"{must.format(shapes)}, not {mask.dtype} {[*mask.shape]}")
+    return mask.expand(len(x), *x.shape[2:])[:, None]
 
 
 def _built(kind: Any, entry: Any, where: str) -> Any:

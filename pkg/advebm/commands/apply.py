@@ -1,4 +1,4 @@
-"""`advebm apply`: translation, inpainting, denoising, super-resolution, interpolation and composition of one's images."""
+"""`advebm apply`: translation, inpainting, painting, denoising, super-resolution, interpolation and composition."""
 
 from collections.abc import Callable
 from inspect import Parameter, Signature, signature
@@ -31,7 +31,8 @@ Seed = Annotated[int, Option(help="of the noise")]
 
 
 def application(title: str) -> Callable[[Callable[..., Any]], Callable[..., None]]:
-    """A command for a function of the model, the images and its own options; the options of all applications are added."""
+    """A command for a function of the model, the images and its own options; the options of all applications that it does
+    not have are added."""
     shared = {"images": Given, "model": o.ModelFile, "out": Out}
     last = {"recipe": Recipe, "steps": Steps, "frames": Frames, "y": Class, "seed": Seed}
     defaults = {"recipe": None, "steps": None, "frames": 8, "y": None, "seed": 0}
@@ -42,10 +43,11 @@ def application(title: str) -> Callable[[Callable[..., Any]], Callable[..., None
             _write(out, images, names, solve(loaded, x, **options), title)
 
         own = [p for p in signature(solve).parameters.values() if p.kind == Parameter.KEYWORD_ONLY]
+        more = {key: kind for key, kind in last.items() if key not in signature(solve).parameters}
         parameters = [Parameter(key, Parameter.KEYWORD_ONLY, annotation=kind) for key, kind in shared.items()]
         parameters += own
         parameters += [
-            Parameter(key, Parameter.KEYWORD_ONLY, annotation=kind, default=defaults[key]) for key, kind in last.items()
+            Parameter(key, Parameter.KEYWORD_ONLY, annotation=kind, default=defaults[key]) for key, kind in more.items()
         ]
         run.__name__, run.__doc__ = solve.__name__, solve.__doc__
         run.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -71,17 +73,27 @@ def inpaint(
     **how: Any,
 ) -> Any:
     """Fill in unknown pixels."""
-    from advebm.data import folders, given
     from advebm.samplers.applications import around
 
-    _, height, width = model.shape
-    if mask is None:
-        return model.inpaint(x, around(hole, height, width), **how)
-    found = folders.pixels(mask)
-    if found.shape[:2] != (height, width):
-        raise ValueError(f"{mask}: is {found.shape[0]}x{found.shape[1]}, images of the model are {height}x{width}")
-    known = given.pixels(found, (1 if found.ndim == 2 else found.shape[2], height, width))[0].mean(0) > 0.5
-    return model.inpaint(x, known, **how)
+    return model.inpaint(x, around(hole, *model.shape[1:]) if mask is None else _white(mask, model), **how)
+
+
+@application("painting")
+def paint(
+    model: "Model",
+    x: "np.ndarray",
+    *,
+    y: Annotated[int, Option("--class", help="class to paint")],
+    region: Annotated[Path | None, Option(help="image of the model's size, white where it is to be painted")] = None,
+    side: Annotated[
+        float, Option(min=0, max=1, help="without --region: of the square in the middle, of the image's")
+    ] = 0.5,
+    **how: Any,
+) -> Any:
+    """Paint a class into a region, and leave the rest as it is."""
+    from advebm.samplers.applications import around
+
+    return model.paint(x, ~around(side, *model.shape[1:]) if region is None else _white(region, model), y, **how)
 
 
 @application("denoising")
@@ -171,6 +183,17 @@ def _named(entries: list[str] | None, option: str) -> list[tuple[str, Path]]:
             raise ValueError(f"{option} {entry}: must be NAME=MODEL, the name of letters")
         found.append((name, Path(file)))
     return found
+
+
+def _white(file: Path, model: "Model") -> Any:
+    """The mask (H, W) of the white pixels of an image of the model's size."""
+    from advebm.data import folders, given
+
+    _, height, width = model.shape
+    found = folders.pixels(file)
+    if found.shape[:2] != (height, width):
+        raise ValueError(f"{file}: is {found.shape[0]}x{found.shape[1]}, images of the model are {height}x{width}")
+    return given.pixels(found, (1 if found.ndim == 2 else found.shape[2], height, width))[0].mean(0) > 0.5
 
 
 def _opened(model: Path, images: Path) -> "tuple[Model, np.ndarray, list[str]]":

@@ -120,8 +120,8 @@ _TABLE = (
         name="applications",
         stage="applications",
         kind="Applications",
-        about="Inpainting, denoising and super-resolution of test images, translation of out-distribution images, and "
-        "composition of classes, by the method's first recipe and by plain ways.",
+        about="Inpainting, denoising, super-resolution and painting of test images, translation of out-distribution "
+        "images, and composition of classes, by the method's first recipe and by plain ways.",
         inputs=("gaussians", "judge", "root"),
         sampled=True,
     ),

@@ -1,5 +1,5 @@
-"""Applications of the energy: restoring what is missing or noisy in test images, against plain ways; translation from
-another domain; composition of classes."""
+"""Applications of the energy: restoring what is missing or noisy in test images, against plain ways; painting another class
+into them; translation from another domain; composition of classes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,13 +37,13 @@ class Applications(features.Features):
     ways, the ones with the highest PSNR on validation images are taken."""
 
     n: Several = 100  # images of each task
-    hole: Fraction = 0.5  # side of the square that is missing, of the image's
+    hole: Fraction = 0.5  # side of the square that is missing or painted, of the image's
     std: Positive = 0.2  # of the noise, images in [0, 1]
     factor: Several = 2  # of super-resolution
     steps: Annotated[list[Count], Len(1)] = field(default_factory=lambda: [5, 10, 20, 40])
     weights: Annotated[list[NonNegative], Len(1)] = field(default_factory=lambda: [0.003, 0.01, 0.03, 0.1])
     smoothing: Annotated[list[Positive], Len(1)] = field(default_factory=lambda: [0.03, 0.06, 0.1, 0.15])  # total variation
-    reach: Count = 4  # times the recipe's steps are the steps of translation
+    reach: Count = 4  # times the recipe's steps are the steps of translation and painting
     frames: Count = 8  # in which its FID is measured
     compositions: list[str] = field(default_factory=lambda: ["0 or 1", "1 and not 0"])
     negation: Positive = 0.1  # weight of `not`
@@ -61,6 +61,19 @@ class Restored:
     ssim: float  # structural similarity
     features: float  # distance of features, over the length of those of the test image
     chosen: dict[str, float]  # on validation images
+
+
+@dataclass(kw_only=True)
+class Painted:
+    """The next class, (y + 1) mod K, painted into the middle of test images of class y, as the judge sees them."""
+
+    held: float  # for which share of the images it sees that class
+    held_ci: Interval
+    before: float  # the same of the test images
+    pasted: float  # and with the middle of a draw of that class's Gaussian
+    moved: float  # mean L2 distance from the test images, which is that in the middle
+    outside: float  # the largest change of a pixel outside
+    n: int
 
 
 @dataclass(kw_only=True)
@@ -91,6 +104,7 @@ class ApplicationsResult(Result):
     recipe: str | None
     n: int
     tasks: dict[str, dict[str, Restored]]
+    painting: Painted | None  # None without classes
     translation: Translated | None
     composition: dict[str, Composed]
 
@@ -219,7 +233,8 @@ class Measuring:
         usable = {name: recipe for name, recipe in subject.recipes.items() if recipe.recipe != "draw"}
         self.name: str | None = next(iter(usable), None)
         self.recipe: Recipe | None = usable.get(self.name) if self.name else None
-        self.x = {split: balanced(subject.images(split), spec.n).pixels(self.device) for split in ("validation", "test")}
+        self.images = {split: balanced(subject.images(split), spec.n) for split in ("validation", "test")}
+        self.x = {split: images.pixels(self.device) for split, images in self.images.items()}
 
     def all(self) -> tuple[ApplicationsResult, Shown]:
         tasks: dict[str, dict[str, Restored]] = {}
@@ -227,23 +242,31 @@ class Measuring:
         posed = problems(self.spec, self.make.net.shape)
         for name in self.subject.bar("applications")(list(posed)):
             tasks[name], blocks[name] = self.restored(name, posed[name])
-        translation, composition = None, {}
+        painting, translation, composition = None, None, {}
         if self.recipe is not None and self.name is not None:
             translation, blocks["translation"] = self.translated(self.recipe)
             if self.make.net.outputs == self.subject.about["classes"]:
+                painting, blocks["painting"] = self.painted(self.recipe)
                 for expression in self.spec.compositions:
                     composition[expression], x = self.composed(expression, self.recipe)
                     blocks.setdefault("composition", {})[expression] = x
         found = ApplicationsResult(
-            recipe=self.name, n=len(self.x["test"]), tasks=tasks, translation=translation, composition=composition
+            recipe=self.name,
+            n=len(self.x["test"]),
+            tasks=tasks,
+            painting=painting,
+            translation=translation,
+            composition=composition,
         )
         return found, Shown(blocks)
 
-    def solved(self, task: a.Task, recipe: Recipe, key: str, steps: int, frames: int = 1) -> list[Tensor]:
+    def solved(
+        self, task: a.Task, recipe: Recipe, key: str, steps: int, *, y: Tensor | None = None, frames: int = 1
+    ) -> list[Tensor]:
         """The images of the task, by the recipe."""
         streams = Streams(SEED, "applications", key, ids=torch.arange(len(task.start), device=self.device))
         with self.make.passes.sampling(self.make.net) as f:
-            return [x.detach() for x in task.solve(f, recipe, None, streams, steps=steps, frames=frames)]
+            return [x.detach() for x in task.solve(f, recipe, y, streams, steps=steps, frames=frames)]
 
     def ways(self, name: str, problem: Problem) -> dict[str, Candidates]:
         gaussian = partial(expected, self.gaussians, problem)
@@ -293,6 +316,33 @@ class Measuring:
         """(N, D) of images, rounded to 8 bits."""
         return self.using.features(to_bytes(x), "applications")[self.using.layers[0]].double()
 
+    def painted(self, recipe: Recipe) -> tuple[Painted, dict[str, np.ndarray]]:
+        """The next class in the middle of test images."""
+        z = self.x["test"]
+        y = (self.images["test"].labels(self.device) + 1) % self.subject.about["classes"]
+        task = a.painting(z, ~a.around(self.spec.hole, *z.shape[2:]).to(self.device))
+        steps = self.spec.reach * a.parts(recipe)[0].steps
+        streams = Streams(SEED, "pasted", ids=torch.arange(len(z), device=self.device))
+        pasted = task.completion(self.gaussians.sample(y, streams))
+        made = self.part("painting", lambda: {"x": self.solved(task, recipe, "painting", steps, y=y)[-1].cpu()})
+        x = made["x"].to(self.device)
+
+        @torch.no_grad()
+        def seen(x: Tensor) -> float:
+            return float((self.judge(x).argmax(1) == y).float().mean())
+
+        result = Painted(
+            held=seen(x),
+            held_ci=intervals.proportion(seen(x), len(x)),
+            before=seen(z),
+            pasted=seen(pasted),
+            moved=float((x - z).flatten(1).norm(dim=1).mean()),
+            outside=float((x - task.completion(x)).abs().max()),
+            n=len(x),
+        )
+        rows = {"test image": z, "next class pasted": pasted, "next class painted": x}
+        return result, {way: to_bytes(images[:STRIP]) for way, images in rows.items()}
+
     def translated(self, recipe: Recipe) -> tuple[Translated, dict[str, np.ndarray]]:
         """From the first out-distribution set that has images of its own."""
         names = [name for name, source in self.subject.out.items() if source != "uniform"] or list(self.subject.out)
@@ -303,7 +353,7 @@ class Measuring:
         steps = self.spec.reach * sampler.steps
 
         def made() -> dict[str, Tensor]:
-            found = self.solved(a.translation(z), recipe, "translation", steps, self.spec.frames)
+            found = self.solved(a.translation(z), recipe, "translation", steps, frames=self.spec.frames)
             return {"x": torch.stack(found).cpu()}
 
         path = self.part("translation", made)["x"].to(self.device)

@@ -9,8 +9,9 @@ from advebm.reports.tables import Table, within
 
 class ApplicationsReport(Report[ApplicationsResult]):
     caption = (
-        "Inpainting, denoising and super-resolution of test images by the energy and by plain ways; translation of "
-        "out-distribution images (Yin, Li and Rohde 2022, Section 5.2); composition of classes (Du, Li and Mordatch 2020)."
+        "Inpainting, denoising and super-resolution of test images by the energy and by plain ways; painting of the next "
+        "class into them (Santurkar et al. 2019, Section 3.5); translation of out-distribution images (Yin, Li and Rohde "
+        "2022, Section 5.2); composition of classes (Du, Li and Mordatch 2020)."
     )
 
     def line(self, result: ApplicationsResult) -> str:
@@ -25,6 +26,8 @@ class ApplicationsReport(Report[ApplicationsResult]):
                 numbers |= {f"{prefix}/{key}": getattr(restored, key) for key in ("psnr", "ssim", "features")}
         for expression, composed in result.composition.items():
             numbers[f"applications/composition/{expression}"] = composed.held
+        if result.painting is not None:
+            numbers["applications/painting"] = result.painting.held
         if result.translation is not None:
             numbers["applications/translation/fid"] = result.translation.fid[-1]
         return numbers
@@ -40,6 +43,12 @@ class ApplicationsReport(Report[ApplicationsResult]):
             f"{result.n} test images. PSNR in dB. Features: the distance of the features of the study's feature network "
             "from those of the test image, over their length. What is chosen has the highest PSNR on validation images."
         ]
+        if (p := result.painting) is not None:
+            notes.append(
+                f"Painting of the next class into the middle of {p.n} test images: the judge sees it in "
+                f"{within(p.held, p.held_ci)} of them; in {p.before:.3f} before, in {p.pasted:.3f} with the middle of a "
+                f"draw of its Gaussian; L2 distance {p.moved:.3g}, largest change of a pixel outside {p.outside:.3g}."
+            )
         if (t := result.translation) is not None:
             notes.append(
                 f"Translation of {t.n} images of {t.source}: FID {t.fid[0]:.4g} at the start, "

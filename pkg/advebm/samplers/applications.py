@@ -2,12 +2,14 @@
 
     translation         E(x), from images z of another domain                         (Yin, Li and Rohde 2022)
     inpainting          E(m z + (1 - m) x), where pixels of z are known               (Du and Mordatch 2019)
+    painting            E(m z + (1 - m) x, y), from x = z: a class in a region of z   (Santurkar et al. 2019, Section 3.5)
     super-resolution    E(x + U(z - D x)), D the means of blocks, U their repetition  (Santurkar et al. 2019)
     denoising           E(x) + weight |x - z|^2 / (2 std^2), where z = x + std N(0, I)
     composition         and: E_1 + E_2    or: -log(e^-E_1 + e^-E_2)    not: -weight E  (Du, Li and Mordatch 2020)
     interpolation       E(x), from (1 - t) a + t b with the same noise for all t
 
-In inpainting and super-resolution E is that of an image completed by what is known: its gradient is that of the rest.
+In inpainting, painting and super-resolution E is that of an image completed by what is known: its gradient is that of the
+rest.
 """
 
 import ast
@@ -87,11 +89,13 @@ def without(energy: Energy, weight: float = 1.0) -> Energy:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """An application to images: where they start, how they are completed, and what is added to their energy."""
+    """An application to images: where they start, how they are completed, what is added to their energy, and whether that
+    is of classes even where the recipe's is not."""
 
     start: Tensor
     completion: Completion = lambda x: x
     added: Callable[[Energy], Energy] = lambda energy: energy
+    of_class: bool = False
 
     @property
     def begun(self) -> Tensor:
@@ -105,6 +109,7 @@ class Task:
         recipe. steps: their number instead of the recipe's. y (B,): the classes that a guided recipe descends towards, by
         default those that the network sees in the start."""
         sampler, of = parts(recipe)
+        of = class_energy(recipe) if self.of_class else of
         sampler = sampler if steps is None else replace(sampler, steps=steps)
         with torch.no_grad():
             y = f(self.begun).argmax(1) if y is None else y
@@ -122,6 +127,12 @@ def inpainting(z: Tensor, mask: Tensor) -> Task:
     count = mask.expand_as(z).sum((2, 3), keepdim=True).clamp_min(1)
     mean = (z * mask).sum((2, 3), keepdim=True) / count
     return Task(start=mean.expand_as(z), completion=known_pixels(z, mask))
+
+
+def painting(z: Tensor, region: Tensor) -> Task:
+    """Of a class in the region of z where the mask is True. Santurkar et al. maximise an output of the network, less lambda
+    times the distance from z outside; here z is held there, as with an infinite lambda."""
+    return Task(start=z, completion=known_pixels(z, ~region), of_class=True)
 
 
 def super_resolution(z: Tensor, factor: int) -> Task:
