@@ -437,6 +437,8 @@ def test_apply_writes_images_as_they_came(tree, pictures, test_images, capsys, t
     )
     out = shown("apply compose 3 --n 10" + APPLY + judge, capsys, t=tree, o=tmp_path / "d")
     assert "3 holds for " in out and "of 10 images as the judges see them" in out
+    held = shown("apply compose 3 --n 10 --holds not(b3)and(3)" + APPLY + judge, capsys, t=tree, o=tmp_path / "f")
+    assert "not(b3)and(3) holds for 0.000 [0.000, 0.278] of 10 images" in held  # Wilson's interval of 0 of 10
 
 
 @pytest.mark.parametrize(
@@ -447,6 +449,8 @@ def test_apply_writes_images_as_they_came(tree, pictures, test_images, capsys, t
         ("apply restore {t}/data/digits/test.npz", "must be smaller than the model's [1, 8, 8]"),
         ("apply translate {t}/none", "no such folder of images"),
         ("apply compose 3 --judge b={t}/models/digits/robust_jem", "--judge: lacks one for ''"),
+        ("apply compose 3 --holds b3", "--judge: lacks one for 'b'"),
+        ("apply compose 3 --holds 10 --judge {t}/models/digits/robust_jem", "'10' is no class; its judge has 0 to 9"),
         ("apply compose 3 --with {t}/models/digits/robust_jem", "must be NAME=MODEL"),
         ("apply dream", "No such command"),
     ],

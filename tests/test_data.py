@@ -14,8 +14,8 @@ from scipy.io import savemat
 
 from advebm.commands.prepare import prepare
 from advebm.commands.sources import digest
+from advebm.data import attributes, sources
 from advebm.data import images as im
-from advebm.data import sources
 from advebm.data.batches import Augmentation, Batches
 from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images
@@ -44,6 +44,34 @@ def test_prepare_splits_by_class_and_always_alike(tmp_path):
     for file in (tmp_path / "a").rglob("*"):
         if file.is_file():
             assert file.read_bytes() == (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes()
+
+
+def test_labels_by_ink_are_thirds_of_the_training_images():
+    """By hand: the edges are the quantiles at 5/3 and 10/3 of 0 to 5, 10 + 50/3 and 10 + 100/3. One image is mixed."""
+
+    def of(*values):
+        return Images(np.stack([np.full((2, 2, 1), value, np.uint8) for value in values]))
+
+    train, test = of(60, 10, 30, 20, 50, 40), of(0, 26, 27, 43, 44, 255)
+    train.x[2] = np.array([0, 0, 20, 100], np.uint8).reshape(2, 2, 1)  # 30 in the mean
+    edges = attributes.thirds(train)
+    assert edges == pytest.approx([80 / 3, 130 / 3])
+    assert attributes.by_ink(train, edges).y.tolist() == [2, 0, 1, 0, 2, 1]
+    assert attributes.by_ink(test, edges).y.tolist() == [0, 0, 1, 1, 2, 2]
+    assert attributes.by_ink(of(20, 21), [20.0, 40.0]).y.tolist() == [0, 1], "at an edge, the lower"
+
+
+def test_a_study_of_ink_has_the_images_of_the_study_of_classes(tmp_path):
+    for study in ("digits", "digits-ink"):
+        prepare(tmp_path / study, study=study, quiet=True)
+    described = about(tmp_path / "digits-ink")
+    assert described["classes"] == 3 and "ink" not in about(tmp_path / "digits")
+    for split in ("train", "validation", "test"):
+        digits, inked = (im.load(tmp_path / study / f"{split}.npz") for study in ("digits", "digits-ink"))
+        assert np.array_equal(digits.x, inked.x)
+        means = inked.x.reshape(len(inked.x), -1).mean(1)
+        assert np.array_equal(inked.y, (means > described["ink"][0]) + 1 * (means > described["ink"][1]))
+    assert np.abs(np.bincount(im.load(tmp_path / "digits-ink/train.npz").y) - 1000 / 3).max() < 10
 
 
 def test_outside_sets(images, tmp_path):

@@ -47,6 +47,7 @@ class Data:
     """The images of a study. data/sources.py lists the sources; those without splits are split, stratified by class."""
 
     source: str
+    labels: Literal["class", "ink"] = "class"  # ink: light, medium or heavy, see data/attributes.py
     size: Count | None = None  # side to which images of folders are cropped and reduced; null: they have one size
     validation: Count  # training images held out for tuning
     test: Count | None = None  # images held out for reporting; null if the source has a test split

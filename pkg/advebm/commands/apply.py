@@ -147,6 +147,7 @@ def compose(
     judges: Annotated[
         list[str] | None, Option("--judge", metavar="[NAME=]MODEL", help="a classifier that tells where it holds")
     ] = None,
+    holds: Annotated[str | None, Option(help="expression that the judges are asked [default: EXPRESSION]")] = None,
     weight: Annotated[float, Option(min=0, help="of not")] = 0.1,
     recipe: Recipe = None,
     steps: Steps = None,
@@ -154,24 +155,32 @@ def compose(
 ) -> None:
     """Generate images of an expression over classes, by and, or, not."""
     from advebm import api
+    from advebm.evaluation import intervals
     from advebm.samplers import applications
 
     loaded, more = api.load(model), {name: api.load(file) for name, file in _named(others, "--with")}
     seen = {name: api.load(file) for name, file in _named(judges, "--judge")}
-    if seen and (missing := {name for name in ["", *more] if name not in seen}):
-        raise ValueError(f"--judge: lacks one for {', '.join(repr(name) for name in sorted(missing))}")
+    words = applications.words(holds or expression)
+    for word in words if seen or holds else ():
+        name, number = applications.named(word)
+        if name not in seen:
+            raise ValueError(f"--judge: lacks one for {name!r}")
+        if not number or int(number) >= seen[name].classes:
+            raise ValueError(f"{word!r} is no class; its judge has {name}0 to {name}{seen[name].classes - 1}")
     made = loaded.compose(expression, n, recipe, others=more, weight=weight, steps=steps, seed=seed)
     _write(out, None, [], made[None], f"composition {expression}")
     if seen:
         classes = {name: judge.classify(made.to(judge.device)).y.cpu() for name, judge in seen.items()}
 
-        def holds(word: str) -> Any:
+        def of_class(word: str) -> Any:
             name, number = applications.named(word)
             return classes[name] == int(number)
 
-        shares = [f"{holds(word).float().mean():.3f} are {word}" for word in applications.words(expression)]
-        held = applications.held(expression, holds).float().mean()
-        print(f"{expression} holds for {held:.3f} of {n} images as the judges see them; {', '.join(shares)}")
+        shares = [f"{of_class(word).float().mean():.3f} are {word}" for word in words]
+        held = float(applications.held(holds or expression, of_class).float().mean())
+        low, high = intervals.proportion(held, n)
+        about = f"{held:.3f} [{low:.3f}, {high:.3f}] of {n} images as the judges see them"
+        print(f"{holds or expression} holds for {about}; {', '.join(shares)}")
 
 
 def _named(entries: list[str] | None, option: str) -> list[tuple[str, Path]]:

@@ -21,7 +21,7 @@ def prepare(
     import numpy as np
     from sklearn.model_selection import train_test_split
 
-    from advebm.data import images, sources
+    from advebm.data import attributes, images, sources
     from advebm.runtime import disk, progress
 
     root = project.data_root(root)
@@ -47,16 +47,18 @@ def prepare(
     if "train" not in splits or "test" not in splits:
         raise ValueError(f"{study}.data.source: {spec.source} has only a {', '.join(splits)} split")
     train, validation = halves(splits["train"], spec.validation, "validation")
+    sets, edges = {"train": train, "validation": validation, "test": splits["test"]}, attributes.thirds(train)
+    if spec.labels == "ink":  # after the split by class: that of a study of classes and that of its ink are the same
+        sets = {name: attributes.by_ink(content, edges) for name, content in sets.items()}
 
-    present = np.unique(train.labels())
+    present = np.unique(sets["train"].labels())
     if not np.array_equal(present, np.arange(len(present))):
         shown = ", ".join(map(str, present[:5])) + (", ..." if len(present) > 5 else "")
         raise ValueError(f"{study}.data.source: labels must be 0 to K - 1, each with images; {spec.source} has {shown}")
-    if (strange := splits["test"].labels().max().item()) >= len(present):
+    if (strange := sets["test"].labels().max().item()) >= len(present):
         raise ValueError(f"{study}.data.source: a test image has label {strange}, which no training image has")
     if len(present) < TARGETED and entry["autoattack"] is not None:
         print(f"note: {len(present)} classes; AutoAttack's targeted loss needs {TARGETED}, so it will have no numbers")
-    sets = {"train": train, "validation": validation, "test": splits["test"]}
     sets["outliers"] = sources.outside(spec.outliers, root, sets, "train", len(train.x), SPLIT_SEED, spec.size)
     for i, (name, source) in enumerate(spec.out.items()):
         sets[f"out/{name}"] = sources.outside(source, root, sets, "test", spec.out_size, SPLIT_SEED + 1 + i, spec.size)
@@ -77,10 +79,10 @@ def prepare(
     about = {
         "source": spec.source,
         "shape": [train.x.shape[3], *train.x.shape[1:3]],
-        "classes": int(train.labels().max()) + 1,
+        "classes": len(present),
         "images": {name: len(content.x) for name, content in sets.items()},
         "out": {"outliers": spec.outliers, **spec.out},
         "sha256": images.digest_arrays(sets.items()),
-    }
+    } | ({"ink": edges} if spec.labels == "ink" else {})
     disk.write_json(out / "about.json", about, sealed=True)
     print(f"wrote {out}: " + ", ".join(f"{n} {name}" for name, n in about["images"].items()))
