@@ -471,6 +471,9 @@ def test_gaussians_have_the_images_mean_and_covariance(images, tmp_path, streams
     x = read.sample(torch.zeros(20000, dtype=torch.long), streams(20000)).flatten(1)
     assert torch.allclose(x.mean(0), fitted.mean[0], atol=0.005)
     assert torch.allclose(x.T.cov(), 0.01 * fitted.factor[0] @ fitted.factor[0].T, atol=5e-5)
+    cold = read.sample(torch.zeros(20000, dtype=torch.long), streams(20000), 0.5).flatten(1)  # the same draws, half as far
+    inside = ((x > 0) & (x < 1)).all(1)
+    assert torch.allclose(cold[inside] - read.mean[0], 0.5 * (x[inside] - read.mean[0]), atol=1e-6) and inside.sum() > 9000
 
 
 def test_leading_components_are_those_of_numpys_eigenvectors(images, streams):

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 import foolbox
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 from scipy import stats
 
-from advebm.bench.plain import PlainAscent, PlainAttack
+from advebm.bench.plain import PlainAscent, PlainAttack, PlainLangevin
 from advebm.energy import grad, marginal, negative, posterior
-from advebm.samplers.applications import continued, path
+from advebm.evaluation.steps import continued
+from advebm.samplers.applications import path
 from advebm.samplers.buffer import Buffer, Replay, uniform_start
 from advebm.samplers.norms import NORMS
 from advebm.samplers.pgd import Ascent, Attack, pgd
@@ -237,3 +239,109 @@ def test_half_of_a_buffers_images_are_mirrored_when_drawn():
     kept, turned = ((z == y).flatten(1).all(1) for y in (x, x.flip(3)))
     assert torch.equal(kept, ~turned) and 70 < turned.sum() < 130
     assert torch.equal(mirrored.draw(3, 200)[0], z) and torch.equal(mirrored.images, plain.images)
+
+
+def quadratic(x):
+    """E(x) = |x|^2 / 2, whose gradient is x."""
+    return (x**2 / 2).flatten(1).sum(1)
+
+
+def test_a_normalised_chain_moves_by_step_size(streams):
+    """On |x|^2 / 2 it moves straight to 0, where the gradient is 0 and nothing moves."""
+    x = 3 * streams(5).normal(1, 2, 2)
+    chain = Langevin(steps=1, step_size=0.1, noise=0.0, normalised=True)
+    length = x.flatten(1).norm(dim=1)
+    assert torch.allclose((chain(quadratic, x) - x).flatten(1).norm(dim=1), torch.full((5,), 0.1), atol=1e-6)
+    moved = replace(chain, steps=4)(quadratic, x)
+    assert torch.allclose(moved, x * (1 - 0.4 / length).view(-1, 1, 1, 1), atol=1e-6)
+    assert torch.equal(chain(quadratic, 0 * x), 0 * x)
+
+
+def test_a_preconditioned_chain_is_a_plain_one_of_other_steps_where_the_gradient_is_constant(streams):
+    """E(x) = sum c x: V = c^2 in every step, so G = 1 / (1e-5 + |c|) scales the steps and sqrt(G) the noise."""
+    c = torch.tensor([0.01, 0.1, 1.0, 30.0]).view(1, 1, 2, 2)
+    chain = Langevin(steps=7, step_size=0.2, noise=0.3, precondition=0.9)
+    x = chain(lambda x: (c * x).flatten(1).sum(1), torch.zeros(4000, 1, 2, 2), streams(4000)).double()
+    G = 1 / (1e-5 + c)
+    variance = 7 * 0.3**2 * G
+    assert ((x.mean(0) + 7 * 0.2 * G * c).abs() < 4 * (variance / 4000).sqrt()).all()
+    assert ((x.var(0) / variance - 1).abs() < 4 * (2 / 4000) ** 0.5).all()
+
+
+def test_a_preconditioned_chain_has_the_distribution_of_a_quadratic_of_unequal_curvatures(streams):
+    """E(x) = sum c x^2 / 2 at temperature T = noise^2 / (2 step_size): each pixel's variance is near T / c, whatever its
+    curvature, where V, which nears its mean, c^2 T / c, is nearly fixed: then it is T / (c (1 - step_size G c / 2))."""
+    c, step_size, T = torch.tensor([1.0, 100.0]).view(1, 1, 1, 2), 0.02, 1.0
+    chain = Langevin(steps=1000, step_size=step_size, noise=(2 * T * step_size) ** 0.5, precondition=0.999)
+    start = (T / c).sqrt() * streams(400).normal(1, 1, 2)
+    x = chain(lambda x: (c * x**2 / 2).flatten(1).sum(1), start, streams(400))
+    expected = T / c / (1 - step_size * (c / T).sqrt() / 2)
+    assert torch.allclose(x.var(0), expected[0], rtol=4 * (2 / 400) ** 0.5)
+
+
+def test_annealed_noise_has_the_variance_of_its_levels(streams):
+    """Where the energy is flat the variances of the steps add up: .5, .5^(2/3) .1^(1/3), .5^(1/3) .1^(2/3), .1, squared."""
+    flat = lambda x: 0 * x.flatten(1).sum(1)  # noqa: E731
+    chain = Langevin(steps=4, step_size=1.0, noise=0.5, noise_last=0.1)
+    x = chain(flat, torch.zeros(4000, 1, 2, 2), streams(4000)).double()
+    levels = [0.5, 0.5 ** (2 / 3) * 0.1 ** (1 / 3), 0.5 ** (1 / 3) * 0.1 ** (2 / 3), 0.1]
+    assert abs(x.var() / sum(level**2 for level in levels) - 1) < 4 * (2 / x.numel()) ** 0.5
+    one = [replace(chain, steps=1, noise_last=last)(flat, torch.zeros(3, 1, 2, 2), streams(3)) for last in (0.1, None)]
+    assert torch.equal(*one)
+
+
+CHANGED = [{"normalised": True}, {"precondition": 0.9}, {"precondition": 0.0}, {"noise_last": 0.01}, {"momentum": 0.8}]
+CHANGED += [{"normalised": True, "momentum": 0.8, "noise_last": 0.05}, {"precondition": 0.9, "momentum": 0.8}]
+
+
+@pytest.mark.parametrize("change", CHANGED, ids=str)
+def test_a_changed_chain_is_the_slow_one(wrn, streams, change):
+    """Image by image in NumPy, with the same noise, and without noise that of `advebm bench`."""
+    wrn.double().eval()
+    energy, x = marginal(wrn), streams(4).uniform(1, 8, 8).double()
+    chain = Langevin(steps=9, step_size=0.1, noise=0.05, clamp_grad=0.02, clip=True, **change)
+    noise = streams(4).normal(9, 1, 8, 8).double().numpy()
+    found = chain(energy, x, streams(4))
+    for i in range(4):
+        z, v, squares = x[i].numpy(), 0.0, []
+        for k in range(9):
+            g = grad(energy, torch.from_numpy(z)[None])[0].numpy().clip(-0.02, 0.02)
+            if chain.normalised:
+                g = g / np.sqrt((g * g).sum())
+            metric = 1.0
+            if chain.precondition is not None:
+                squares.append(g * g)
+                weights = [chain.precondition**age for age in range(k, -1, -1)]
+                metric = 1 / (1e-5 + np.sqrt(np.average(squares, axis=0, weights=weights)))
+            v = chain.momentum * v + metric * g
+            level = 0.05 if chain.noise_last is None else np.geomspace(0.05, chain.noise_last, 9)[k]
+            z = (z - 0.1 * v + level * np.sqrt(metric) * noise[i, k]).clip(0, 1)
+        assert np.allclose(found[i].numpy(), z, atol=1e-6)
+    quiet = {name: value for name, value in vars(chain).items() if name not in ("noise", "noise_last")}
+    assert torch.allclose(PlainLangevin(noise=0.0, **quiet)(energy, x), Langevin(noise=0.0, **quiet)(energy, x), atol=1e-6)
+
+
+@pytest.mark.parametrize("change", CHANGED, ids=str)
+def test_the_images_on_the_way_are_those_of_the_chain(wrn, streams, change):
+    """`path` has those of one chain, whose noise falls over all of its steps; `continued` of a chain of each length."""
+    chain, energy, x = Langevin(steps=6, step_size=0.1, noise=0.05, **change), marginal(wrn.eval()), torch.rand(3, 1, 8, 8)
+    found = continued(chain, [2, 6], energy, x, streams(3))
+    for length in (0, 2, 6):
+        assert torch.equal(found[length], replace(chain, steps=length)(energy, x, streams(3)))
+    frames = path(chain, energy, x, 3, streams(3))
+    assert torch.equal(frames[0], x) and torch.equal(frames[3], found[6])
+    first = list(islice(chain.each(energy, x, streams(3)), 2))
+    assert torch.equal(frames[1], first[1]) and (chain.noise_last is not None or torch.equal(first[1], found[2]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"normalised": True, "precondition": 0.9}, "normalised: must be false with precondition"),
+        ({"noise_last": 0.2}, "noise_last: must be at most noise, 0.1"),
+        ({"noise": 0.0, "noise_last": 0.1}, "noise_last: must be at most noise, 0.0"),
+    ],
+)
+def test_options_of_a_chain_that_make_no_sense_together(change, message):
+    with pytest.raises(ValueError, match=message):
+        Langevin(**{"steps": 3, "step_size": 0.1, "noise": 0.1} | change)

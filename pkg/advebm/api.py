@@ -373,14 +373,14 @@ class Model:
             if recipe.start is None:
                 raise ValueError(f"the recipe {name} starts from no images: leave out start")
             images = pixels(start, self.shape).to(self.device)
-            return dict.fromkeys(("gaussians", "pca", "uniform", "outliers"), lambda y, s: images[s.ids % len(images)])
+            return dict.fromkeys(("gaussians", "pca", "uniform", "outliers"), lambda y, s, *_: images[s.ids % len(images)])
         if recipe.start == "outliers":
             raise ValueError(f"the recipe {name} starts from out-distribution images: give some as start")
         leading = cache(lambda: self.gaussians.leading())
         return {
             "uniform": lambda y, streams: streams.uniform(*self.shape),
-            "gaussians": lambda y, streams: self.gaussians.sample(y, streams),
-            "pca": lambda y, streams: leading().sample(y, streams),
+            "gaussians": lambda y, streams, *temperature: self.gaussians.sample(y, streams, *temperature),
+            "pca": lambda y, streams, *temperature: leading().sample(y, streams, *temperature),
         }
 
 
@@ -399,4 +399,5 @@ def _built(kind: Any, entry: Any, where: str) -> Any:
         return TypeAdapter(kind).validate_python(entry)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{'.'.join([where, *map(str, first['loc'])])}: {first['msg']}") from None
+        place = ".".join([where, *map(str, first["loc"])])
+        raise ValueError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None

@@ -448,10 +448,17 @@ def _plain(part: Any) -> Any:
 
 
 def build(kind: Any, entry: dict[str, Any]) -> Any:
-    """An instance of `kind`, a dataclass or a union or dict of them, from its entry in params.yaml."""
-    from pydantic import TypeAdapter
+    """An instance of `kind`, a dataclass or a union or dict of them, from its entry in params.yaml. Raises ValueError."""
+    from pydantic import TypeAdapter, ValidationError
 
-    return TypeAdapter(kind).validate_python(entry)
+    try:
+        return TypeAdapter(kind).validate_python(entry)
+    except ValidationError as error:
+        first, here, message = error.errors()[0], entry, ""
+        for key in first["loc"]:  # which has the kinds of unions too
+            if isinstance(here, dict) and key in here:
+                message, here = f"{message}{key}.", here[key]
+        raise ValueError(message + first["msg"].removeprefix("Value error, ")) from None
 
 
 def model(study: dict[str, Any], name: str) -> Model:

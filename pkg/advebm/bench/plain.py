@@ -31,13 +31,20 @@ def gradient(energy: Energy, x: Tensor) -> Tensor:
 
 class PlainLangevin(Langevin):
     def __call__(self, energy: Energy, x: Tensor, streams: Streams | None = None) -> Tensor:
-        velocity = torch.zeros_like(x)
-        for _ in range(self.steps):
-            g = gradient(energy, x)
+        velocity, mean, alpha = torch.zeros_like(x), torch.zeros_like(x), self.precondition
+        levels = torch.logspace(0, 1, self.steps, base=(self.noise_last or self.noise) / self.noise if self.noise else 1.0)
+        for k, level in enumerate(levels.tolist(), 1):
+            g, noise = gradient(energy, x), self.noise * level * torch.randn_like(x)
             if self.clamp_grad is not None:
                 g = torch.clamp(g, -self.clamp_grad, self.clamp_grad)
+            if self.normalised:
+                g = g / g.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+            if alpha is not None:
+                mean = mean + (1 - alpha) * (g**2 - mean)
+                metric = 1e-5 + torch.sqrt(mean / (1 - alpha**k))
+                g, noise = g / metric, noise / torch.sqrt(metric)
             velocity = self.momentum * velocity + g
-            x = x - self.step_size * velocity + self.noise * torch.randn_like(x)
+            x = x - self.step_size * velocity + noise
             if self.clip:
                 x = torch.clamp(x, 0, 1)
         return x.detach()

@@ -43,10 +43,10 @@ class Gaussians:
             mean[k], factor[k] = x.mean(0), torch.linalg.cholesky(covariance)
         return cls(mean, factor, shape)
 
-    def sample(self, y: Tensor, streams: Streams) -> Tensor:
-        """Images (B, C, H, W) of the classes y (B,), clamped to [0, 1], in float32 even under autocast. Synchronises the
-        device if y is on a GPU."""
-        z = streams.normal(self.mean.shape[1])
+    def sample(self, y: Tensor, streams: Streams, temperature: float = 1.0) -> Tensor:
+        """Images (B, C, H, W) of the classes y (B,), with deviations of `temperature` times the Gaussian's, clamped to
+        [0, 1], in float32 even under autocast. Synchronises the device if y is on a GPU."""
+        z = temperature * streams.normal(self.mean.shape[1])
         x = torch.empty_like(z)
         with torch.autocast(z.device.type, enabled=False):
             for k in y.unique().tolist():

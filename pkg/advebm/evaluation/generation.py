@@ -33,7 +33,7 @@ def start_images(gaussians: Gaussians, outliers: Images | None = None) -> Starts
 
     return {
         "gaussians": gaussians.sample,
-        "pca": lambda y, streams: leading().sample(y, streams),
+        "pca": lambda y, streams, *temperature: leading().sample(y, streams, *temperature),
         "uniform": lambda y, streams: streams.uniform(*gaussians.shape),
         "outliers": drawn,
     }

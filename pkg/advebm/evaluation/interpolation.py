@@ -50,8 +50,8 @@ def between(f: Logits, recipe: Recipe, y: Tensor, starts: Starts, t: Tensor, one
     name = recipe.start
     assert name is not None, "the recipe has no start"
 
-    def start(y: Tensor, streams: Streams) -> Tensor:
-        a, b = starts[name](y, streams), starts[name](y, other)
+    def start(y: Tensor, streams: Streams, *temperature: float) -> Tensor:
+        a, b = (starts[name](y, own, *temperature) for own in (streams, other))
         return torch.lerp(a, b, t.to(a).view(-1, 1, 1, 1))
 
     return list(recipe(f, y, {name: start}, one).values())[-1]

@@ -20,8 +20,8 @@ from advebm.evaluation.subject import Surroundings
 from advebm.networks.passes import Passes
 from advebm.runtime import state
 from advebm.runtime.parts import BATCH, Part, anew
-from advebm.samplers.applications import continued, parts
-from advebm.samplers.metropolis import adjusted, shorter
+from advebm.samplers.applications import parts, passed
+from advebm.samplers.metropolis import adjustable, adjusted, shorter
 from advebm.samplers.pgd import Ascent
 from advebm.samplers.recipes import Recipe, Starts
 from advebm.samplers.sgld import Langevin
@@ -30,9 +30,19 @@ from advebm.samplers.streams import Streams
 TRIAL, SHORTEST = 20, 2.0**-20  # steps by which a step size is tried; factor of the smallest
 
 
-def repeated(ascent: Ascent, lengths: Sequence[int], energy: Energy, x: Tensor, streams: Streams) -> dict[int, Tensor]:
-    """As `continued`, for an ascent: it is rerun for each length, as its ball is around the start."""
-    return {length: replace(ascent, steps=length)(energy, x, streams) for length in (0, *lengths)}
+def repeated(
+    sampler: Langevin | Ascent, lengths: Sequence[int], energy: Energy, x: Tensor, streams: Streams
+) -> dict[int, Tensor]:
+    """The images after separate chains or ascents of each length, with the same noise, and before the first step."""
+    return {length: replace(sampler, steps=length)(energy, x, streams.to(x.device)) for length in (0, *lengths)}
+
+
+def continued(chain: Langevin, lengths: Sequence[int], energy: Energy, x: Tensor, streams: Streams) -> dict[int, Tensor]:
+    """As `repeated`, and bit for bit, from one chain, as the noise continues in the same streams; noise that falls does so
+    over each length."""
+    if chain.noise_last is not None:
+        return repeated(chain, lengths, energy, x, streams)
+    return passed(replace(chain, steps=lengths[-1]), lengths, energy, x, streams)
 
 
 # by the recipe's field with its last chain
@@ -127,6 +137,7 @@ class Curve:
     energy: list[float]
     saturated: list[float]
     best: int  # the length with the lowest FID
+    reached: int | None = None  # the least length with a FID of at most the target; None if there is none
     adjusted: Adjusted | None = None  # None without noise
 
 
@@ -134,6 +145,7 @@ class Curve:
 class StepsResult(Result):
     images: int  # by each recipe
     lengths: list[int]
+    target: float | None = None  # a FID, of which the number of steps is asked
     recipes: dict[str, dict[str, Any]]  # parameters, by curve
     real: Real
     curves: dict[str, Curve]
@@ -141,9 +153,9 @@ class StepsResult(Result):
 
 def adjustment(make: Generator, name: str, recipe: Recipe, images: Images, length: int) -> Adjusted | None:
     """How far images at the end of a chain are from exp(-E / T) of the energy that it descends, see samplers/metropolis.py.
-    None where there is no noisy chain, or one with momentum."""
+    None where there is no chain that can be adjusted."""
     chain, of = parts(recipe)
-    if not isinstance(chain, Langevin) or chain.noise == 0 or chain.momentum:
+    if not isinstance(chain, Langevin) or not adjustable(chain):
         return None
     ids = torch.arange(min(len(images.x), BATCH), device=next(make.net.parameters()).device)
     x = images[: len(ids)].pixels(ids.device)
@@ -189,6 +201,11 @@ def best(fid: Sequence[float], lengths: Sequence[int]) -> int:
     return min(zip(fid, lengths, strict=True))[1]
 
 
+def reached(fid: Sequence[float], lengths: Sequence[int], target: float | None) -> int | None:
+    """The least length with a FID of at most the target; None if there is none."""
+    return next((n for value, n in zip(fid, lengths, strict=True) if target is not None and value <= target), None)
+
+
 def measured(
     sets: dict[str, dict[int, Images]],
     recipes: dict[str, Recipe],
@@ -197,6 +214,8 @@ def measured(
     make: Generator,
     spec: Quality,
     around: Surroundings,
+    *,
+    target: float | None = None,
 ) -> tuple[Real, dict[str, Curve]]:
     """The numbers of n real images of each split, and those of each curve, whose recipe is that of the same name."""
     judge = around.load_judge()
@@ -214,5 +233,6 @@ def measured(
         found = [numbers(by_length[length], f"{curve} {length}") for length in lengths]
         columns: dict[str, Any] = {key: [number[key] for number in found] for key in found[0]}
         columns["adjusted"] = adjustment(make, curve, recipes[curve], by_length[lengths[-1]], lengths[-1])
-        curves[curve] = Curve(**columns, best=best(columns["fid"], lengths))
+        fid = columns["fid"]
+        curves[curve] = Curve(**columns, best=best(fid, lengths), reached=reached(fid, lengths, target))
     return real, curves

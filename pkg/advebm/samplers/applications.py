@@ -15,8 +15,7 @@ rest.
 import ast
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import torch
@@ -229,16 +228,14 @@ def class_energy(recipe: Recipe) -> Callable[[Logits, Tensor], Energy]:
     return parts(recipe)[1] if recipe.guided else conditional
 
 
-def continued(
+def passed(
     sampler: Langevin | Ascent, lengths: Sequence[int], energy: Energy, x: Tensor, streams: Streams | None
 ) -> dict[int, Tensor]:
-    """The images of one chain at each length, and before the first step. Those of Langevin dynamics equal those of separate
-    chains bit for bit, as the noise continues in the same streams; with momentum, whose velocity would be lost, it is rerun
-    for each."""
-    if isinstance(sampler, Langevin) and sampler.momentum:
-        again = (lambda: None) if streams is None else partial(streams.to, x.device)
-        return {length: replace(sampler, steps=length)(energy, x, again()) for length in (0, *lengths)}
+    """The images of the sampler after each of these numbers of its steps, which increase, and before the first."""
     images = {0: x}
+    if isinstance(sampler, Langevin):
+        after = enumerate(islice(sampler.each(energy, x, streams), lengths[-1]), 1)
+        return images | {step: moved for step, moved in after if step in lengths}
     for before, length in pairwise((0, *lengths)):
         images[length] = replace(sampler, steps=length - before)(energy, images[before], streams)
     return images
@@ -250,5 +247,5 @@ def path(sampler: Sampler, energy: Energy, x: Tensor, frames: int, streams: Stre
     if isinstance(sampler, Attack) or (isinstance(sampler, Ascent) and sampler.eps is not None):
         return [x, sampler(energy, x, streams)]
     lengths = [sampler.steps * k // frames for k in range(frames + 1)]
-    images = continued(sampler, lengths[1:], energy, x, streams)
+    images = passed(sampler, lengths[1:], energy, x, streams)
     return [images[length] for length in lengths]

@@ -10,6 +10,12 @@ from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
 
+def adjustable(chain: Langevin) -> bool:
+    """Whether the chain's steps are those of Langevin dynamics at one temperature."""
+    changed = chain.normalised or chain.precondition is not None or chain.momentum or chain.noise_last is not None
+    return chain.noise > 0 and not changed
+
+
 def temperature(chain: Langevin) -> float:
     """T = noise^2 / (2 step_size), at which small steps of the chain sample exp(-E / T)."""
     return chain.noise**2 / (2 * chain.step_size)
@@ -27,8 +33,8 @@ def adjusted(chain: Langevin, energy: Energy, x: Tensor, streams: Streams) -> tu
 
     x' ~ q(. | x) = N(x - step_size dE/dx, noise^2 I): it leaves exp(-E / T) invariant at any step size (Roberts and Tweedie
     1996). The gradient is clamped as the chain's is. Images of a chain that clips stay in [0, 1], by reflection. Also
-    returns the mean of min(1, a) over the steps, (B,): 1 where they need no adjustment. The chain must have noise."""
-    assert chain.noise > 0, "without noise a chain has no temperature"
+    returns the mean of min(1, a) over the steps, (B,): 1 where they need no adjustment. The chain must be adjustable."""
+    assert adjustable(chain), "the chain has no temperature, or other steps"
     T, limit = temperature(chain), torch.inf if chain.clamp_grad is None else chain.clamp_grad
     if chain.clip:
         of_box, energy = energy, lambda x: of_box(reflected(x))

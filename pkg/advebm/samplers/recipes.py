@@ -13,7 +13,8 @@ from advebm.samplers.pgd import Ascent, Attack
 from advebm.samplers.sgld import Langevin
 from advebm.samplers.streams import Streams
 
-Starts = dict[str, Callable[[Tensor, Streams], Tensor]]  # name: (classes (B,), streams) -> images (B, C, H, W)
+# name: (classes (B,), streams) -> images (B, C, H, W); of a Gaussian also (classes, streams, temperature)
+Starts = dict[str, Callable[..., Tensor]]
 Stages = dict[str, Tensor]  # {name: images} for the recipe's `stages`; the last is the result
 
 
@@ -25,8 +26,12 @@ class SGLD:
     stages: ClassVar[tuple[str, ...]] = ("start", "langevin")
     recipe: Literal["sgld"]
     start: Start | Literal["pca"]
+    temperature: Positive = 1.0  # of the start, see `begun`
     chain: Langevin
     conditional: bool = False
+
+    def __post_init__(self) -> None:
+        check_temperature(self)
 
     @property
     def guided(self) -> bool:
@@ -39,7 +44,7 @@ class SGLD:
         return self.conditional or self.start in ("gaussians", "pca")
 
     def __call__(self, f: Logits, y: Tensor, starts: Starts, streams: Streams) -> Stages:
-        x = starts[self.start](y, streams)
+        x = begun(self, y, starts, streams)
         energy = conditional(f, y) if self.conditional else marginal(f)
         return {"start": x, "langevin": self.chain(energy, x, streams)}
 
@@ -54,10 +59,14 @@ class CELangevin:
     stages: ClassVar[tuple[str, ...]] = ("start", "langevin")
     recipe: Literal["ce_langevin"]
     start: Start
+    temperature: Positive = 1.0  # of the start, see `begun`
     chain: Langevin
 
+    def __post_init__(self) -> None:
+        check_temperature(self)
+
     def __call__(self, f: Logits, y: Tensor, starts: Starts, streams: Streams) -> Stages:
-        x = starts[self.start](y, streams)
+        x = begun(self, y, starts, streams)
         return {"start": x, "langevin": self.chain(posterior(f, y), x, streams)}
 
 
@@ -87,12 +96,13 @@ class Combined:
     start: ClassVar[Start] = "gaussians"
     stages: ClassVar[tuple[str, ...]] = ("class Gaussian", "after the attack", "lower contrast", "after Langevin")
     recipe: Literal["combined"]
+    temperature: Positive = 1.0  # of the start, see `begun`
     attack: Attack
     contrast: Fraction  # factor of each image's difference from its own mean; not stated in the paper
     chain: Langevin
 
     def __call__(self, f: Logits, y: Tensor, starts: Starts, streams: Streams) -> Stages:
-        gaussian = starts[self.start](y, streams)
+        gaussian = begun(self, y, starts, streams)
         attacked = self.attack(posterior(f, y), gaussian, streams)
         mean = attacked.mean((1, 2, 3), keepdim=True)
         prior = mean + self.contrast * (attacked - mean)
@@ -143,6 +153,20 @@ class Draw:
         if draw is None:
             raise ValueError("the recipe draw needs a flow (a network of kind glow or residual_flow)")
         return {"draw": draw(streams, self.temperature)}
+
+
+def begun(recipe: SGLD | CELangevin | Combined, y: Tensor, starts: Starts, streams: Streams) -> Tensor:
+    """The start of a recipe with a chain. Its `temperature` is the factor of the Gaussian's deviations, as of the recipe
+    `draw` (Kingma and Dhariwal 2018): below 1, images are nearer to the mean image of their class, and to each other. The
+    `contrast` of `combined` moves an image towards the mean of its own pixels instead, which is grey."""
+    start = starts[recipe.start]
+    return start(y, streams) if recipe.temperature == 1 else start(y, streams, recipe.temperature)
+
+
+def check_temperature(recipe: SGLD | CELangevin) -> None:
+    """Raises ValueError where the start has no deviations to scale."""
+    if recipe.temperature != 1 and recipe.start not in ("gaussians", "pca"):
+        raise ValueError(f"temperature: needs start gaussians or pca, whose deviations it scales, not {recipe.start}")
 
 
 Recipe = Annotated[SGLD | CELangevin | Targeted | Combined | Ascend | Draw, Discriminator("recipe")]
