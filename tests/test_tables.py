@@ -234,7 +234,7 @@ def test_a_report_has_each_number_with_its_interval_and_count(study):
         "| 0.4000 [0.380, 0.420] | 0.6 | 400 |",
         "| joint, E(x, y) | 0.4 ± 0.01 | 0.1 ± 0.0025 | exact | 200 |",
         "| 0.99 | 0.97 | 0.0200 [0.010, 0.030] | 500 |",
-        "| test images | 0.5 | 0.7 | 1 | 500 | - | - | 0.95 | 0.9 | 6 |",
+        "| test images | 500 | 0.5 | 0.7 | 1 | - | - | 0.5 | 0.7 | 1 | - | - | 0.95 | 0.9 | 6 |",
         "| Robust JEM | robust_jem/combined | 9.25 │ 9.28 | 2.5 │ 47.92 | |",
         "| Robust JEM-Energy | robust_jem/sgld | 9.25 │ 8.71 | 2.5 │ 41.17 | |",
     ):

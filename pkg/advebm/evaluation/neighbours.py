@@ -192,7 +192,8 @@ def neighbours(
         similarity, by_ssim = nearest_by_ssim(x[: spec.samples], reference, k, progress)
         most = similarity[:, 0].cpu().numpy()
         numbers[name] = Near(
-            **{key: distances(values) for key, values in to_train[name].items()},
+            l2=distances(to_train[name]["l2"]),
+            features=distances(to_train[name]["features"]),
             ssim=Similarities(max=float(most.max()), median=float(np.median(most)), n=len(most)),
             n=len(x),
         )
