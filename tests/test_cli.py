@@ -100,9 +100,11 @@ def test_the_whole_chain_of_every_method(work, method):
             entry["score"] == methods.METHODS[method].detector and entry["auc_worst"] <= entry["auc"] and entry["n"] == 50
         )
         assert {"l2", "linf"} == set(entry["curves"]) and entry["score"] in entry["scores"]
+        assert set(entry["scores"][entry["score"]]["attacks"]) == {"descents", "apgd", "square", "all"}
     assert set(robustness["linf"]) == {"eps", "pgd20"} and set(robustness["attacks"]) == {"pgd20", "energy20", "target20"}
     for picture in ("ood", "robustness", "calibration", "landscape", "neighbours", "interpolation", "applications"):
         assert (results / f"{picture}.png").is_file() and (results / f"{picture}.pdf").is_file()
+    assert (results / "ood_fooled.png").is_file()
     for name in recipes:
         made = images.load(results / "samples" / f"{name}.npz")
         assert made.x.shape == (40, 8, 8, 1) and (made.y is None or np.bincount(made.y).tolist() == [4] * 10)

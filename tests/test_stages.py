@@ -42,6 +42,7 @@ def test_every_measurement_and_method_has_its_stages():
         names = [name for name, measurement in MEASUREMENTS.items() if measurement.stage == stage]
         ends = {name: (".json", *(".png", ".pdf") * MEASUREMENTS[name].picture) for name in names}
         written = [f"{name}{end}" for name in names for end in ends[name]]
+        written += [f"{name}_{key}.png" for name in names for key in MEASUREMENTS[name].report.sheets]
         assert sorted(Path(out).name for out in STAGES[stage]["outs"]) == sorted(written)
 
 

@@ -17,7 +17,7 @@ from advebm.commands.measure import leave_out
 from advebm.commands.report import compare, report
 from advebm.data import images
 from advebm.evaluation import MEASUREMENTS
-from advebm.evaluation.ood import Scored, WorstCase
+from advebm.evaluation.ood import Attacked, Scored
 from advebm.evaluation.robustness import UnderAttack
 from advebm.reports import field
 from advebm.reports.papers import both_attacks, ours, papers
@@ -26,6 +26,14 @@ from advebm.reports.tables import Beside, text
 
 DATA = {"source": "digits", "out": {"a": "svhn", "b": "npz:f/val.npz"}, "outliers": "uniform"}
 RECIPES = {"standard": [], "jem": ["sgld"], "robust_jem": ["combined", "sgld"], "at_ebm": ["ascent"]}
+
+
+AFTER = {  # AUC after the attacks beside ours
+    "descents": (0.35, "descents, ours"),
+    "apgd": (0.45, "apgd, 100 steps, 5 restarts"),
+    "square": (0.33, "square, 9 queries"),
+    "all": (0.32, "all, the strongest of these on each image"),
+}
 
 
 def quality(protocol, **other):
@@ -60,7 +68,11 @@ def files(method):
         norm: {"eps": eps, **detection(a), "attack": "pgd with momentum", "rounds": [a], "n": 64}
         for norm, eps, a in (("linf", 0.1, 0.3), ("l2", 1.0, 0.4))
     }
-    scores = {name: {**detection(0.9), "worst": worst} for name in ("energy", "max_softmax")}
+    after = {
+        key: {**detection(a), "norm": "l2", "eps": 1.0, "attack": attack, "n": 50} for key, (a, attack) in AFTER.items()
+    }
+    scores = {name: {**detection(0.9), "worst": worst, "attacks": {}} for name in ("energy", "max_softmax")}
+    scores["energy"]["attacks"] = after
     ood = detection(0.9) | {
         "auc_worst": 0.3, "auc_worst_ci": [0.2, 0.4], "fpr95_worst": 0.7, "n": 400, "score": "energy",
         "scores": scores, "curves": {"l2": {"eps": [0, 1.0], "auc": [0.9, 0.4]}},
@@ -129,7 +141,17 @@ def study(tmp_path):
         results.mkdir(parents=True, exist_ok=True)
         for name, content in files(method).items():
             (results / f"{name}.json").write_text(json.dumps(content))
-        for name in ("ood", "robustness", "calibration", "landscape", "neighbours", "interpolation", "applications"):
+        drawn = (
+            "ood",
+            "ood_fooled",
+            "robustness",
+            "calibration",
+            "landscape",
+            "neighbours",
+            "interpolation",
+            "applications",
+        )
+        for name in drawn:
             picture(results / f"{name}.png")
         picture(tmp_path / "models" / method / "curves.png")
     return tmp_path
@@ -231,7 +253,13 @@ def test_a_report_has_each_number_with_its_interval_and_count(study):
         "| sgld | 2.5 ± 0.05 | 3 to 4.5 | 0.01 ± 0.002 | 9.25 ± 0.3 | 0.7 | 0.6 | 0.98 | 500 | 500 | ours |",
         "Protocol ours: 500 images.",
         "| uniform | max_softmax | 0.9000 [0.880, 0.920] | 0.1 | 0.3000 [0.280, 0.320] | 0.7 "
-        "| 0.4000 [0.380, 0.420] | 0.6 | 400 |",
+        "| 0.4000 [0.380, 0.420] | 0.6 | - | - | - | - | 400 |",
+        "| uniform | energy (own) | 0.9000 [0.880, 0.920] | 0.1 | 0.3000 [0.280, 0.320] | 0.7 "
+        "| 0.4000 [0.380, 0.420] | 0.6 | 0.3500 [0.330, 0.370] | 0.4500 [0.430, 0.470] "
+        "| 0.3300 [0.310, 0.350] | 0.3200 [0.300, 0.340] | 400 |",
+        "uniform, energy: AUC 0.330 after square, 0.350 after ours; gradients may be masked.",
+        "On the first 50 of each set: descents, ours; apgd, 100 steps, 5 restarts; square, 9 queries; all, the strongest "
+        "of these on each image.",
         "| joint, E(x, y) | 0.4 ± 0.01 | 0.1 ± 0.0025 | exact | 200 |",
         "| 0.99 | 0.97 | 0.0200 [0.010, 0.030] | 500 |",
         "| test images | 500 | 0.5 | 0.7 | 1 | - | - | 0.5 | 0.7 | 1 | - | - | 0.95 | 0.9 | 6 |",
@@ -304,7 +332,7 @@ def test_the_page_of_one_method(study):
     _, shown = reported(study, "robust_jem")
     assert shown.endswith(f"pictures on one page: {study}/report.html\n")
     page = (study / "report.html").read_text()
-    assert len(checked(page)) == 8 + 2 * 2 and page.count("<table>") > 10
+    assert len(checked(page)) == 9 + 2 * 2 and page.count("<table>") > 10
     titles = re.findall(r"^#+ (.*)", shown, re.M)
     assert [title for title in titles if title != "Where to look"] == re.findall(r"<h\d[^>]*>(.*)</h", page)
     assert "samples by combined" in page.lower() and "<b>9.25</b> | <i>9.28</i>" in page
@@ -346,18 +374,21 @@ def test_ours_stands_beside_published(study):
     assert tables["JT Table 3"]["JEM"][2:4] == [Beside(99.0, 92.9), Beside(86.0, 6.11)]
     assert tables["AE Table 2"]["JEM"][2:4] == [Beside(None, 8.76), Beside(2.5, 38.4)]
     assert tables["JT Table 3"]["Glow"][1:3] == [None, Beside(None, 67.6)], "not measured"
-    assert tables["AE Table 4"]["AT-EBM"][-3:-1] == [Beside(90.0, 100), Beside(40.0, 100)], "AE's worst case is in L2"
+    assert tables["AE Table 4"]["AT-EBM"][-3:-1] == [Beside(90.0, 100), Beside(45.0, 100)], "by AE's attack"
+    assert tables["AE Table 4"]["robust_jem"][1:4] == ["robust_jem", Beside(None, None), Beside(None, None)]
+    assert tables["AE Table 4"]["robust_jem"][-3:-1] == [Beside(90.0, None), Beside(45.0, None)], "not in the paper"
     assert [text(Beside(*cell)) for cell in ((90.0, 100), (None, 3.69), (None, None))] == ["90 │ 100", "- │ 3.69", "-"]
-    worst = WorstCase(eps=1.0, auc=0.2, fpr95=0.9, attack="pgd with momentum", rounds=[0.2], n=64)
+    numbers = {"norm": "l2", "eps": 1.0, "attack": "apgd, 100 steps, 5 restarts", "n": 64}
     scores = found["jem"].of["ood"].named["uniform"].scores
-    scores["max_softmax"] = Scored(auc=0.7, fpr95=0.5, worst={"l2": worst})
+    after = Attacked(auc=0.2, fpr95=0.9, **numbers)
+    scores["max_softmax"] = Scored(auc=0.7, fpr95=0.5, worst={}, attacks={"apgd": after})
     (jem,) = [
         row for table in papers("tiny", DATA, found) if table.title == "AE Table 4" for row in table.rows if row[0] == "JEM"
     ]
     assert jem[-3:-1] == [Beside(70.0, 11.8), Beside(20.0, 2.5)], "the row must use the score that the paper names"
-    for entry in found["at_ebm"].of["ood"].named.values():
-        entry.scores[entry.score].worst["l2"].eps = 1.5
-    assert ours(found["at_ebm"], None)["uniform worst"] is None, "a result at another radius must not be compared"
+    for other in ({"norm": "linf"}, {"eps": 1.5}, {"attack": "apgd, 50 steps, 5 restarts"}):
+        scores["max_softmax"].attacks["apgd"] = Attacked(auc=0.2, fpr95=0.9, **numbers | other)
+        assert ours(found["jem"], None, "max_softmax")["uniform worst"] is None, "only the same attack is compared"
     assert set(ours(found["jem"], "sgld")) >= {"clean", "robust", "ordinary", "energy", "is", "fid", "jfs", "mfs"}
 
 
@@ -404,7 +435,12 @@ def test_the_comparison_and_its_page(study):
     assert all(f"### {name}" in shown for name in ("RJ Table 1", "JT Table 1", "JT Table 2", "JT Table 3", "AE Table 4"))
 
     recipes = sum(map(len, RECIPES.values()))
-    assert len(checked(page)) == 1 + 8 * len(RECIPES) + 2 * recipes
+    assert len(checked(page)) == 2 + 9 * len(RECIPES) + 2 * recipes and (study / "comparison_ood.pdf").is_file()
+    lines = [re.sub(" +", " ", line) for line in shown.splitlines()]
+    assert (
+        "| at_ebm | uniform | energy | 0.3500 [0.330, 0.370] | 0.4500 [0.430, 0.470] | 0.3300 [0.310, 0.350] "
+        "| 0.3200 [0.300, 0.340] | 50 |"
+    ) in lines
     assert page.count("<table>") > 20 and "<b>9.25</b> | <i>9.28</i>" in page
 
 
@@ -415,10 +451,10 @@ def test_a_comparison_of_some_methods(study, capsys):
         *("robust_jem/combined", "robust_jem/sgld", "standard", "(gaussians)", "(real)"),
     ]
     assert "<h1>tiny: robust_jem, standard</h1>" in page and "method-jem" not in page and ">JEM<" not in page
-    assert len(checked(page)) == 1 + 8 * 2 + 2 * 2
+    assert len(checked(page)) == 2 + 9 * 2 + 2 * 2
     left = "Left out: at, which lacks robustness.json, quality.json, ood.json; `dvc exp run -S study=tiny -S method=NAME` "
     assert capsys.readouterr().out.splitlines()[-2:] == [f"{left}makes it.", f"wrote {out.with_suffix('.html')}"]
-    assert len(checked(compared(study, out, "robust_jem"))) == 1 + 8 + 2 * 2
+    assert len(checked(compared(study, out, "robust_jem"))) == 2 + 9 + 2 * 2
     with pytest.raises(ValueError, match=r"no method 'jen' in tiny \(did you mean jem\?\)"):
         compared(study, out, "jen")
     with pytest.raises(FileNotFoundError, match=r"no method has results but at, which lacks .*; run `dvc exp run -S study"):

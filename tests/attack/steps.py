@@ -33,8 +33,9 @@ def step(command: str, more: list[str], reads: list[str], writes: list[str], opt
     return Step([*command.split(), "--study", "tiny", *more, *options], reads, writes)
 
 
-def measurement(name: str, *more: str, out: str = "", reads: tuple[str, ...] = ()) -> Step:
-    writes = [f"results/{out}"] if out else [f"results/{name}{end}" for end in (".json", ".png", ".pdf")]
+def measurement(name: str, *more: str, out: str = "", reads: tuple[str, ...] = (), sheets: tuple[str, ...] = ()) -> Step:
+    ends = (".json", ".png", ".pdf", *(f"_{key}.png" for key in sheets))
+    writes = [f"results/{out}"] if out else [f"results/{name}{end}" for end in ends]
     target = f"results/{out}" if out else "results"
     return step(f"{name} robust_jem", [*ON_MODEL, *more, "--out", target], ["model", DATA, *reads], writes)
 
@@ -62,7 +63,7 @@ STEPS = {
         "quality", "--samples", "results/samples", "--judge", JUDGE, "--baselines", "baselines", out="quality.json",
         reads=("results/samples", "judge", "baselines"),
     ),
-    "ood": measurement("ood"),
+    "ood": measurement("ood", sheets=("fooled",)),
     "robustness": measurement("robustness"),
     "autoattack": measurement("autoattack", out="autoattack.json"),
     "fisher": measurement("fisher", out="fisher.json"),

@@ -94,7 +94,8 @@ def measure(
                 run = stack.enter_context(opened)
                 run.metrics(measurement.report.metrics(result))
                 if measurement.picture:
-                    run.artifact(measurement.report.picture(result, drawn, file.with_suffix(".png"), title), name)
+                    for picture in measurement.report.pictures(result, drawn, file.with_suffix(".png"), title):
+                        run.artifact(picture, name)
             print(f"wrote {file}: {measurement.report.line(result)}")
 
 

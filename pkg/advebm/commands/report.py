@@ -41,7 +41,7 @@ def compare(
     ] = None,
     models: Annotated[Path | None, Option(help="folder with a sub-folder for each method [default: models/STUDY]")] = None,
     out: Annotated[
-        Path, Option(help="JSON file to write; Markdown, picture and web page of the same name are written too")
+        Path, Option(help="JSON file to write; Markdown, pictures and web page of the same name are written too")
     ] = Path("out/comparison.json"),
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
@@ -53,8 +53,9 @@ def compare(
         config.read(params, study, method)
     from advebm import figures
     from advebm.data import images
+    from advebm.evaluation.ood import OodResult
     from advebm.evaluation.quality import BUFFER
-    from advebm.reports import comparison
+    from advebm.reports import comparison, detectors
     from advebm.reports.method import sections
     from advebm.reports.page import embedded, page, pictures
     from advebm.reports.papers import papers
@@ -90,10 +91,16 @@ def compare(
         for method, content in found.items()
     }
 
+    outside = {method: content[OodResult] for method, content in found.items()}
     disk.write_report(out, comparison.rows(found), document(title, general))
     sheet, html = out.with_suffix(".png"), out.with_suffix(".html")
     if sheets:
         figures.sheets(sheets, sheet, f"{study}: the first samples of each method and recipe")
-    overall = embedded({sheet: "The first samples of each method and recipe."} if sheets else {})
+    against = "AUC of each method's score against the radius of the attack"
+    curves = detectors.radii(outside, out.with_name(f"{out.stem}_ood.png"), f"{study}: {against}")
+    overall = {
+        "Samples": embedded({sheet: "The first samples of each method and recipe."} if sheets else {}),
+        "Detection": embedded({curves: f"The {against}."}),
+    }
     html.write_text(page(title, general, shown, overall), encoding="utf-8")
     print("\n".join(filter(None, [note, f"wrote {html}"])))

@@ -10,9 +10,10 @@ import torch
 from annotated_types import MinLen
 from torch import Tensor
 
-from advebm.data.images import Images
+from advebm.data.images import Images, to_bytes
 from advebm.energy import CLASS_SCORES, SCORES, marginal, passing, scores
 from advebm.evaluation import intervals
+from advebm.evaluation.attacks import Attacks, Score
 from advebm.evaluation.result import Interval, Named
 from advebm.evaluation.smoothed import sharpening
 from advebm.evaluation.subject import Subject
@@ -25,11 +26,11 @@ from advebm.samplers.norms import NORMS
 from advebm.samplers.pgd import pgd
 from advebm.samplers.streams import Streams
 
-Score = Literal["energy", "max_softmax", "grad_norm", "logit"]
 MOMENTUM = 0.75  # of attacks
 FOUND = 0.005  # an attack ends after two rounds that together lower the AUC by less
 FIRST, LAST = (5.0, 5.0, 20.0), (30.0, 100.0, 300.0)  # sharpness of kinks for `grad_norm`: of each kind of descent, in turn
 NEAR = 0.1  # of the radius: how far from the best point found so far its refinement begins
+SHOWN = 12  # images of each set that the picture of the most convincing ones shows
 
 
 @dataclass(kw_only=True)
@@ -64,6 +65,7 @@ class Ood:
     radii: Annotated[dict[Literal["l2", "linf"], Annotated[list[Positive], MinLen(1)]], MinLen(1)]  # increasing
     attack: Descents = field(default_factory=Descents)  # see `worst_case`
     rounds: Count = 10  # at most at the largest radius; one at each smaller radius
+    attacks: Attacks | None = None  # published ones, to stand beside; null: none
     cheaper: dict[str, Cheaper] = field(default_factory=dict)  # by method, instead of the numbers above
 
     def __post_init__(self):
@@ -102,10 +104,21 @@ class WorstCase:
 
 
 @dataclass(kw_only=True)
+class Attacked(Detection):
+    """Detection after one attack within the largest radius of the first norm."""
+
+    norm: str
+    eps: float
+    attack: str  # name and numbers
+    n: int  # attacked images
+
+
+@dataclass(kw_only=True)
 class Scored(Detection):
     """Detection by one score."""
 
     worst: dict[str, WorstCase]  # by norm, within its largest radius
+    attacks: dict[str, Attacked] = field(default_factory=dict)  # of the same images, see `beside`
 
 
 @dataclass(kw_only=True)
@@ -232,6 +245,30 @@ def worst_case(
     return {"x": best, "aucs": torch.tensor(aucs, dtype=torch.float64)}
 
 
+def beside(norm: str, eps: float, s_in: np.ndarray, s: dict[str, np.ndarray], spec: Attacks) -> dict[str, Attacked]:
+    """Detection after each attack: `descents`, ours; those published; and `all`, the strongest of these on each image. s_in
+    and s are the scores of the test images (N,), and of the attacked images (M,) after each attack."""
+    names = {"descents": "descents, ours", **spec.names(), "all": "all, the strongest of these on each image"}
+    s = s | {"all": np.max(list(s.values()), 0)}
+    return {
+        key: Attacked(**detection(s_in, after), norm=norm, eps=eps, attack=names[key], n=len(after))
+        for key, after in s.items()
+    }
+
+
+def convincing(net: Network, x: Tensor, worst: Tensor, s: np.ndarray, s_worst: np.ndarray) -> dict[str, np.ndarray]:
+    """The attacked images with the highest scores, uint8 (K, H, W, C), before and after the attack, in `before` and
+    `after`; their scores; and, for a network with classes, the class that it sees in each."""
+    first = np.argsort(-s_worst, kind="stable")[:SHOWN]
+    chosen = torch.from_numpy(first).to(x.device)
+    found = {"before": to_bytes(x[chosen]), "after": to_bytes(worst[chosen])}
+    found |= {"score before": s[first], "score after": s_worst[first]}
+    for key, z in (("before", x), ("after", worst)) if net.outputs > 1 else ():
+        with torch.no_grad():
+            found[f"class {key}"] = net(z[chosen]).argmax(1).cpu().numpy()
+    return found
+
+
 @convolving("fp32")
 def ood(
     net: Network,
@@ -249,7 +286,8 @@ def ood(
     """The result, and the scores that it is computed from (Yin, Li and Rohde 2022, Table 4). Only out-distribution images
     are attacked.
 
-    The scores are {set: {in, out, worst}}, the detector's; with "energy " before the key, -E(x) of the same images.
+    The scores are {set: {in, out, worst}}, the detector's; with "energy " before the key, -E(x) of the same images; and the
+    arrays of `convincing`.
     """
     names = [detector, *(score for score in spec.scores if score != detector)]
     if net.outputs == 1:
@@ -301,10 +339,22 @@ def ood(
                 rounds=reached,
                 n=len(attacked),
             )
+        moved = worst[first]
+        if spec.attacks and score in (detector, *spec.attacks.scores):
+            x, name = attacked[: spec.attacks.n], f"{set_name}, {score}, {first} {largest}, {batch} at a time"
+            given: dict[str, Any] = {"eps": largest, "norm": first, "seed": seed, "batch": batch}
+            with passes.sampling(net) as f:
+                after = {
+                    "descents": moved[: len(x)],
+                    **spec.attacks.moved(SCORES[score](f), x, name=name, part=part, **given),
+                }
+            s_after = {key: scores(energy, z, batch) for key, z in after.items()}
+            entry.attacks = beside(first, largest, s_in, s_after, spec.attacks)
         if score != detector:
             return entry, n, {}, {}
-        images = {"in": x_in, "out": x_out, "worst": next(iter(worst.values()))}
+        images = {"in": x_in, "out": x_out, "worst": moved}
         behind = {key: scores(energy, x, batch) for key, x in images.items()}
+        behind |= convincing(net, attacked, moved, behind["out"], behind["worst"])
         behind |= {f"energy {key}": scores(marginal(net), x, batch) for key, x in images.items()}
         return entry, n, curves, behind
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from advebm.evaluation.result import Result
 from advebm.reports.tables import Table
@@ -15,6 +15,7 @@ class Report(Generic[R]):
     """How one measurement is shown. Subclasses have no state."""
 
     caption = ""  # of its picture on the page
+    sheets: ClassVar[dict[str, str]] = {}  # captions of its sheets of images NAME_KEY.png, by key
     columns: tuple[str, ...] = ()  # of comparison.json, null where it was not measured
 
     def line(self, result: R) -> str:
@@ -36,6 +37,10 @@ class Report(Generic[R]):
     def picture(self, result: R, drawn: Any, path: Path, title: str) -> Path:
         """Draw its picture and return the path; drawn: the second value of `measure`."""
         raise NotImplementedError
+
+    def pictures(self, result: R, drawn: Any, path: Path, title: str) -> list[Path]:
+        """Draw its picture and its sheets and return their paths; path: that of the picture."""
+        return [self.picture(result, drawn, path, title)]
 
     def summary(self, result: R) -> Numbers:
         """Its columns of the comparison of methods."""

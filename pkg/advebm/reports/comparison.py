@@ -5,7 +5,7 @@ from pathlib import Path
 from advebm.evaluation import MEASUREMENTS
 from advebm.evaluation.ood import OodResult
 from advebm.evaluation.quality import BUFFER, QualityResult
-from advebm.reports import ood, quality
+from advebm.reports import detectors, ood, quality
 from advebm.reports.base import Numbers
 from advebm.reports.results import Found
 from advebm.reports.tables import Table
@@ -51,8 +51,9 @@ def overview(found: dict[str, Found], *notes: str) -> list[Table]:
     first = next(iter(found.values()))
     images = {f"{method}/{recipe}": s for method, content in found.items() for recipe, s in content.samples.items()}
     generation = quality.samples(images | quality.ends(first[QualityResult]))
-    detectors = {method: content[OodResult] for method, content in found.items()}
-    return [classification(found, *filter(None, notes)), generation, ood.detection(detectors)]
+    outside = {method: content[OodResult] for method, content in found.items()}
+    detection = [detectors.detection(outside), *detectors.attacked(outside)]
+    return [classification(found, *filter(None, notes)), generation, *detection]
 
 
 def classification(found: dict[str, Found], *notes: str) -> Table:

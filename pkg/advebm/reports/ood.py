@@ -1,10 +1,13 @@
 """The report of out-distribution detection."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from advebm.evaluation.ood import FOUND, OodResult
+from advebm.energy import passing
+from advebm.evaluation.ood import FOUND, Attacked, OodResult, Scored
 from advebm.reports.base import Numbers, Report
 from advebm.reports.tables import Table, within
 
@@ -14,6 +17,10 @@ class OodReport(Report[OodResult]):
         "Detection: -E(x) of test images and of out-distribution images before and after the attack; ROC curves of the "
         "detector's score; its AUC against the radius of the attack."
     )
+    sheets: ClassVar[dict[str, str]] = {
+        "fooled": "What fools it: the out-distribution images that score highest after the attack, before and after it; "
+        "their score, and the class that the network sees."
+    }
 
     def line(self, result: OodResult) -> str:
         return ", ".join(
@@ -28,11 +35,24 @@ class OodReport(Report[OodResult]):
             for score, scored in found.scores.items():
                 numbers |= {f"ood/{name}/{score}/auc": scored.auc, f"ood/{name}/{score}/fpr95": scored.fpr95}
                 numbers |= {f"ood/{name}/{score}/worst_{norm}": case.auc for norm, case in scored.worst.items()}
+                numbers |= {f"ood/{name}/{score}/{key}": after.auc for key, after in scored.attacks.items()}
         return numbers
 
+    def warnings(self, result: OodResult) -> list[str]:
+        """Where a published attack finds more than ours: a worst case that is too good."""
+        found = []
+        for name, score, scored in _scored(result):
+            ours = scored.attacks.get("descents")
+            for key, after in scored.attacks.items():
+                if ours and key in ("apgd", "square") and ours.auc - after.auc > FOUND:
+                    masked = "; gradients may be masked" if key == "square" else ""
+                    found.append(f"{name}, {score}: AUC {after.auc:.3f} after {key}, {ours.auc:.3f} after ours{masked}")
+        return found
+
     def table(self, result: OodResult) -> Table:
-        """A row for each set and score, with the worst case by each norm."""
-        lines = [(name, score, scored) for name, found in result.named.items() for score, scored in found.scores.items()]
+        """A row for each set and score, with the worst case by each norm, and after each further attack."""
+        lines = _scored(result)
+        attacks = {key: after for *_, scored in lines for key, after in scored.attacks.items()}
         worst = {norm: case for *_, scored in lines for norm, case in scored.worst.items()}
         rows = []
         for name, score, scored in lines:
@@ -40,11 +60,14 @@ class OodReport(Report[OodResult]):
             for norm in worst:
                 case = scored.worst.get(norm)
                 cells += [within(case.auc, case.auc_ci), case.fpr95] if case else [None, None]
+            cells += [within(after.auc, after.auc_ci) for after in map(scored.attacks.get, attacks) if after]
+            cells += [None] * (len(attacks) - len(scored.attacks))
             own = " (own)" if score == result.named[name].score else ""
             rows.append([name, score + own, *cells, result.named[name].n])
         header = ["set", "score", "AUC [95%]", "FPR95"]
         for norm, case in worst.items():
             header += [f"AUC at most, {norm} {case.eps:.3g}", f"FPR95 at least, {norm} {case.eps:.3g}"]
+        header += [f"AUC at most, {key}" for key in attacks]
         attacked = sorted({case.n for *_, scored in lines for case in scored.worst.values()})
         note = (
             "FPR95: the share of out-distribution images that pass where 95% of test images do. (own): the detector's "
@@ -53,7 +76,7 @@ class OodReport(Report[OodResult]):
             f"of restarts together lower the AUC by less than {FOUND}; a stronger attack may find more. ood.json has each "
             "attack and its rounds."
         )
-        return Table("Out-distribution images", [*header, "n"], rows, (note,))
+        return Table("Out-distribution images", [*header, "n"], rows, (note, *filter(None, [described(attacks.values())])))
 
     def picture(self, result: OodResult, drawn: dict[str, dict[str, np.ndarray]], path: Path, title: str) -> Path:
         """A column for each out-distribution set: -E(x) of test, out-distribution and attacked images, the ROC curves of
@@ -88,28 +111,47 @@ class OodReport(Report[OodResult]):
         figure.suptitle(f"{title}: detection of out-distribution images")
         return save_plot(figure, path)
 
+    def pictures(self, result: OodResult, drawn: dict[str, dict[str, np.ndarray]], path: Path, title: str) -> list[Path]:
+        sheet = path.with_name(f"{path.stem}_fooled.png")
+        return [*super().pictures(result, drawn, path, title), self.fooled(result, drawn, sheet, title)]
+
+    def fooled(self, result: OodResult, drawn: dict[str, dict[str, np.ndarray]], path: Path, title: str) -> Path:
+        """Two rows for each out-distribution set: the images that score highest after the attack, before and after it."""
+        from advebm.figures.canvas import plt, save, show, tiled
+
+        figure = plt.figure(figsize=(9, 2.3 * len(drawn) + 0.4), layout="constrained")
+        panels = figure.subfigures(len(drawn), 1, squeeze=False)[:, 0]
+        for panel, (name, values) in zip(panels, drawn.items(), strict=True):
+            found, least = result.named[name], passing(values["in"])
+            norm, case = next(iter(found.scores[found.score].worst.items()))
+            passed = int((values["worst"] >= least).sum())
+            told = f"{passed} of {case.n} score at least {least:.3g}, as 95% of test images do"
+            panel.suptitle(f"{name}, {found.score}, attacked within {norm} {case.eps:.3g}: {told}", fontsize=9)
+            for ax, key in zip(panel.subplots(2, 1), ("before", "after"), strict=True):
+                x, scores, seen = values[key], values[f"score {key}"], values.get(f"class {key}")
+                show(ax, tiled(x, len(x)))
+                pitch = x.shape[2] + 1
+                words = [f"{s:.3g}" + ("" if seen is None else f"\nclass {seen[i]}") for i, s in enumerate(scores)]
+                ax.set_xticks([(i + 0.5) * pitch for i in range(len(x))], words, fontsize=7)
+                ax.tick_params(length=0)
+                ax.set_ylabel(key, rotation=0, ha="right", va="center")
+        figure.suptitle(f"{title}: the out-distribution images that look most like data after the attack")
+        return save(figure, path)
+
     def summary(self, result: OodResult) -> Numbers:
         standard: Numbers = {f"auc {name}": found.auc for name, found in result.named.items()}
         return standard | {f"worst {name}": found.auc_worst for name, found in result.named.items()}
 
 
-def detection(found: dict[str, OodResult]) -> Table:
-    """A row for each method, by its detector's own score."""
-    columns = dict.fromkeys(key for result in found.values() for key in REPORT.summary(result))
-    keys = sorted(columns, key=lambda key: key.startswith("worst "))  # the standard AUC of every set first
-    rows = []
-    radii: dict[str, None] = {}  # as an ordered set
-    for method, result in found.items():
-        first = next(iter(result.named.values()))
-        norm, worst = next(iter(first.scores[first.score].worst.items()))
-        radii[f"{norm} {worst.eps:.3g}"] = None
-        rows.append([method, first.score, *map(REPORT.summary(result).get, keys), first.n])
-    note = (
-        f"AUC of test images against each set; worst: its images moved within {', '.join(radii)} to look like data; a "
-        "stronger attack may find less."
-    )
-    header = [f"{key}, at most" if key.startswith("worst ") else key for key in keys]
-    return Table("Detection", ["method", "score", *header, "n"], rows, (note,))
+def _scored(result: OodResult) -> list[tuple[str, str, Scored]]:
+    return [(name, score, scored) for name, found in result.named.items() for score, scored in found.scores.items()]
+
+
+def described(attacks: Iterable[Attacked]) -> str:
+    """A sentence about the attacks in a table."""
+    named = {after.attack: after.n for after in attacks}
+    words = "; ".join(named)
+    return f"On the first {' or '.join(map(str, dict.fromkeys(named.values())))} of each set: {words}." if named else ""
 
 
 REPORT = OodReport()

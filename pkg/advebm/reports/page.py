@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,16 +25,17 @@ def page(
     title: str,
     general: list[Table],
     methods: dict[str, tuple[list[Table], list[Picture]]],
-    overall: Sequence[Picture] = (),
+    overall: dict[str, list[Picture]] | None = None,
 ) -> str:
-    """HTML of the general tables, then of each method's tables and pictures; overall: pictures that follow "Samples"."""
+    """HTML of the general tables, then of each method's tables and pictures; overall: pictures that follow some of the
+    former, by title."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"text": text, "slug": lambda title: re.sub(r"\W+", "-", title.lower())}
     environment.tests["beside"] = lambda cell: isinstance(cell, Beside)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(title=title, general=general, methods=methods, overall=overall)
+    return template.render(title=title, general=general, methods=methods, overall=overall or {})
 
 
 def pictures(found: Found, results: Path, model: Path) -> list[Picture]:
@@ -52,7 +52,10 @@ def captions(found: Found, results: Path, model: Path) -> dict[Path, str]:
         rows = "the first ones" if scores.label_consistency is None else "a row for each class"
         listed[results / f"samples/pictures/{recipe}.png"] = f"Samples by {recipe}, {rows}."
         listed[results / f"samples/pictures/{recipe}_strip.png"] = f"The stages of {recipe}, from top to bottom."
-    return listed | {results / f"{name}.png": m.report.caption for name, m in MEASUREMENTS.items() if m.picture}
+    for name, report in ((name, m.report) for name, m in MEASUREMENTS.items() if m.picture):
+        listed[results / f"{name}.png"] = report.caption
+        listed |= {results / f"{name}_{key}.png": caption for key, caption in report.sheets.items()}
+    return listed
 
 
 def embedded(listed: dict[Path, str]) -> list[Picture]:

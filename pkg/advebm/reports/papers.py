@@ -13,13 +13,15 @@ from advebm.runtime import yaml12
 PUBLISHED = Path(__file__).with_name("published.yaml")
 DATA = "cifar10"  # of rows that name none
 RADIUS = 1.0  # L2, of the worst cases in Yin, Li and Rohde 2022, Table 4
+ATTACK = "apgd, 100 steps, 5 restarts"  # and the attack
 
 
 def papers(study: str, used: dict[str, Any], found: dict[str, Found], whole: bool = True) -> list[Table]:
     """Notes, then the papers' tables with the numbers found for each method.
 
     used: the study's entry for data in params.yaml. whole: include rows of methods that were not found. A study on data
-    that a paper reports gets the rows for that data, any other study those for CIFAR-10.
+    that a paper reports gets the rows for that data, any other study those for CIFAR-10. A table that compares methods
+    (`others`) has rows for all that were found.
     """
     published = yaml12.load(PUBLISHED.read_text())
     known = list(dict.fromkeys(row.get("data", DATA) for entry in published for row in entry["rows"]))
@@ -27,6 +29,9 @@ def papers(study: str, used: dict[str, Any], found: dict[str, Found], whole: boo
     tables = []
     for entry in published:
         rows = [row for row in entry["rows"] if row.get("data", DATA) == data and (whole or row["method"] in found)]
+        if rows and entry.get("others"):
+            others = [method for method in found if method not in [row["method"] for row in rows]]
+            rows += [{"row": method, "method": method, "recipes": [], "printed": {}} for method in others]
         lines = [line(row, list(entry["columns"]), found.get(row["method"])) for row in rows]
         if lines:
             header = ["model", "ours", *entry["columns"].values(), "note"]
@@ -94,9 +99,10 @@ def ours(found: Found, recipe: str | None, score: str | None = None) -> dict[str
         numbers[column] = fisher and f"{text(fisher.score)}; {text(fisher.score_symmetric)}"
     for name, entry in outside.named.items():
         scored = entry.scores.get(score or entry.score)
-        worst = scored.worst.get("l2") if scored else None
+        worst = scored.attacks.get("apgd") if scored else None
+        same = worst and (worst.norm, worst.eps, worst.attack) == ("l2", RADIUS, ATTACK)
         numbers[name] = percent(scored.auc if scored else None)
-        numbers[f"{name} worst"] = percent(worst.auc if worst and worst.eps == RADIUS else None)
+        numbers[f"{name} worst"] = percent(worst.auc if worst and same else None)
     return numbers
 
 
