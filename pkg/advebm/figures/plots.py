@@ -73,8 +73,9 @@ def landscapes(found: dict[str, dict], sides: dict[str, float], deviation: float
 def steps(result: "StepsResult", path: Path, title: str) -> Path:
     """FID with a band of its standard error, label consistency and mean energy against the number of steps: a curve for
     each recipe, a dashed line for real images."""
-    lengths, most = result.lengths, len(result.curves)
-    figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    lengths, columns = result.lengths, 4 if max(map(len, result.curves)) < 30 else 2
+    height = 3.2 + 0.2 * -(-len(result.curves) // columns)
+    figure, panels = plt.subplots(1, 3, figsize=(11, height), layout="constrained")
     for i, (name, curve) in enumerate(result.curves.items()):
         style = {"color": SAFE[i % len(SAFE)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4, "label": name}
         style["linestyle"] = "-" if i < len(SAFE) else ":"
@@ -93,7 +94,7 @@ def steps(result: "StepsResult", path: Path, title: str) -> Path:
         ax.set(xscale="log", xlabel="steps", ylabel=label)
         ax.set_xticks(lengths, [str(length) for length in lengths], minor=False)
         ax.minorticks_off()
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(most, 4), frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(f"{title}: {result.images} images against as many of the validation split")
     return save_plot(figure, path)
 
