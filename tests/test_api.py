@@ -21,6 +21,8 @@ from advebm.data.given import labels, pixels
 from advebm.networks.wrn import WideResNet
 from advebm.runtime.extras import EXTRAS
 from advebm.runtime.parts import SEED
+from advebm.samplers.pgd import Attack
+from advebm.samplers.recipes import Targeted
 from advebm.samplers.streams import Streams
 from test_bad_input import error_of, params_file
 
@@ -183,6 +185,12 @@ def test_a_composition_of_one_class_is_a_chain_on_its_energy(tree):
     start = own.gaussians.sample(torch.full((5,), 3), streams)
     expected = chain(lambda x: -own.net(x)[:, 3], start, streams).clamp(0, 1)
     assert torch.allclose(own.compose("3", 5, "sgld", seed=4), expected, atol=1e-5)
+    other = model(tree)
+    other.recipes = {"targeted": Targeted(recipe="targeted", start="gaussians", attack=Attack(eps=1.0, steps=1))}
+    streams = Streams(4, "compose", "3 and b2", "sgld", ids=ids)
+    start = own.gaussians.sample(torch.full((5,), 3), streams)
+    both = chain(lambda x: -own.net(x)[:, 3] - own.net(x).log_softmax(1)[:, 2], start, streams).clamp(0, 1)
+    assert torch.allclose(own.compose("3 and b2", 5, "sgld", seed=4, others={"b": other}), both, atol=1e-5)
     assert torch.allclose(
         own.compose("3 and not b3", 5, "sgld", seed=4, weight=0.0, others={"b": own}).mean(), expected.mean(), atol=0.1
     )

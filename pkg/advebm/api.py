@@ -258,11 +258,12 @@ class Model:
         seed: int = 0,
     ) -> Tensor:
         """n images (n, C, H, W) for an expression over classes such as "3 and not 8" (Du, Li and Mordatch 2020). others:
-        models of such images: "3 and ink2" is class 3 of this one and class 2 of others["ink"]. weight: of `not`. Images
-        start from the class Gaussians of the classes of this model that the expression wants."""
+        models of such images: "3 and ink2" is class 3 of this one, by the energy of the recipe, and class 2 of
+        others["ink"], by that of its first recipe. weight: of `not`. Images start from the class Gaussians of the classes
+        of this model that the expression wants."""
         self._check_classifier("compose")
         name, how = self._recipe(recipe)
-        (sampler, _), of = applications.parts(how), applications.class_energy(how)
+        sampler, _ = applications.parts(how)
         sampler = sampler if steps is None else replace(sampler, steps=steps)
         terms = {word: self._term(word, others) for word in applications.words(expression)}
         first = [k for word in applications.wanted(expression) for model, k in [terms[word]] if model is self]
@@ -277,6 +278,7 @@ class Model:
 
                 def energy(word: str, ids: Tensor = ids) -> Energy:
                     model, k = terms[word]
+                    of = applications.class_energy(how if model is self else model._recipe(None)[1])
                     return of(views[model], torch.full_like(ids, k))
 
                 streams = Streams(seed, "compose", expression, name, ids=ids)
