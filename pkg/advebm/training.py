@@ -186,8 +186,8 @@ def fit(
             check_finite(means, step, training.energy_bound)
             note(means)
         if last:
-            pictures = {"adversarial": loss.x_adv, "negatives": loss.x_neg, "data": batch.x}
-            pictures = {name: ranks.gather(x.detach()) for name, x in pictures.items() if x is not None}
+            shown = {"adversarial": loss.x_adv, "negatives": loss.x_neg, "data": batch.x}
+            pictures = {name: ranks.gather(x.detach()) for name, x in shown.items() if x is not None}
             check_chains(pictures.get("negatives"), pictures.pop("data"), step)
             check_alive(net, validation[:PROBE], step)
             record = means
