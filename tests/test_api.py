@@ -308,7 +308,7 @@ def test_what_a_model_lacks_is_told_in_a_line(tree, test_images, tmp_path):
         (lambda: own.sample(3, recipe={"recipe": "dream"}), "recipe: Input tag 'dream'"),
         (lambda: own.sample(3, recipe=combined | {"contrast": 2}), "recipe.combined.contrast: Input should be less"),
         (
-            lambda: own.sample(3, recipe=own.about["recipes"]["again"] | {"temperature": 0.5}),
+            lambda: own.sample(3, recipe=dict(own.about["recipes"])["again"] | {"temperature": 0.5}),
             "recipe.sgld: temperature: needs start gaussians or pca, whose deviations it scales, not uniform",
         ),
         (lambda: own.attack(x, y, eps=-1), "attack.eps: Input should be greater than or equal to 0"),

@@ -125,5 +125,5 @@ def test_the_report_has_the_last_pictures_of_training(study):
         picture(study / f"models/robust_jem/grids/negatives_{step:06d}.png")
     reported(study, "robust_jem")
     page = (study / "report.html").read_text()
-    assert len(checked(page)) == 9 + 2 * 2 and page.count("Training, last record: negatives.</figcaption>") == 1
+    assert len(checked(page)) == 10 + 2 * 2 and page.count("Training, last record: negatives.</figcaption>") == 1
     assert Path(study / "models/robust_jem/grids/negatives_000005.png").exists()

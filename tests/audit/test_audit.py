@@ -166,7 +166,7 @@ def test_fisher_scores(nets, digits):
 
 def test_neighbours(digits):
     spec = neighbours.Neighbours(features="judge", samples=3)
-    found, _ = neighbours.neighbours({}, digits[0][:80], digits[1][:50], spec, lambda x, name: torch.from_numpy(-x / 255.0))
+    found, _ = neighbours.neighbours({}, digits[0][:80], digits[1][:50], spec, lambda x, name: torch.from_numpy(x / -255.0))
     (a, _), (b, _) = own_images(digits[1][:50]), own_images(digits[0][:80])
     near, similarity = found.named["test images"], own.similar(a[:3], b)
     distances = own.nearest(a, b)
