@@ -199,7 +199,7 @@ def test_what_is_measured_by_replays_is_what_is_measured_without(passes, monkeyp
         return torch.cat(losses), {name: attack.accuracy for name, attack in found.attacks.items()}, numbers.json()
 
     without, same, others = measured()
-    monkeypatch.setattr(Passes, "on", lambda device: passes)
+    monkeypatch.setattr(Passes, "on", lambda device, precision: passes)
     by_replays, accuracies, numbers = measured()
     assert all(passes.recorded.graphs.values()) and sorted(key[0][0] for key in passes.recorded.graphs) == [2, 4]
     torch.testing.assert_close(by_replays, without)

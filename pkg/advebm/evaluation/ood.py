@@ -292,7 +292,7 @@ def ood(
     names = [detector, *(score for score in spec.scores if score != detector)]
     if net.outputs == 1:
         names = [name for name in names if name in ("energy", "grad_norm")]
-    passes = Passes()  # without CUDA graphs: batches shrink as images pass, and graphs have no second derivatives
+    passes = Passes("tf32")  # without CUDA graphs: batches shrink as images pass, and graphs have no second derivatives
 
     def measured(job: tuple[str, str]) -> tuple[Scored, int, dict[str, AucCurve], dict[str, np.ndarray]]:
         """Detection of a set by a score, and n; for the detector's score also the curves and the scores themselves."""

@@ -128,7 +128,7 @@ def robustness(
     image is robust if it is classified correctly after the last step of every restart."""
     images = images[: spec.n or len(images.x)]
     n, device = len(images.x), next(net.parameters()).device
-    radii, passes = [0.0, *spec.curve.radii], Passes.on(device)
+    radii, passes = [0.0, *spec.curve.radii], Passes.on(device, "tf32")
 
     def attacked(x: Tensor, y: Tensor, ids: Tensor, attack: Against | None) -> Tensor:
         """Whether each image is classified correctly after every restart, (B,)."""
