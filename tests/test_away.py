@@ -422,7 +422,12 @@ if way in ("deaf", "long"):
     Path(f"{name}.pid").write_text(str(os.getpid()))
     Path("begun").touch()
     time.sleep(60)
-sys.exit(int(way or 0))
+if way.startswith("meets "):
+    Path(f"{name}.here").touch()
+    while not Path(way[6:] + ".here").exists():
+        time.sleep(0.01)
+    print("met", way[6:])
+sys.exit(int(way) if way.isdigit() else 0)
 """
 
 
@@ -473,9 +478,34 @@ def test_a_stage_that_does_not_end_is_killed(small_project, monkeypatch):
     stage, behave = small_project
     monkeypatch.setattr(pipeline, "GRACE", 0.5)
     behave("a", "deaf")
-    assert pipeline.run("tiny", stage("a"), stopped=Endless().over, tracking="off") == 128 + signal.SIGKILL
+    assert pieces.run("tiny", [stage("a")], Endless()) == pieces.AGAIN
     assert not running(int(Path("a.pid").read_text()))
     assert pieces.run("tiny", [stage("b"), stage("c")], Endless()) == pieces.AGAIN
+
+
+def test_several_stages_run_at_a_time(small_project, capsys):
+    """Here `a` and `b` end only if both run at once; what needs one that failed is not run, what needs the other is."""
+    stage, behave = small_project
+    stages = [stage("a"), stage("b"), stage("c", "a", "b"), stage("d"), stage("e", "d"), stage("f", "c")]
+    behave("a", "meets b")
+    behave("b", "meets a")
+    behave("d", "7")
+    assert pieces.run("tiny", stages, Endless(), jobs=2) == 7
+    ran = Path("ran").read_text().split()
+    assert set(ran[:2]) == {"a", "b"} and sorted(ran) == ["a", "b", "c", "d", "f"] and ran.index("c") < ran.index("f")
+    shown = capsys.readouterr()
+    assert "advebm: d failed with exit code 7; not run because they depend on it: e\n" in shown.err
+    log = pipeline.log("tiny", stages[0])
+    assert f"== a, 0 s left; it prints into {log}\n" in shown.out and log.read_text() == "met b\n"
+
+
+def test_all_that_run_end_with_the_piece(small_project, capsys):
+    stage, behave = small_project
+    behave("a", "long")
+    behave("b", "long")
+    assert pieces.run("tiny", [stage("a"), stage("b"), stage("c")], Endless(), jobs=2) == pieces.AGAIN
+    assert "the piece is over in " in capsys.readouterr().out
+    assert not any(running(int(file.read_text())) for file in Path().glob("*.pid"))
 
 
 def test_what_another_process_writes_is_not_removed(small_project, capsys):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advebm.away import packs, pipeline
-from advebm.away.pipeline import Stage
+from advebm.away.pipeline import Running, Stage
 from advebm.data.prepared import about
 from advebm.evaluation import MEASUREMENTS
 from advebm.runtime import outbox, project, tracking
@@ -15,6 +15,8 @@ from advebm.runtime import outbox, project, tracking
 SOON = ("train", "sample", "quality", "robustness")  # for every method, before any of
 LATE = ("ood", "look", "fisher", "autoattack", "applications")  # then these, and those of further measurements
 HOME = ("check", "sources", "prepare", "gaussians")  # cheap but large: made again at home, by the same commands
+LINES = 20  # of what a failed stage printed into its file
+POLL = 0.1  # seconds between two checks of running stages
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TEXTS = (".json", ".jsonl", ".csv", ".md", ".html")
@@ -48,31 +50,77 @@ def order(methods: list[str]) -> list[str]:
     return [*soon, *late[0], "report", *(name for names in late[1:] for name in names), "compare"]
 
 
-def run(study: str, stages: list[Stage], piece: Piece) -> int:
-    """Run the stages that are not done until the piece is over; returns the exit code."""
+def run(study: str, stages: list[Stage], piece: Piece, jobs: int = 1) -> int:
+    """Run the stages that are not done until the piece is over, `jobs` of them at a time, each once those that it depends
+    on have ended; returns the exit code. What each of several jobs prints goes into a file of its own."""
+    waiting, running, interrupted = list(stages), list[Running](), list[str]()
     failed: dict[str, int] = {}  # exit codes
     lost: dict[str, str] = {}  # stages that failed or depend on one that did, and the latter
-    for stage in stages:
+
+    def fail(stage: Stage, code: int) -> None:
+        print(f"advebm: {stage.name} failed with exit code {code}: {stage.command}", file=sys.stderr, flush=True)
+        failed[stage.name], lost[stage.name] = code, stage.name
+
+    def passed(stage: Stage) -> bool:
+        """Whether there is nothing to run: it is done, or lost."""
         if pipeline.record(study, stage):
-            continue
+            return True
         cause = next((lost[other.name] for other in stages if other.name in lost and pipeline.needs(stage, other)), None)
         if cause is not None:
             lost[stage.name] = cause
-            continue
-        if piece.over():
-            return ended(f"before {stage.name}", piece.code)
-        print(f"== {stage.name}, {piece.left():.0f} s left", flush=True)
-        mode = "off" if tracking.off() else "outbox"
+        return cause is not None
+
+    def begin(stage: Stage) -> None:
+        log = pipeline.log(study, stage) if jobs > 1 else None
+        print(f"== {stage.name}, {piece.left():.0f} s left{f'; it prints into {log}' if log else ''}", flush=True)
         try:
-            code = pipeline.run(study, stage, stopped=piece.over, tracking=mode)
+            running.append(Running(study, stage, tracking="off" if tracking.off() else "outbox", log=log))
+        except OSError as error:
+            print(f"advebm: {error}", file=sys.stderr)
+            fail(stage, 1)
+
+    def end(one: Running) -> None:
+        running.remove(one)
+        try:
+            code = one.code()
         except OSError as error:
             print(f"advebm: {error}", file=sys.stderr)
             code = 1
-        if code and (piece.over() or code in [128 + number for number in ENDING]):
-            return ended(f"in {stage.name}", piece.code if piece.over() else code)
-        if code:
-            print(f"advebm: {stage.name} failed with exit code {code}: {stage.command}", file=sys.stderr, flush=True)
-            failed[stage.name], lost[stage.name] = code, stage.name
+        if code in [128 + number for number in ENDING] and not piece.over():
+            piece.stop(code - 128, None)
+        if code and piece.over():
+            interrupted.append(one.stage.name)
+        elif code:
+            if one.log:
+                print("\n".join(one.log.read_text(errors="replace").splitlines()[-LINES:]), file=sys.stderr)
+            fail(one.stage, code)
+
+    try:
+        while waiting or running:
+            for one in [one for one in running if one.ended(stop=piece.over())]:
+                end(one)
+            ahead = [*waiting, *(one.stage for one in running)]
+            ready = next(
+                (s for s in waiting if not any(pipeline.needs(s, other) for other in ahead if other is not s)), None
+            )
+            if ready and len(running) < jobs:
+                nothing = passed(ready)
+                if nothing or not piece.over():
+                    waiting.remove(ready)
+                    if not nothing:
+                        begin(ready)
+                    continue
+            if running:
+                time.sleep(POLL)
+            elif interrupted:
+                break
+            elif waiting:
+                return ended(f"before {waiting[0].name}", piece.code)
+    finally:
+        for one in running:
+            one.kill()
+    if interrupted:
+        return ended(f"in {', '.join(interrupted)}", piece.code)
     if not failed:
         print(f"{study} is complete")
         return 0

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,6 @@ from typing import Any
 from advebm.runtime import disk, project
 
 GRACE = 60  # seconds that a stopped stage has to save its state
-POLL = 0.1  # seconds between two checks of a running stage
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent ends
 
 
@@ -95,8 +94,8 @@ def overlap(path: str, stage: Stage) -> bool:
 
 
 def needs(stage: Stage, other: Stage) -> bool:
-    """Whether the stage depends on what the other writes."""
-    return any(overlap(path, other) for path in stage.deps)
+    """Whether the stage depends on what another one writes."""
+    return stage is not other and any(overlap(path, other) for path in stage.deps)
 
 
 def within(path: str, folder: str) -> bool:
@@ -139,40 +138,66 @@ def _file(study: str, stage: Stage) -> Path:
     return project.root() / "state" / "away" / study / f"{stage.name}.json"
 
 
-def run(study: str, stage: Stage, *, stopped: Callable[[], bool], tracking: str) -> int:
-    """Run the stage as DVC does, without its previous outputs, and record its inputs and outputs. Returns its exit code,
-    for a signal 128 plus its number. The stage gets SIGTERM once `stopped` returns True or this process ends, and is
-    killed after GRACE. tracking: its ADVEBM_TRACKING. Raises BlockingIOError if another process is writing its outputs,
-    FileNotFoundError if it has not written them."""
-    depended = stage.now()["deps"]
-    python, *arguments = shlex.split(stage.command)
-    if python != "python":
-        raise ValueError(f"{stage.target}: its command starts with {python}, but only python can be run here")
-    with project.locked(*map(Path, stage.outs)):
-        for out in map(Path, stage.outs):
-            shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
-    environment = os.environ | {"DVC_ROOT": str(project.root()), "ADVEBM_TRACKING": tracking}
-    command = [sys.executable, *arguments]
-    running = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_end_with_parent())
-    try:
-        while running.poll() is None and not stopped():
-            time.sleep(POLL)
-        if running.poll() is None:
-            os.killpg(running.pid, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                running.wait(GRACE)
-    finally:
-        if running.poll() is None:
-            os.killpg(running.pid, signal.SIGKILL)
-    code = running.wait()
-    if code == 0:
-        found = stage.now() | {"deps": depended}
-        if missing := [path for path, sha256 in found["outs"].items() if sha256 is None]:
-            raise FileNotFoundError(f"{stage.name}: ended without writing {missing[0]}")
-        file = _file(study, stage)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        disk.write(file, (json.dumps(found, indent=1) + "\n").encode())
-    return 128 - code if code < 0 else code
+def log(study: str, stage: Stage) -> Path:
+    """The file for what the stage prints while others run."""
+    return _file(study, stage).with_suffix(".log")
+
+
+class Running:
+    """A stage that runs as DVC runs it, without its previous outputs. It gets SIGTERM if this process ends. Raises
+    BlockingIOError if another process is writing its outputs."""
+
+    def __init__(self, study: str, stage: Stage, *, tracking: str, log: Path | None = None):
+        """tracking: its ADVEBM_TRACKING. log: the file for what it prints; None: it prints here."""
+        python, *arguments = shlex.split(stage.command)
+        if python != "python":
+            raise ValueError(f"{stage.target}: its command starts with {python}, but only python can be run here")
+        self.study, self.stage, self.log = study, stage, log
+        self.deps = stage.now()["deps"]
+        self.stopped: float | None = None  # when it was told to end
+        with project.locked(*map(Path, stage.outs)):
+            for out in map(Path, stage.outs):
+                shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
+        environment = os.environ | {"DVC_ROOT": str(project.root()), "ADVEBM_TRACKING": tracking}
+        if log:
+            log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") if log else nullcontext() as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments],
+                env=environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT if log else None,
+                start_new_session=True,
+                preexec_fn=_end_with_parent(),
+            )
+
+    def ended(self, stop: bool) -> bool:
+        """Whether it has ended. stop: it gets SIGTERM, and is killed after GRACE."""
+        if self.process.poll() is not None:
+            return True
+        if stop and self.stopped is None:
+            self.stopped = time.monotonic()
+            os.killpg(self.process.pid, signal.SIGTERM)
+        elif stop and self.stopped and time.monotonic() > self.stopped + GRACE:
+            self.kill()
+        return False
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def code(self) -> int:
+        """Its exit code, for a signal 128 plus its number; if it is 0, its inputs and outputs are recorded. Raises
+        FileNotFoundError if it has not written its outputs."""
+        code = self.process.wait()
+        if code == 0:
+            found = self.stage.now() | {"deps": self.deps}
+            if missing := [path for path, sha256 in found["outs"].items() if sha256 is None]:
+                raise FileNotFoundError(f"{self.stage.name}: ended without writing {missing[0]}")
+            file = _file(self.study, self.stage)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            disk.write(file, (json.dumps(found, indent=1) + "\n").encode())
+        return 128 - code if code < 0 else code
 
 
 def _end_with_parent() -> Callable[[], None] | None:

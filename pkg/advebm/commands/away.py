@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument
+from typer import Argument, Option
 
 from advebm import config
 from advebm.commands import options as o
@@ -15,6 +15,7 @@ def away(
     study: Annotated[str, Argument(help="study: an entry of params.yaml")],
     seconds: Annotated[float, Argument(min=1, help="seconds that this piece may take")],
     methods: Annotated[list[str], Argument(help="methods of the study, in order of priority")],
+    jobs: Annotated[int, Option(min=1, help="stages to run at a time; what each prints is then in a file")] = 1,
 ) -> int:
     """Run all stages of some methods without DVC, from data to report and comparison, in pieces of limited time.
 
@@ -39,7 +40,7 @@ def away(
         by_name = pipeline.read(study, methods[0], methods, content["seed"])
         stages = list(pipeline.ordered(by_name, pieces.order(methods)))
         try:
-            return pieces.run(study, stages, piece)
+            return pieces.run(study, stages, piece, jobs)
         finally:
             parts = pieces.pack(study, stages)
             print(f"packed {len(parts)} files; at home: advebm receive {parts[0].parent}/part-*.tar", flush=True)
