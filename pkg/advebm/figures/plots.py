@@ -48,6 +48,7 @@ def curves(table: dict[str, list[float]], path: Path, title: str, overfitted: in
         ax.set_title(WORDS.get(name, name), fontsize=9)
         ax.legend(frameon=False, fontsize=7)
         ax.set_xlabel("step")
+        ax.locator_params(axis="x", nbins=5)
     figure.suptitle(f"{title}: training")
     return save_plot(figure, path)
 
