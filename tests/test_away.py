@@ -499,6 +499,23 @@ def test_several_stages_run_at_a_time(small_project, capsys):
     assert f"== a, 0 s left; it prints into {log}\n" in shown.out and log.read_text() == "met b\n"
 
 
+def test_what_is_done_is_packed_while_others_run(small_project):
+    """Here `b` ends only after `a` has been packed."""
+    stage, behave = small_project
+    stages, packed = [stage("a"), stage("b")], []
+    behave("b", "meets a pack")
+    packing = pieces.Packing("tiny", stages)
+
+    def after():
+        packing.seldom.cost = 1e6 * len(packed)  # as if the first time had taken long
+        packing()
+        packed.append(sorted(entry["path"] for entry in packs.read(Path("away/tiny").iterdir(), Path()).manifest["files"]))
+        Path("a pack.here").touch()
+
+    assert pieces.run("tiny", stages, Endless(), jobs=2, after=after) == 0 and packed == [["a.out"], ["a.out"]]
+    assert len(packs.read(pieces.pack("tiny", stages), Path()).manifest["files"]) == 2
+
+
 def test_all_that_run_end_with_the_piece(small_project, capsys):
     stage, behave = small_project
     behave("a", "long")

@@ -3,6 +3,8 @@
 import signal
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from advebm.away.pipeline import Running, Stage
 from advebm.data.prepared import about
 from advebm.evaluation import MEASUREMENTS
 from advebm.runtime import outbox, project, tracking
+from advebm.runtime.seldom import Seldom
 
 SOON = ("train", "sample", "quality", "robustness")  # for every method, before any of
 LATE = ("ood", "look", "fisher", "autoattack", "applications")  # then these, and those of further measurements
@@ -50,9 +53,10 @@ def order(methods: list[str]) -> list[str]:
     return [*soon, *late[0], "report", *(name for names in late[1:] for name in names), "compare"]
 
 
-def run(study: str, stages: list[Stage], piece: Piece, jobs: int = 1) -> int:
+def run(study: str, stages: list[Stage], piece: Piece, jobs: int = 1, after: Callable[[], None] = lambda: None) -> int:
     """Run the stages that are not done until the piece is over, `jobs` of them at a time, each once those that it depends
-    on have ended; returns the exit code. What each of several jobs prints goes into a file of its own."""
+    on have ended, and call `after` when one is done; returns the exit code. What each of several jobs prints goes into a
+    file of its own."""
     waiting, running, interrupted = list(stages), list[Running](), list[str]()
     failed: dict[str, int] = {}  # exit codes
     lost: dict[str, str] = {}  # stages that failed or depend on one that did, and the latter
@@ -94,6 +98,8 @@ def run(study: str, stages: list[Stage], piece: Piece, jobs: int = 1) -> int:
             if one.log:
                 print("\n".join(one.log.read_text(errors="replace").splitlines()[-LINES:]), file=sys.stderr)
             fail(one.stage, code)
+        else:
+            after()
 
     try:
         while waiting or running:
@@ -152,11 +158,25 @@ def pack(study: str, stages: list[Stage]) -> list[Path]:
     return packs.write(Path("away", study), manifest)
 
 
+class Packing:
+    """Packs what is done, again and again, in at most 5% of the time: a rented machine may be taken away at any moment.
+    Where a running stage removes a file meanwhile, or the disk is full, there is no new pack until the next time."""
+
+    def __init__(self, study: str, stages: list[Stage]):
+        self.study, self.stages, self.seldom = study, stages, Seldom()
+
+    def __call__(self) -> None:
+        if self.seldom.due():
+            with self.seldom.timed(), suppress(OSError):
+                pack(self.study, self.stages)
+
+
 def priority(path: Path) -> int:
-    """The place of a file: numbers, pictures, models, samples, and then the rest, such as replay buffers."""
+    """The place of a file: numbers, pictures, models, samples, and then the rest, such as replay buffers and the pictures
+    of each record of a training."""
     if path.suffix in TEXTS:
         return 0
-    if path.suffix in (".png", ".pdf"):
+    if path.suffix in (".png", ".pdf") and "grids" not in path.parts:
         return 1
     return 2 if path.name == "model.safetensors" else 3 if "samples" in path.parts else 4
 

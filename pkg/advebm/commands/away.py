@@ -40,7 +40,7 @@ def away(
         by_name = pipeline.read(study, methods[0], methods, content["seed"])
         stages = list(pipeline.ordered(by_name, pieces.order(methods)))
         try:
-            return pieces.run(study, stages, piece, jobs)
+            return pieces.run(study, stages, piece, jobs, pieces.Packing(study, stages))
         finally:
             parts = pieces.pack(study, stages)
             print(f"packed {len(parts)} files; at home: advebm receive {parts[0].parent}/part-*.tar", flush=True)

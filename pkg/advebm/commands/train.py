@@ -15,6 +15,7 @@ from advebm import config
 from advebm.commands import options as o
 from advebm.data.prepared import about, load
 from advebm.runtime import disk
+from advebm.runtime.seldom import Seldom
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +48,7 @@ class Course:
         self.recoveries: list[dict[str, Any]] = list(good.about["recoveries"])
         self.begun = time.monotonic() - good.about.get("seconds", 0.0)  # less the interruptions
         self.bar: dict[str, str] = {}  # what the progress bar shows
-        self.cost, self.ended = 0.0, 0.0  # of the last drawing of the curves: its duration in seconds, and when it ended
+        self.curves = Seldom()
 
     def note(self, values: dict[str, float]) -> None:
         """Show in the progress bar."""
@@ -87,7 +88,6 @@ class Course:
         from advebm import figures
         from advebm.evaluation.overfitting import overfitting
         from advebm.runtime import ranks
-        from advebm.runtime.state import SHARE
 
         if ranks.rank():
             return
@@ -98,15 +98,14 @@ class Course:
             writer = csv.DictWriter(file, names, lineterminator="\n")
             writer.writeheader()
             writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
-        begun = time.monotonic()
-        if last or begun - self.ended > SHARE * self.cost:
-            table = {name: [row.get(name, math.nan) for row in rows] for name in names}
-            found = overfitting(rows)
+        if not (last or self.curves.due()):
+            return
+        table = {name: [row.get(name, math.nan) for row in rows] for name in names}
+        found = overfitting(rows)
+        with self.curves.timed():
             path = figures.curves(table, self.out / "curves.png", self.title, found and found.step)
-            self.ended = time.monotonic()
-            self.cost = self.ended - begun
-            if last:
-                self.run.artifact(path)
+        if last:
+            self.run.artifact(path)
 
     def watch(self, step: int, pictures: dict[str, "Tensor"]) -> None:
         from advebm import figures

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -26,8 +25,8 @@ from torch import Tensor
 from advebm.runtime import disk, project, ranks, signals
 from advebm.runtime.code import reached
 from advebm.runtime.parts import Made
+from advebm.runtime.seldom import Seldom
 
-SHARE = 20  # a state is written after this many times the duration of the last writing: at most 5% of the time
 GENERATIONS = 2  # of states that are kept
 BOUND = 4 * 10**9  # bytes of features that are kept: Inception's of more than 300,000 images
 
@@ -44,7 +43,7 @@ class State:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.cost, self.ended = 0.0, 0.0  # of the last writing: its duration in seconds, and when it ended
+        self.seldom = Seldom()
 
     def load(self) -> Good | None:
         """The newest intact state, or None. Damaged ones are reported and removed. All ranks get the leader's."""
@@ -54,16 +53,14 @@ class State:
     def save(self, good: Good, *, always: bool = False) -> None:
         """Save the state from which training resumes, unless the last one is too recent. Only the leader does. Raises
         OSError; the previous states are kept then."""
-        begun = time.monotonic()
-        if ranks.rank() or (not always and begun - self.ended < SHARE * self.cost):
+        if ranks.rank() or not (always or self.seldom.due()):
             return
-        files = sorted(self.folder.glob("*.safetensors"))
-        number = int(files[-1].name.split("-")[0]) + 1 if files else 0
-        _write(self.folder, f"{number:06d}", good)
-        for file in files[: 1 - GENERATIONS]:
-            file.unlink()
-        self.ended = time.monotonic()
-        self.cost = self.ended - begun
+        with self.seldom.timed():
+            files = sorted(self.folder.glob("*.safetensors"))
+            number = int(files[-1].name.split("-")[0]) + 1 if files else 0
+            _write(self.folder, f"{number:06d}", good)
+            for file in files[: 1 - GENERATIONS]:
+                file.unlink()
 
     def part(self, name: str, make: Callable[[], Made]) -> Made:
         """The result of `make`, a tensor or a dict of tensors, computed once: a part of a measurement or of samples,
