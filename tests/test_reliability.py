@@ -307,7 +307,7 @@ def test_a_full_disk_leaves_the_last_good_state(tmp_path, monkeypatch):
 
 def test_states_are_two_at_most_and_cost_a_twentieth(tmp_path, monkeypatch):
     kept = State(tmp_path)
-    clock = iter(float(t) for t in (100, 101, 120, 121.5, 123))  # the first save takes 1 s, so the next is due after 20 s
+    clock = iter((100.0, 100.0, 101.0, 120.0, 121.5, 121.5, 123.0))  # a save of 1 s, so the next is due after 20 s
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     for step in range(3):
         kept.save(Good({}, {"step": step}))
