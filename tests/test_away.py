@@ -478,7 +478,9 @@ def test_a_stage_that_does_not_end_is_killed(small_project, monkeypatch):
     stage, behave = small_project
     monkeypatch.setattr(pipeline, "GRACE", 0.5)
     behave("a", "deaf")
-    assert pieces.run("tiny", [stage("a")], Endless()) == pieces.AGAIN
+    one = pipeline.Running("tiny", stage("a"), tracking="off")
+    until(lambda: one.poll(stop=Endless().over()))
+    assert one.code() == 128 + signal.SIGKILL
     assert not running(int(Path("a.pid").read_text()))
     assert pieces.run("tiny", [stage("b"), stage("c")], Endless()) == pieces.AGAIN
 

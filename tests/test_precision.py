@@ -110,8 +110,8 @@ def test_the_weights_gradients_are_made_in_the_precision_of_the_loss(monkeypatch
     assert torch.backends.cudnn.allow_tf32 == before
 
 
-def test_measurements_are_in_float32_and_the_process_as_before(wrn, tmp_path):
-    """But for the steps of two measurements' attacks."""
+def test_measurements_are_in_float32_and_the_process_as_before(wrn, tmp_path, monkeypatch):
+    """But for the steps of two measurements' attacks; the scores that `ood` compares are in float32 too."""
     before, seen, net = torch.backends.cudnn.allow_tf32, set(), wrn.eval()
     net.head.bias.data += 1  # a different judge: torch-fidelity caches each by its weights
     rng = np.random.default_rng(0)
@@ -120,6 +120,9 @@ def test_measurements_are_in_float32_and_the_process_as_before(wrn, tmp_path):
     detection = ood.Ood(radii={"l2": [1.0]}, attack=ood.Descents(steps=1, restarts=1))
     pgd, autopgd = robustness.Against(eps=0.1, steps=1), AutoPGD(steps=1, restarts=1)
     using = features.network(quality.Quality(features="judge"), net, 1, tmp_path)
+    scored, scores = [], ood.scores
+    noted = lambda *given: scored.append(torch.backends.cudnn.allow_tf32) or scores(*given)  # noqa: E731
+    monkeypatch.setattr(ood, "scores", noted)
     attacks = (
         lambda: robustness.robustness(
             net, x, robustness.Robustness(attacks={"pgd": pgd}, curve=robustness.Curve(radii=[0.1], attack=autopgd)), seed=0
@@ -143,3 +146,4 @@ def test_measurements_are_in_float32_and_the_process_as_before(wrn, tmp_path):
             torch.backends.cudnn.allow_tf32 = before
         assert seen == ({False, True} if measure in attacks else {False})
         seen.clear()
+    assert len(scored) > 8 and not any(scored)

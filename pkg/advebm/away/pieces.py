@@ -58,6 +58,7 @@ def run(study: str, stages: list[Stage], piece: Piece, jobs: int = 1, after: Cal
     on have ended, and call `after` when one is done; returns the exit code. What each of several jobs prints goes into a
     file of its own."""
     waiting, running, interrupted = list(stages), list[Running](), list[str]()
+    needed = {stage.name: {other.name for other in stages if pipeline.needs(stage, other)} for stage in stages}
     failed: dict[str, int] = {}  # exit codes
     lost: dict[str, str] = {}  # stages that failed or depend on one that did, and the latter
 
@@ -69,7 +70,7 @@ def run(study: str, stages: list[Stage], piece: Piece, jobs: int = 1, after: Cal
         """Whether there is nothing to run: it is done, or lost."""
         if pipeline.record(study, stage):
             return True
-        cause = next((lost[other.name] for other in stages if other.name in lost and pipeline.needs(stage, other)), None)
+        cause = next((lost[name] for name in lost if name in needed[stage.name]), None)
         if cause is not None:
             lost[stage.name] = cause
         return cause is not None
@@ -103,12 +104,10 @@ def run(study: str, stages: list[Stage], piece: Piece, jobs: int = 1, after: Cal
 
     try:
         while waiting or running:
-            for one in [one for one in running if one.ended(stop=piece.over())]:
+            for one in [one for one in running if one.poll(stop=piece.over())]:
                 end(one)
-            ahead = [*waiting, *(one.stage for one in running)]
-            ready = next(
-                (s for s in waiting if not any(pipeline.needs(s, other) for other in ahead if other is not s)), None
-            )
+            ahead = {stage.name for stage in (*waiting, *(one.stage for one in running))}
+            ready = next((stage for stage in waiting if not needed[stage.name] & ahead), None)
             if ready and len(running) < jobs:
                 nothing = passed(ready)
                 if nothing or not piece.over():

@@ -171,15 +171,16 @@ class Running:
                 preexec_fn=_end_with_parent(),
             )
 
-    def ended(self, stop: bool) -> bool:
+    def poll(self, stop: bool) -> bool:
         """Whether it has ended. stop: it gets SIGTERM, and is killed after GRACE."""
         if self.process.poll() is not None:
             return True
-        if stop and self.stopped is None:
-            self.stopped = time.monotonic()
-            os.killpg(self.process.pid, signal.SIGTERM)
-        elif stop and self.stopped and time.monotonic() > self.stopped + GRACE:
-            self.kill()
+        if stop:
+            if self.stopped is None:
+                self.stopped = time.monotonic()
+                os.killpg(self.process.pid, signal.SIGTERM)
+            elif time.monotonic() > self.stopped + GRACE:
+                self.kill()
         return False
 
     def kill(self) -> None:

@@ -196,8 +196,8 @@ def worst_case(
     far, by steps of length eps / 8. `grad_norm` is descended in a network whose kinks are smooth at first. Only images
     whose score is below that of all in-distribution images are attacked; moving the others changes neither AUC nor FPR.
     """
-    energy, ball = SCORES[score](f), NORMS[norm]
-    s_in, best = scores(energy, inside, batch), start
+    energy, ball, scored = SCORES[score](f), NORMS[norm], convolving("fp32")(scores)
+    s_in, best = scored(energy, inside, batch), start
     data = inside[torch.from_numpy(np.argsort(-s_in)[: max(len(s_in) // 5, 1)].copy())]
     with torch.no_grad():
         likeliest = torch.cat([f(part) for part in x.split(batch)]).argsort(1, descending=True)
@@ -229,7 +229,7 @@ def worst_case(
             best=score != "grad_norm",  # that aim differs from step to step, so its values do not compare
         )
 
-    s = scores(energy, best, batch)
+    s = scored(energy, best, batch)
     aucs, restarts = [auc(s_in, s)], spec.attack.restarts
     while not ended(aucs, rounds):
         for r in range((len(aucs) - 1) * restarts, len(aucs) * restarts):
@@ -238,7 +238,7 @@ def worst_case(
                 break
             new = best.clone()
             new[left] = torch.cat([descended(part, r) for part in left.split(batch)])
-            s_new = scores(energy, new, batch)
+            s_new = scored(energy, new, batch)
             better = torch.from_numpy(s_new > s).to(x.device)
             best, s = torch.where(better.view(-1, 1, 1, 1), new, best), np.maximum(s, s_new)
         aucs.append(auc(s_in, s))
