@@ -187,6 +187,42 @@ def server(seconds):
             made.shutdown()
 
 
+STAGE = """
+import sys
+from advebm.runtime import outbox, signals, tracking
+
+signals.end_with(sys.argv[0])
+with tracking.run("fisher", "tiny", "at", params={}, checkpoint="a model", spec=sys.argv[1]) as run:
+    run.metrics({"fisher/mean": 1.0})
+print(signals.runner, *(file.read_text() for file in outbox.root().parent.glob("locks/sender-*")), *outbox.root().iterdir())
+"""
+
+PIPELINE = """
+import os, subprocess, sys
+
+print(os.getpid(), flush=True)
+for name in "ab":
+    subprocess.run(["sh", "-c", f"{sys.executable} stage.py {name}; exit $?"], check=True)
+"""
+
+
+def test_stages_of_one_process_share_a_sender(store, empty, monkeypatch):
+    """Each ends when its records were sent; the sender ends with the process that runs the stages."""
+    shutil.copy(empty, store)
+    (store / "stage.py").write_text(STAGE)
+    environment = {**os.environ, "ADVEBM_TRACKING": "on", "PYTHONPATH": str(Path("pkg").resolve())}
+    options = {"cwd": store, "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-"], input=PIPELINE, **options)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    pid, first, second = done.stdout.splitlines()
+    assert first == second and first.split()[0] == pid, "no box is left, and the address is the same"
+    assert [status for status, *_ in runs()] == 2 * ["FINISHED"]
+    until = time.monotonic() + 20
+    while Path(first.split()[1]).parent.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not Path(first.split()[1]).parent.exists() and not list((store / "state/locks").glob("sender-*"))
+
+
 @pytest.mark.parametrize("error", [None, Stopped(signal.SIGTERM)], ids=["done", "stopped"])
 def test_a_server_that_hangs_holds_up_no_stage(store, monkeypatch, capsys, error):
     """A request takes MLflow 10 s to give up."""

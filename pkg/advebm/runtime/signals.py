@@ -6,7 +6,7 @@ import select
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread, Timer
 from types import FrameType
@@ -44,23 +44,26 @@ def raised() -> Iterator[None]:
         sys.unraisablehook = hook
 
 
+runner: int | None = None  # the process that runs this stage, such as DVC, if `end_with` found it
+
+
 def end_with(script: str) -> None:
     """From here on this process gets SIGTERM once the process that runs it ends, such as DVC, also if a shell is between
-    them. The script is the one that this process runs. Where the system is not Linux nothing happens."""
-    if sys.platform == "linux":
-        Thread(target=_watch, args=(script.encode(),), daemon=True).start()
-
-
-def _watch(script: bytes) -> None:
-    """Wait for the end of a parent; those that have the script on their command line are shells or launchers, whose own
-    parents count as well."""
-    with suppress(OSError), ExitStack() as stack:
-        alive, pid, held = select.poll(), os.getppid(), True
+    them: parents that have the script, which this process runs, on their command line are shells or launchers, whose own
+    parents count as well. Where the system is not Linux nothing happens."""
+    global runner
+    if sys.platform != "linux":
+        return
+    alive, pid, held = select.poll(), os.getppid(), True
+    with suppress(OSError):
         while held and pid:
-            handle = os.pidfd_open(pid)
-            stack.callback(os.close, handle)
-            alive.register(handle, select.POLLIN)
-            held = script in Path(f"/proc/{pid}/cmdline").read_bytes()
+            alive.register(os.pidfd_open(pid), select.POLLIN)
+            runner = pid
+            held = script.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
             pid = int(re.findall(r"^PPid:\s*(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)[0])
-        alive.poll()
-        os.kill(os.getpid(), signal.SIGTERM)
+        Thread(target=_watch, args=(alive,), daemon=True).start()
+
+
+def _watch(alive: "select.poll") -> None:
+    alive.poll()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -25,12 +25,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from itertools import pairwise, takewhile
 from pathlib import Path
-from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from advebm.runtime import disk, outbox, project, registry
+from advebm.runtime import disk, outbox, project, registry, signals
 from advebm.runtime.outbox import Box
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
-EVERY = 15  # seconds after which the outbox is sent
 DEADLINE = 10  # seconds that a server has after the end of a stage
 LOCAL = 60  # seconds that a file has, which may first be created
 HURRY = 2  # seconds that either has when a signal stops the stage
@@ -365,67 +363,35 @@ _sending = False  # whether a process sends the outbox
 
 @contextmanager
 def sending() -> Iterator[None]:
-    """Within this block, the outermost if there are several, a process of its own sends the outbox, unless it is to be
-    kept. It gets some time to send the rest; what it could not send is reported."""
+    """Within this block, the outermost if there are several, another process sends the outbox, unless it is to be kept:
+    see sender.py. It gets some time to send the rest; what it could not send is reported."""
     global _sending
     if _sending or not enabled() or os.environ.get("ADVEBM_TRACKING", "").lower() == "outbox":
         yield
         return
-    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    sender = subprocess.Popen(
-        [sys.executable, "-P", "-c", f"from advebm.runtime.tracking import serve; serve({LOCAL if _file() else DEADLINE})"],
-        stdin=subprocess.PIPE,  # closed, also by the system, when this process ends
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        start_new_session=True,  # without the signals of a terminal
-    )
-    patience: float | None = None
+    from advebm.runtime import sender
+
+    owner, deadline = signals.runner or os.getpid(), LOCAL if _file() else DEADLINE
+    note = outbox.root().parent / "locks" / f"sender-{owner}"
+    process = sender.start(owner, note, deadline)
+    patience: float = deadline
     _sending = True
     try:
         yield
     except BaseException as error:
-        patience = None if isinstance(error, Exception) else HURRY
+        patience = deadline if isinstance(error, Exception) else HURRY
         raise
     finally:
         _sending = False
-        try:
-            _, told = sender.communicate(timeout=patience)
-        except subprocess.TimeoutExpired:
-            sender.kill()
-            _, told = sender.communicate()
-        if sender.returncode not in (0, 1):  # it has not ended by itself
-            told += f"advebm: MLflow: {_where()}: did not receive all in time{_later()}\n"
+        told = sender.ask(note, process, patience)
+        if process and owner == os.getpid():
+            sender.stop(process, note)
+        if told is None:
+            told = f"advebm: MLflow: {_where()}: did not receive all in time{later()}\n"
         print(told, end="", file=sys.stderr)
 
 
-def serve(deadline: float) -> None:
-    """Send the outbox now and then until the standard input is closed, and once more. All ends `deadline` seconds after
-    that, or if sending fails."""
-    ended = Event()
-
-    def wait() -> None:
-        sys.stdin.read()
-        ended.set()
-        time.sleep(deadline)
-        os._exit(2)
-
-    Thread(target=wait, daemon=True).start()
-    last, refused = False, None
-    while not last:
-        last = ended.is_set()
-        try:
-            sync()
-        except ConnectionError as error:
-            sys.exit(f"advebm: {error}{_later()}")
-        except ValueError as error:
-            refused = f"advebm: {error}"
-        ended.wait(EVERY)
-    sys.exit(refused)
-
-
-def _later() -> str:
+def later() -> str:
     return f"; `advebm sync` sends what is left in {outbox.root()}"
 
 
