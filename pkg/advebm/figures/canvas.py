@@ -11,43 +11,48 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 SAFE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")  # Okabe and Ito 2008, without yellow
 STYLES: tuple = ("-", "--", "-.", ":", (0, (6, 1)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)))  # of lines, also without colours
+MARGIN = 0.1  # inches around a picture
 
 plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 plt.rcParams.update({"axes.prop_cycle": plt.cycler(color=SAFE, linestyle=STYLES), "pdf.fonttype": 42})  # journals want 42
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG file and close the figure. Returns the path."""
-    _write(figure, path, dpi=110, metadata={"Software": None})
+def save(figure: Figure, path: Path, *, vector: bool = False) -> Path:
+    """Write a PNG file, with `vector` also a PDF file beside it, for print, and close the figure. Their bytes depend on
+    the figure alone. Returns the path."""
+    box = _settled(figure)
+    _write(figure, box, path, dpi=110, metadata={"Software": None})
+    if vector:
+        _write(figure, box, path.with_suffix(".pdf"), dpi=300, metadata={"CreationDate": None})
     plt.close(figure)
     return path
 
 
 def save_plot(figure: Figure, path: Path) -> Path:
-    """Write a PNG file and, for print, a PDF file beside it; their bytes depend on the figure alone."""
-    _settle(figure)
-    _write(figure, path.with_suffix(".pdf"), dpi=300, metadata={"CreationDate": None})
-    return save(figure, path)
+    return save(figure, path, vector=True)
 
 
-def _settle(figure: Figure) -> None:
-    """Lay it out once, with its parts at rounded places: the last digits of the layout differ from run to run."""
+def _settled(figure: Figure) -> Bbox:
+    """Lay it out once, with its parts at rounded places: the last digits of the layout differ from run to run. Returns what
+    its parts cover, with a margin, in inches."""
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)
     for box in (panel.bbox_relative for panel in figure.subfigs):
         box.p0, box.p1 = np.round(box.p0, 6), np.round(box.p1, 6)
     for ax in figure.axes:
         ax.set_position(np.round(ax.get_position(original=True).bounds, 6).tolist())
         ax.set_in_layout(True)  # which set_position ends: the margins are cut by what is in the layout
+    return figure.get_tightbbox().padded(MARGIN)
 
 
-def _write(figure: Figure, path: Path, **how: Any) -> None:
+def _write(figure: Figure, box: Bbox, path: Path, **how: Any) -> None:
     """Draw in memory, then write: where the disk is full, matplotlib's own writing may end in an error of another kind."""
     drawn = io.BytesIO()
-    figure.savefig(drawn, format=path.suffix[1:], bbox_inches="tight", **how)
+    figure.savefig(drawn, format=path.suffix[1:], bbox_inches=box, **how)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(drawn.getvalue())
 
