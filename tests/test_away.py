@@ -440,7 +440,7 @@ def small_project(tmp_path, monkeypatch):
     Path("ways").mkdir()
 
     def stage(name, *deps):
-        return pipeline.Stage(name, name, f"python stage.py {name}", tuple(f"{dep}.out" for dep in deps), (f"{name}.out",))
+        return pipeline.Stage(name, name, f"python3 stage.py {name}", tuple(f"{dep}.out" for dep in deps), (f"{name}.out",))
 
     return stage, lambda name, way: Path("ways", name).write_text(way)
 
@@ -558,9 +558,9 @@ def begun(small_project):
     shutil.copy(PROJECT / "params.yaml", ".")
     names = [*pieces.SOON, *pieces.LATE]
     each = "\n".join(
-        f"  {name}:\n    foreach: []\n    do: {{cmd: 'python stage.py {name}', outs: [{name}.out]}}" for name in names
+        f"  {name}:\n    foreach: []\n    do: {{cmd: 'python3 stage.py {name}', outs: [{name}.out]}}" for name in names
     )
-    ends = "\n".join(f"  {name}: {{cmd: python stage.py {name}}}" for name in ("report", "compare"))
+    ends = "\n".join(f"  {name}: {{cmd: python3 stage.py {name}}}" for name in ("report", "compare"))
     Path("dvc.yaml").write_text(f"stages:\n{each}\n{ends}\n")
     small_project[1]("train", "long")
     command = [sys.executable, "-m", "advebm", "away", "tiny", "600", "at"]

@@ -20,7 +20,7 @@ SHOWN = {"report", "compare"}
 @pytest.mark.parametrize("name", sorted(STAGES))
 def test_a_stage_runs_a_command_and_depends_on_its_own_part(name):
     python, script, command, *_ = STAGES[name]["cmd"].split()
-    assert (python, script) == ("python", "stages/run.py") and command in cli.COMMANDS
+    assert (python, script) == ("python3", "stages/run.py") and command in cli.COMMANDS
     listed, own = STAGES[name]["deps"], "results/study/${study}/"
     if name == "check":
         assert listed == ["params.yaml", "stages/run.py", "pkg/advebm"]

@@ -80,11 +80,11 @@ def bare(tmp_path):
     (tree / "pkg").symlink_to(ROOT / "pkg")
     (tree / "params.yaml").symlink_to(ROOT / "params.yaml")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
-    return tree, f"{tmp_path}/bare/bin/python stages/run.py check at --study tiny"
+    return tree, f"{tmp_path}/bare/bin/python3 stages/run.py check at --study tiny"
 
 
 def test_a_stage_finds_the_environment_of_its_tree(bare):
-    """`.venv/bin/dvc repro` runs `python`, which is another one unless the environment is active."""
+    """`.venv/bin/dvc repro` runs `python3`, which is another one unless the environment is active."""
     tree, line = bare
     (tree / ".venv").symlink_to(sys.prefix)
     assert shell(line, tree) == (0, "params.yaml: tiny is valid\n", "")

@@ -150,8 +150,8 @@ class Running:
     def __init__(self, study: str, stage: Stage, *, tracking: str, log: Path | None = None):
         """tracking: its ADVEBM_TRACKING. log: the file for what it prints; None: it prints here."""
         python, *arguments = shlex.split(stage.command)
-        if python != "python":
-            raise ValueError(f"{stage.target}: its command starts with {python}, but only python can be run here")
+        if python != "python3":
+            raise ValueError(f"{stage.target}: its command starts with {python}, but only python3 can be run here")
         self.study, self.stage, self.log = study, stage, log
         self.deps = stage.now()["deps"]
         self.stopped: float | None = None  # when it was told to end
