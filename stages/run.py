@@ -1,8 +1,8 @@
 """What every stage runs: `python3 stages/run.py COMMAND ...` is `advebm COMMAND ...` with the code of this tree.
 
 DVC runs queued experiments in a copy of the tree, while an editable install points to the original: so the copy's pkg/
-is put first on the path. A command that several processes can share is run by launch.processes processes. Where `python3` is
-not the one of the project's environment, as in `.venv/bin/dvc repro`, this script is run again by `.venv/bin/python`.
+is put first on the path. A command that several processes can share is run by launch.processes processes. Where `python3`
+is not the one of the project's environment, as in `.venv/bin/dvc repro`, this script is run again by `.venv/bin/python`.
 If DVC is killed, the stage is stopped and keeps its state: DVC would delete what it goes on to write.
 """
 
