@@ -12,12 +12,13 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "REFERENCES.md", "CHANGELOG.md", "data/README.md")
+FILES = ("stages/job.sh",)  # to which pages link
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """The theme's files, and those of docs/ and of the root under the names that they have in the tree."""
     kept = [file for file in files if file.src_dir != config.docs_dir]
-    names = [*PAGES, *(f"docs/{file.src_uri}" for file in files if file.src_dir == config.docs_dir)]
+    names = [*PAGES, *FILES, *(f"docs/{file.src_uri}" for file in files if file.src_dir == config.docs_dir)]
     sources = [name for name in names if not name.endswith(".py")]
     pages = [File(name, str(ROOT), config.site_dir, config.use_directory_urls) for name in sources]
     scripts = [

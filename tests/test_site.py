@@ -82,7 +82,7 @@ def test_the_tutorials_way_to_own_data(photos, monkeypatch, source):
 
 def test_the_site_is_built_without_a_warning_and_needs_no_network(tmp_path):
     pytest.importorskip("mkdocs")
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(tmp_path)]
     done = subprocess.run(
         command, capture_output=True, text=True, env={"NO_MKDOCS_2_WARNING": "1", "PATH": "/usr/bin:/bin"}
     )
