@@ -137,6 +137,14 @@ def test_catastrophic_overfitting_is_told_once_in_the_bar_a_line_and_the_curves(
     assert overfitting(records(tmp_path / "out/curves.csv")) == overfitting(OVERFITS)
 
 
+def test_the_bar_shows_how_it_goes_and_the_memory_of_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 3 * 2**29)
+    mine = Course(State(tmp_path), Good({}, {"step": 0, "rows": [], "recoveries": []}), None, "tiny at", tmp_path, [])
+    mine.note({"train/loss": 0.25, "train/energy_gap": -1.0, "validation/accuracy": 0.5, "lr": 1.0})
+    assert mine.bar == {"loss": "0.25", "energy gap": "-1", "accuracy": "0.5", "GPU": "1.5 GiB"}
+
+
 def test_first_step_is_torchs_sgd_on_the_loss(images):
     torch.manual_seed(0)
     net = SPEC.build((1, 8, 8), 3)
