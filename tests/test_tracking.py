@@ -202,7 +202,7 @@ import os, subprocess, sys
 
 print(os.getpid(), flush=True)
 for name in "ab":
-    subprocess.run(["sh", "-c", f"{sys.executable} stage.py {name}; exit $?"], check=True)
+    subprocess.run(["sh", "-c", '"$0" stage.py "$1"; exit $?', sys.executable, name], check=True)
 """
 
 
