@@ -206,7 +206,7 @@ for name in "ab":
 """
 
 
-def test_stages_of_one_process_share_a_sender(store, empty, monkeypatch):
+def test_stages_of_one_process_share_a_sender(store, empty):
     """Each ends when its records were sent; the sender ends with the process that runs the stages."""
     shutil.copy(empty, store)
     (store / "stage.py").write_text(STAGE)

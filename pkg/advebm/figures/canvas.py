@@ -33,6 +33,7 @@ def save(figure: Figure, path: Path, *, vector: bool = False) -> Path:
 
 
 def save_plot(figure: Figure, path: Path) -> Path:
+    """`save` for pictures that are printed."""
     return save(figure, path, vector=True)
 
 

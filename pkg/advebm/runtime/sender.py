@@ -46,7 +46,9 @@ class Sender(socketserver.UnixStreamServer):
 
     def service_actions(self) -> None:
         """Called about once a second."""
-        if not running(self.owner):
+        from psutil import pid_exists
+
+        if not pid_exists(self.owner):
             tidy(self.note)
             end = Timer(self.deadline, os._exit, [1])
             end.daemon = True
@@ -65,16 +67,6 @@ class Answer(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         if self.rfile.readline() == SEND:
             self.wfile.write(self.server.send().encode() + DONE)
-
-
-def running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def serve(owner: str, note: str, deadline: str) -> None:
