@@ -69,7 +69,7 @@ VALUES = [
     ("training.recovery", {"lr": 2.0}, "2.0 is greater than the maximum of 1"),
     ("training.recovery", {"steps": 0.5}, "0.5 is less than the minimum of 1"),
     ("training.schedule", {"kind": "cos"}, "'cos' is not one of"),
-    ("ood.scores", ["energie"], "'energie' is not one of"),
+    ("scores.names", ["energie"], "'energie' is not one of"),
     ("ood.radii", {"l2": None, "linf": None}, "{} should be non-empty"),
     ("ood.radii", {"l2": []}, "[] should be non-empty"),
     ("ood.radii", {"l3": [1.0]}, "'l3' is not one of ['l2', 'linf']"),

@@ -8,7 +8,7 @@ from torch import nn
 
 from advebm.data.images import Images
 from advebm.energy import SCORES, marginal
-from advebm.evaluation import ood
+from advebm.evaluation import MEASUREMENTS, ood, scores
 from advebm.evaluation.attacks import Attacks
 from advebm.networks.wrn import WideResNet
 from advebm.reports.ood import REPORT
@@ -109,7 +109,6 @@ def detected(energy, eps, norm="l2", **attacks):
     inside, outside = (Images(np.random.default_rng(s).integers(80, 176, (40, 8, 8, 1), dtype=np.uint8)) for s in (0, 1))
     spec = ood.Ood(
         n=40,
-        scores=["energy"],
         radii={norm: [eps]},
         attack=ood.Descents(steps=20, restarts=1),
         rounds=1,
@@ -147,18 +146,28 @@ def test_attacks_are_of_the_first_images_and_the_scores_asked_for(monkeypatch):
     inside, outside = (Images(np.random.default_rng(s).integers(0, 256, (30, 8, 8, 1), dtype=np.uint8)) for s in (0, 1))
     cheap = {"apgd": AutoPGD(steps=3, restarts=1), "square": Square(queries=3)}
     spec = ood.Ood(
-        n=30, attacked=20, scores=["energy", "max_softmax", "logit"], radii={"l2": [0.2, 0.4]},
-        attack=ood.Descents(steps=3, restarts=1), rounds=1, attacks=Attacks(n=10, scores=["max_softmax"], **cheap),
+        n=30, attacked=20, radii={"l2": [0.2, 0.4]}, attack=ood.Descents(steps=3, restarts=1), rounds=1,
+        attacks=Attacks(n=10, **cheap),
     )  # fmt: skip
     result, drawn = ood.ood(net, "energy", inside, {"noise": outside}, spec, seed=0)
-    scores = result.named["noise"].scores
-    assert {key: {a.n for a in scored.attacks.values()} for key, scored in scores.items()} == {
+    others = scores.Scores(
+        n=30, attacked=20, names=["max_softmax", "logit"], eps=0.4, attack=ood.Descents(steps=3, restarts=1), rounds=1,
+        attacks=Attacks(n=10, **cheap), attacks_on=["max_softmax"],
+    )  # fmt: skip
+    beside = scores.compared(net, "energy", inside, {"noise": outside}, others, seed=0)
+    found = {"energy": result.named["noise"].scores["energy"], **beside.named["noise"].scores}
+    assert {key: {a.n for a in scored.attacks.values()} for key, scored in found.items()} == {
         "energy": {10}, "max_softmax": {10}, "logit": set(),
     }  # fmt: skip
-    for scored in scores.values():
+    for scored in found.values():
         assert all(scored.attacks["all"].auc <= after.auc for after in scored.attacks.values())
-    read = ood.OodResult.read(result.json())
-    assert read == result and REPORT.metrics(read)["ood/noise/energy/square"] == scores["energy"].attacks["square"].auc
+        assert {case.n for case in scored.worst.values()} == {20}
+    read, read_beside = ood.OodResult.read(result.json()), scores.ScoresResult.read(beside.json())
+    assert read == result and REPORT.metrics(read)["ood/noise/energy/square"] == found["energy"].attacks["square"].auc
+    numbers = MEASUREMENTS["scores"].report.metrics(read_beside)
+    assert (
+        read_beside == beside and numbers["scores/noise/max_softmax/square"] == found["max_softmax"].attacks["square"].auc
+    )
     shown = drawn["noise"]
     assert shown["before"].shape == shown["after"].shape == (ood.SHOWN, 8, 8, 1)
     order = np.argsort(-shown["worst"], kind="stable")[: ood.SHOWN]

@@ -17,7 +17,7 @@ from torch import nn
 
 from advebm.data.images import Images
 from advebm.energy import SCORES, grad, marginal, negative, posterior
-from advebm.evaluation import autoattack, features, frechet, intervals, kernel, ood, quality, robustness
+from advebm.evaluation import autoattack, features, frechet, intervals, kernel, ood, quality, robustness, scores
 from advebm.evaluation.collapse import collapsed
 from advebm.evaluation.smoothed import Smoothed
 from advebm.networks.wrn import WideResNet
@@ -60,6 +60,11 @@ def measure(net, images, batch=500, detector="energy", **numbers):
     return numbers.json()["noise"], values["noise"]
 
 
+def compare(net, images, detector="energy", **numbers):
+    spec = scores.Scores(**{"n": 40, "attack": ood.Descents(steps=10, restarts=2), "eps": 0.8} | numbers)
+    return scores.compared(net, detector, images, NOISE, spec, seed=0).json()["noise"]["scores"]
+
+
 def test_worst_case_auc_is_auc_at_radius_0_and_falls_with_the_radius(judge, images):
     found, values = measure(judge, images, radii={"l2": [0.1, 0.4, 0.8], "linf": [1.0e-9, 0.05, 0.1]})
     assert found["n"] == 40 and (values["worst"] >= values["out"]).all()
@@ -72,10 +77,15 @@ def test_worst_case_auc_is_auc_at_radius_0_and_falls_with_the_radius(judge, imag
 
 
 def test_each_score_is_attacked_by_itself(judge, images):
-    found, _ = measure(judge, images, detector="max_softmax", scores=["energy", "grad_norm", "logit"])
+    found, _ = measure(judge, images, detector="max_softmax")
     assert list(found["scores"]) == ["max_softmax", "energy", "grad_norm", "logit"] and found["score"] == "max_softmax"
     assert found["auc"] == found["scores"]["max_softmax"]["auc"] != found["scores"]["energy"]["auc"]
-    for score, entry in found["scores"].items():
+    others = compare(judge, images, detector="max_softmax")
+    assert list(others) == ["energy", "grad_norm", "logit"]
+    assert list(compare(judge, images, names=["max_softmax", "logit"])) == ["max_softmax", "logit"]
+    for score in others:
+        assert found["scores"][score] == others[score] | {"worst": {}}, "standard there, attacked here"
+    for score, entry in (others | {"max_softmax": found["scores"]["max_softmax"]}).items():
         s_in = ood.scores(SCORES[score](judge), images[:40].pixels(), 40)
         s_out = ood.scores(SCORES[score](judge), NOISE["noise"][:40].pixels(), 40)
         assert entry["auc"] == pytest.approx(roc_auc_score(np.r_[np.ones(40), np.zeros(40)], np.r_[s_in, s_out]))
@@ -86,16 +96,15 @@ def test_each_score_is_attacked_by_itself(judge, images):
 
 
 def test_rounds_of_an_attack_end_where_two_find_little(judge, images):
-    found, _ = measure(judge, images, attacked=30, scores=["energy"], radii={"l2": [0.3, 0.6]})
+    found, _ = measure(judge, images, attacked=30, radii={"l2": [0.3, 0.6]})
     worst = found["scores"]["energy"]["worst"]["l2"]
     assert worst["n"] == 30 and found["n"] == 40
     restarts = int(re.search(r"(\d+) restarts", worst["attack"])[1])
     before = found["curves"]["l2"]["auc"][1]  # within the smaller radius
     two = np.array([before, *worst["rounds"][:-2]]) - worst["rounds"][1:]
     assert restarts == 2 * len(worst["rounds"]) and (two[:-1] >= ood.FOUND).all() and two[-1] < ood.FOUND
-    cut, _ = measure(judge, images, attacked=30, attacked_others=20, scores=["logit"], radii={"l2": [0.3, 0.6]}, rounds=1)
+    cut, _ = measure(judge, images, attacked=30, radii={"l2": [0.3, 0.6]}, rounds=1)
     assert cut["scores"]["energy"]["worst"]["l2"]["rounds"] == worst["rounds"][:1]
-    assert cut["scores"]["energy"]["worst"]["l2"]["n"] == 30 and cut["scores"]["logit"]["worst"]["l2"]["n"] == 20
 
 
 @pytest.mark.parametrize("score", ["energy", "max_softmax"])
@@ -103,9 +112,7 @@ def test_many_random_restarts_find_no_lower_auc(images, score):
     """Auto-PGD with 40 restarts of 100 steps, from random points and on the score itself."""
     torch.manual_seed(5)
     net = WideResNet(depth=10, width=1).build((1, 6, 6), 3).eval().requires_grad_(False)
-    found, values = measure(
-        net, images, detector=score, scores=[], radii={"l2": [0.7]}, attack=ood.Descents(steps=50, restarts=3)
-    )
+    found, values = measure(net, images, detector=score, radii={"l2": [0.7]}, attack=ood.Descents(steps=50, restarts=3))
     x, energy = NOISE["noise"][:40].pixels(), SCORES[score](net)
     moved = AutoPGD(steps=100, restarts=40)(energy, x, Streams(0, "many", ids=torch.arange(40)), eps=0.7, norm="l2")
     many = ood.auc(values["in"], ood.scores(energy, moved, 40))
@@ -129,10 +136,9 @@ def test_the_length_of_the_gradient_is_attacked_where_it_has_kinks():
     net = WideResNet(depth=10, width=1).build((1, 8, 8), 1).eval().requires_grad_(False)
     rng = np.random.default_rng(4)
     inside, outside = (Images(rng.integers(0, high, (30, 8, 8, 1), dtype=np.uint8)) for high in (80, 256))
-    spec = ood.Ood(n=30, radii={"l2": [1.0]}, attack=ood.Descents(steps=20, restarts=2), rounds=2)
-    numbers, _ = ood.ood(net, "energy", inside, {"noise": outside}, spec, seed=0)
-    found = numbers.json()["noise"]["scores"]
-    assert list(found) == ["energy", "grad_norm"]  # with one logit there is no softmax, and the logit is -E(x)
+    spec = scores.Scores(n=30, eps=1.0, attack=ood.Descents(steps=20, restarts=2), rounds=2)
+    found = scores.compared(net, "energy", inside, {"noise": outside}, spec, seed=0).json()["noise"]["scores"]
+    assert list(found) == ["grad_norm"], "with one logit there is no softmax, and the logit is -E(x)"
     x, plain = outside.pixels(), SCORES["grad_norm"](net)
     for restart in range(4):
         streams = Streams(0, "plain", restart, ids=torch.arange(30))

@@ -52,7 +52,7 @@ def test_every_measurement_and_method_has_its_stages():
     for stage in {measurement.stage for measurement in MEASUREMENTS.values()}:
         names = [name for name, measurement in MEASUREMENTS.items() if measurement.stage == stage]
         ends = {name: (".json", *(".png", ".pdf") * MEASUREMENTS[name].picture) for name in names}
-        written = [f"{name}{end}" for name in names for end in ends[name]]
+        written = [f"{'${item}' if MEASUREMENTS[name].apart else name}{end}" for name in names for end in ends[name]]
         written += [f"{name}_{key}.png" for name in names for key in MEASUREMENTS[name].report.sheets]
         assert sorted(Path(out).name for out in STAGES[stage]["outs"]) == sorted(written)
 
@@ -60,8 +60,8 @@ def test_every_measurement_and_method_has_its_stages():
 @pytest.mark.parametrize(
     ("file", "changed"),
     [
-        ("methods/oe.py", {"train/oe", "ood/oe"}),
-        ("methods/at.py", {"train/at", "ood/at", "warm"}),
+        ("methods/oe.py", {"train/oe", "ood/oe", "scores/oe"}),
+        ("methods/at.py", {"train/at", "ood/at", "scores/at", "warm"}),
         ("methods/ascent.py", {"train/at_ebm", "train/dat"}),
         ("sharpness.py", {f"train/{m}" for m in METHODS} | {"judge", "warm"}),
         ("evaluation/autoattack.py", {f"autoattack/{m}" for m in METHODS} | SHOWN),
@@ -78,6 +78,7 @@ def test_every_measurement_and_method_has_its_stages():
         ("figures/plots.py", {f"sample/{m}" for m in METHODS} | {"compare"}),
         ("reports/page.html", SHOWN),
         ("reports/comparison.py", {"compare"}),
+        ("reports/scores.py", {"compare"}),
         ("runtime/tracking.py", set()),
         ("evaluation/__init__.py", set()),
         ("config.py", set()),

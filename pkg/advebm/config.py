@@ -38,7 +38,7 @@ RESERVED = (  # names of recipes, attacks and sets: keys and files of results, a
 )
 TABLES = (  # tables by name, from which null removes an inherited entry
     *("recipes", "models", "sampling", "sampling.*", "data.out"),
-    *("ood.radii", "ood.cheaper", "robustness.attacks", "autoattack.eps"),
+    *("ood.radii", "ood.cheaper", "scores.cheaper", "robustness.attacks", "autoattack.eps"),
 )
 
 
@@ -112,11 +112,11 @@ def effective(content: dict[str, Any], study: str) -> dict[str, Any]:
     models = entry["models"]
     if not models:
         raise ValueError(f"{study}.models: must name at least one method")
-    for name in entry["ood"].get("cheaper", {}):
-        if name not in models:
-            raise ValueError(
-                f"{study}.ood.cheaper: no method {name!r}{_nearest(name, models)}; there are {', '.join(models)}"
-            )
+    for part in ("ood", "scores"):
+        for name in (entry.get(part) or {}).get("cheaper", {}):
+            if name not in models:
+                known = f"{_nearest(name, models)}; there are {', '.join(models)}"
+                raise ValueError(f"{study}.{part}.cheaper: no method {name!r}{known}")
     entry = {"precision": "fp32"} | entry | {"sampling": {name: entry["sampling"].get(name, {}) for name in models}}
     for name, model in models.items():
         if model.get("warm"):

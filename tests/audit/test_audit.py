@@ -87,9 +87,7 @@ def test_accuracy_clean_and_attacked(nets, digits):
 def attacked(nets, digits, name, score, how, eps):
     """What the package finds of noise by a score, and what is needed to find it again."""
     theirs, plain = nets[name]
-    spec = ood.Ood(
-        n=60, attacked=12, scores=[score], radii={how: [eps]}, attack=ood.Descents(steps=20, restarts=6), rounds=2
-    )
+    spec = ood.Ood(n=60, attacked=12, radii={how: [eps]}, attack=ood.Descents(steps=20, restarts=6), rounds=2)
     result, _ = ood.ood(theirs, score, digits[1], {"noise": digits[2]}, spec, seed=0)
     inside, outside = (own_images(part)[0][:60] for part in digits[1:])
     return result.named["noise"].scores[score], plain, inside, outside

@@ -111,7 +111,7 @@ def test_calibration(method, test):
 
 
 def test_detection(method, test):
-    ours, net, inside = read(method, "ood"), model(method), test[0]
+    ours, others, net, inside = read(method, "ood"), read("scores", method), model(method), test[0]
     alone = net.header["outputs"] == 1
     scores = {"energy": own.energy(net), "grad_norm": own.grad_norm(net)}
     if not alone:
@@ -119,8 +119,9 @@ def test_detection(method, test):
     rows, s_in = Rows(), {name: score(inside).detach().numpy() for name, score in scores.items()}
     for place in sorted(path.stem for path in (DATA / "out").glob("*.npz")):
         outside = own.images(DATA / "out" / f"{place}.npz")[0]
+        entries = ours[place]["scores"] | others[place]["scores"]
         for name, score in scores.items():
-            entry, s_out = ours[place]["scores"][name], score(outside).detach().numpy()
+            entry, s_out = entries[name], score(outside).detach().numpy()
             rows.near(f"{place} {name} AUC", entry["auc"], own.auc(s_in[name], s_out), 1e-5)
             rows.near(f"{place} {name} FPR95", entry["fpr95"], own.fpr95(s_in[name], s_out), 1e-9)
             if place == "inverted":

@@ -68,7 +68,7 @@ def compare(
         if methods or any(results.glob(f"{method}/*")):  # DVC leaves empty folders
             lacking = comparison.lacks(results / method)
             if not lacking:
-                found[method] = measured(results / method, models / method)
+                found[method] = measured(results / method, models / method, apart=True)
                 lacking = comparison.unsampled(found[method], results / method)
             if lacking:
                 found.pop(method, None)

@@ -24,6 +24,7 @@ class Measurement:
     shared: bool = False  # whether several processes can share its work
     picture: bool = True  # it writes NAME.json, .png and .pdf to a folder; otherwise --out is the JSON file
     required: bool = False  # every study has it, and the comparison needs it
+    apart: bool = False  # for the comparison alone: --out is STUDY/NAME/METHOD.json, for which no method's report waits
 
     @property
     def spec(self) -> Any:
@@ -74,10 +75,20 @@ _TABLE = (
         stage="ood",
         detects=True,
         kind="Ood",
-        about="AUC and FPR at 95% TPR of test images against each out-distribution set, by each score, standard and in "
-        "the worst case.",
+        about="AUC and FPR at 95% TPR of test images against each out-distribution set, by each score, and by the "
+        "detector's own in the worst case.",
         shared=True,
         required=True,
+    ),
+    Measurement(
+        name="scores",
+        stage="scores",
+        detects=True,
+        kind="Scores",
+        about="AUC and FPR at 95% TPR in the worst case of each score but the detector's own.",
+        shared=True,
+        picture=False,
+        apart=True,
     ),
     Measurement(
         name="calibration",

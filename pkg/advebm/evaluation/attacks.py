@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,8 +13,6 @@ from advebm.samplers.apgd import AutoPGD
 from advebm.samplers.square import Square
 from advebm.samplers.streams import Streams
 
-Score = Literal["energy", "max_softmax", "grad_norm", "logit"]
-
 
 @dataclass(kw_only=True)
 class Attacks:
@@ -23,7 +20,6 @@ class Attacks:
     gradient: on the score itself, within the largest radius of the first norm."""
 
     n: Several | None = None  # out-distribution images, the first of the worst case; null: all of them
-    scores: list[Score] = field(default_factory=list)  # attacked besides the detector's own
     apgd: AutoPGD = field(default_factory=AutoPGD)
     square: Square = field(default_factory=Square)
 

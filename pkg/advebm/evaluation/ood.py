@@ -1,9 +1,10 @@
-"""Detection of out-distribution images: AUC and false positive rate of each score, standard and in the worst case."""
+"""Detection of out-distribution images: AUC and false positive rate of each score, and of the detector's own in the worst
+case; scores.py has that of the others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from advebm.data.images import Images, to_bytes
 from advebm.energy import CLASS_SCORES, SCORES, marginal, passing, scores
 from advebm.evaluation import intervals
-from advebm.evaluation.attacks import Attacks, Score
+from advebm.evaluation.attacks import Attacks
 from advebm.evaluation.result import Interval, Named
 from advebm.evaluation.smoothed import sharpening
 from advebm.evaluation.subject import Subject
@@ -52,21 +53,27 @@ class Cheaper:
 
 
 @dataclass(kw_only=True)
-class Ood:
-    """At most n images per side. In the worst case out-distribution images are moved, within each radius in turn, to where
-    the score takes them for in-distribution; each score is attacked separately, the detector's own at all radii, the others
-    at the largest of the first norm."""
+class Attacking:
+    """At most n images per side, and how out-distribution images are moved to where a score takes them for data."""
 
     n: Several = 1024
-    attacked: Several | None = None  # out-distribution images in the detector's worst case, the first; null: all n
-    attacked_others: Several | None = None  # and in that of each other score, at most as many; null: as many
+    attacked: Several | None = None  # out-distribution images in the worst case, the first; null: all n
     split: Literal["validation", "test"] = "test"  # the in-distribution images; tune with validation
-    scores: list[Score] = field(default_factory=lambda: list(get_args(Score)))  # besides the detector's own
-    radii: Annotated[dict[Literal["l2", "linf"], Annotated[list[Positive], MinLen(1)]], MinLen(1)]  # increasing
     attack: Descents = field(default_factory=Descents)  # see `worst_case`
-    rounds: Count = 10  # at most at the largest radius; one at each smaller radius
+    rounds: Count = 10  # at most, at the largest radius; one at each smaller radius
     attacks: Attacks | None = None  # published ones, to stand beside; null: none
     cheaper: dict[str, Cheaper] = field(default_factory=dict)  # by method, instead of the numbers above
+
+    def of(self, method: str) -> Self:
+        """The numbers for that method."""
+        return replace(self, **vars(self.cheaper[method])) if method in self.cheaper else self
+
+
+@dataclass(kw_only=True)
+class Ood(Attacking):
+    """The worst case of the detector's own score, within each radius in turn."""
+
+    radii: Annotated[dict[Literal["l2", "linf"], Annotated[list[Positive], MinLen(1)]], MinLen(1)]  # increasing
 
     def __post_init__(self):
         for norm, radii in self.radii.items():
@@ -74,9 +81,8 @@ class Ood:
                 raise ValueError(f"ood.radii.{norm}: {radii} must increase: each radius starts from the result of the last")
 
     def measure(self, subject: Subject, part: Part) -> "tuple[OodResult, dict[str, dict[str, np.ndarray]]]":
-        spec = replace(self, **vars(self.cheaper[subject.method])) if subject.method in self.cheaper else self
         inside, outside, bar = subject.images(self.split), subject.outside, subject.bar("ood")
-        net, detector = subject.net, subject.detector
+        net, detector, spec = subject.net, subject.detector, self.of(subject.method)
         return ood(net, detector, inside, outside, spec, seed=SEED, device=device(), part=part, progress=bar)
 
 
@@ -117,7 +123,7 @@ class Attacked(Detection):
 class Scored(Detection):
     """Detection by one score."""
 
-    worst: dict[str, WorstCase]  # by norm, within its largest radius
+    worst: dict[str, WorstCase] = field(default_factory=dict)  # by norm, within its largest radius; {}: not attacked
     attacks: dict[str, Attacked] = field(default_factory=dict)  # of the same images, see `beside`
 
 
@@ -178,7 +184,7 @@ def worst_case(
     x: Tensor,
     start: Tensor,
     inside: Tensor,
-    spec: Ood,
+    attack: Descents,
     *,
     eps: float,
     norm: str,
@@ -189,38 +195,40 @@ def worst_case(
     """x: images (N, C, H, W) within eps of x that the score takes for in-distribution, none with a lower score than in
     `start`; aucs: the AUC against `inside` before and after each round of the attack.
 
-    A round is `restarts` descents with momentum, by steps that shorten to 0, of three kinds in turn. The first descends the
-    score from a random point (once from `start`), by steps of length eps / 2. The second begins on the way from x to one of
-    the in-distribution images with the highest scores and, as in the targeted attack of Croce and Hein (2020), descends the
-    score of a class, in the order of the logits at x, if the score has classes. The third refines the best point found so
-    far, by steps of length eps / 8. `grad_norm` is descended in a network whose kinks are smooth at first. Only images
-    whose score is below that of all in-distribution images are attacked; moving the others changes neither AUC nor FPR.
+    A round is `restarts` descents with momentum, by steps that shorten to 0, of three kinds in turn; those of one kind are
+    made at once. The first descends the score from a random point (once from `start`), by steps of length eps / 2. The
+    second begins on the way from x to one of the in-distribution images with the highest scores and, as in the targeted
+    attack of Croce and Hein (2020), descends the score of a class, in the order of the logits at x, if the score has
+    classes. The third refines the best point found so far, by steps of length eps / 8. `grad_norm` is descended in a
+    network whose kinks are smooth at first. Only images whose score is below that of all in-distribution images are
+    attacked; moving the others changes neither AUC nor FPR.
     """
     energy, ball, scored = SCORES[score](f), NORMS[norm], convolving("fp32")(scores)
-    s_in, best = scored(energy, inside, batch), start
+    s_in, best = scored(energy, inside, batch), start.clone()
     data = inside[torch.from_numpy(np.argsort(-s_in)[: max(len(s_in) // 5, 1)].copy())]
     with torch.no_grad():
         likeliest = torch.cat([f(part) for part in x.split(batch)]).argsort(1, descending=True)
 
-    def descended(left: Tensor, r: int) -> Tensor:
-        """The images `left` after restart r."""
-        own, streams, steps = x[left], Streams(seed, "ood", norm, r, ids=left), spec.attack.steps
-        aim, length, (turn, kind) = energy, eps / 2, divmod(r, 3)
+    def descended(kind: int, of: Tensor, turn: Tensor) -> Tensor:
+        """The images `of` (M,), each after its descent number `turn` (M,) of that kind."""
+        own, streams = x[of], Streams(seed, "ood", norm, kind, ids=(turn << 32) + of)
+        aim, length = energy, eps / 2
         if kind == 0:
-            begin = own + ball.random_start(own.shape, eps, streams) if r else best[left]
+            drawn = own + ball.random_start(own.shape, eps, streams)
+            begin = torch.where((turn > 0).view(-1, 1, 1, 1), drawn, best[of])
         elif kind == 1:
             begin = own + ball.project(data[streams.integers(len(data))] - own, eps)
             if score in CLASS_SCORES:
-                aim = CLASS_SCORES[score](f, likeliest[left, turn % likeliest.shape[1]])
+                aim = CLASS_SCORES[score](f, likeliest[of, turn % likeliest.shape[1]])
         else:
-            begin, length = best[left] + ball.random_start(own.shape, NEAR * eps, streams), eps / 8
+            begin, length = best[of] + ball.random_start(own.shape, NEAR * eps, streams), eps / 8
         if score == "grad_norm":
-            aim = sharpening(f, steps=steps, first=FIRST[kind], last=LAST[turn % len(LAST)])
+            aim = sharpening(f, steps=attack.steps, first=FIRST[kind], last=LAST[(len(aucs) - 1) % len(LAST)])
         return pgd(
             aim,
             own,
             start=begin,
-            steps=steps,
+            steps=attack.steps,
             step_size=length,
             eps=eps,
             norm=norm,
@@ -229,19 +237,22 @@ def worst_case(
             best=score != "grad_norm",  # that aim differs from step to step, so its values do not compare
         )
 
-    s = scored(energy, best, batch)
-    aucs, restarts = [auc(s_in, s)], spec.attack.restarts
+    s = torch.from_numpy(scored(energy, best, batch)).to(x.device)
+    aucs, restarts = [auc(s_in, s.cpu().numpy())], attack.restarts
     while not ended(aucs, rounds):
-        for r in range((len(aucs) - 1) * restarts, len(aucs) * restarts):
-            left = torch.from_numpy(s < s_in.max()).nonzero()[:, 0].to(x.device)
-            if not len(left):
-                break
-            new = best.clone()
-            new[left] = torch.cat([descended(part, r) for part in left.split(batch)])
-            s_new = scored(energy, new, batch)
-            better = torch.from_numpy(s_new > s).to(x.device)
-            best, s = torch.where(better.view(-1, 1, 1, 1), new, best), np.maximum(s, s_new)
-        aucs.append(auc(s_in, s))
+        descents = range((len(aucs) - 1) * restarts, len(aucs) * restarts)
+        for kind in range(3):
+            turns = torch.tensor([r // 3 for r in descents if r % 3 == kind], dtype=torch.long, device=x.device)
+            left = (s < float(s_in.max())).nonzero()[:, 0]
+            jobs = torch.cartesian_prod(left, turns)
+            if not len(jobs):
+                continue
+            new = torch.cat([descended(kind, *part.T) for part in jobs.split(batch)])
+            s_new, which = torch.from_numpy(scored(energy, new, batch)).to(s).view(len(left), -1).max(1)
+            better = s_new > s[left]
+            new = new.view(len(left), len(turns), *x.shape[1:])[torch.arange(len(left)), which]
+            best[left[better]], s[left[better]] = new[better], s_new[better]
+        aucs.append(auc(s_in, s.cpu().numpy()))
     return {"x": best, "aucs": torch.tensor(aucs, dtype=torch.float64)}
 
 
@@ -269,6 +280,70 @@ def convincing(net: Network, x: Tensor, worst: Tensor, s: np.ndarray, s_worst: n
     return found
 
 
+def attacked(
+    net: Network,
+    score: str,
+    x_in: Tensor,
+    x_out: Tensor,
+    radii: Mapping[Any, list[float]],
+    spec: Attacking,
+    *,
+    name: str,
+    seed: int,
+    batch: int,
+    part: Part,
+) -> tuple[Scored, dict[str, AucCurve], dict[str, Tensor]]:
+    """Detection of a set by a score, standard and in the worst case by norm within increasing radii; the AUC against the
+    radius; and the moved images, by norm. x_in, x_out: (N, C, H, W), of which the first `spec.attacked` are moved; name:
+    that of the parts that are saved."""
+    passes = Passes("tf32")  # without CUDA graphs: batches shrink as images pass, and graphs have no second derivatives
+    energy, x = SCORES[score](net), x_out[: spec.attacked]
+    s_in, s_out = scores(energy, x_in, batch), scores(energy, x_out, batch)
+    entry, curves, worst = Scored(**detection(s_in, s_out)), dict[str, AucCurve](), dict[str, Tensor]()
+    for norm in radii:
+        worst[norm], curves[norm] = x, AucCurve(eps=[0.0, *radii[norm]], auc=[auc(s_in, s_out[: len(x)])])
+        for eps in radii[norm]:
+            rounds = spec.rounds if eps == radii[norm][-1] else 1
+            with passes.sampling(net) as f:
+                given: dict[str, Any] = {"eps": eps, "norm": norm, "rounds": rounds, "seed": seed, "batch": batch}
+                attack = partial(worst_case, f, score, x, worst[norm], x_in, spec.attack, **given)
+                found = part(f"{name}, {norm} {eps}, {batch} at a time", attack)
+            worst[norm] = found["x"].to(x.device)
+            s_worst = scores(energy, worst[norm], batch)
+            curves[norm].auc.append(auc(s_in, s_worst))
+        reached = found["aucs"].tolist()[1:]
+        entry.worst[norm] = WorstCase(
+            eps=eps,
+            **detection(s_in, s_worst),
+            attack=f"pgd with momentum, {spec.attack.steps} steps, {spec.attack.restarts * len(reached)} restarts",
+            rounds=reached,
+            n=len(x),
+        )
+    if spec.attacks:
+        norm, eps = next((norm, radii[norm][-1]) for norm in radii)
+        x, name = x[: spec.attacks.n], f"{name}, {norm} {eps}, {batch} at a time"
+        given = {"eps": eps, "norm": norm, "seed": seed, "batch": batch}
+        with passes.sampling(net) as f:
+            after = {
+                "descents": worst[norm][: len(x)],
+                **spec.attacks.moved(SCORES[score](f), x, name=name, part=part, **given),
+            }
+        s_after = {key: scores(energy, z, batch) for key, z in after.items()}
+        entry.attacks = beside(norm, eps, s_in, s_after, spec.attacks)
+    return entry, curves, worst
+
+
+def others(net: Network, detector: str) -> list[str]:
+    """The scores of a network besides its detector's own; with one logit there is no softmax, and the logit is -E(x)."""
+    return [name for name in SCORES if name != detector and (net.outputs > 1 or name in ("energy", "grad_norm"))]
+
+
+def sides(inside: Images, outside: Images, n: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """As many images of both, at most n."""
+    n = min(n, len(inside.x), len(outside.x))
+    return inside[:n].pixels(device), outside[:n].pixels(device)
+
+
 @convolving("fp32")
 def ood(
     net: Network,
@@ -289,93 +364,31 @@ def ood(
     The scores are {set: {in, out, worst}}, the detector's; with "energy " before the key, -E(x) of the same images; and the
     arrays of `convincing`.
     """
-    names = [detector, *(score for score in spec.scores if score != detector)]
-    if net.outputs == 1:
-        names = [name for name in names if name in ("energy", "grad_norm")]
-    passes = Passes("tf32")  # without CUDA graphs: batches shrink as images pass, and graphs have no second derivatives
 
-    def measured(job: tuple[str, str]) -> tuple[Scored, int, dict[str, AucCurve], dict[str, np.ndarray]]:
-        """Detection of a set by a score, and n; for the detector's score also the curves and the scores themselves."""
-        set_name, score = job
-        n = min(spec.n, len(inside.x), len(outside[set_name].x))
-        x_in, x_out = inside[:n].pixels(device), outside[set_name][:n].pixels(device)
-        most = spec.attacked or n
-        attacked = x_out[: most if score == detector else min(spec.attacked_others or most, most)]
-        energy = SCORES[score](net)
-        s_in, s_out = scores(energy, x_in, batch), scores(energy, x_out, batch)
-        entry = Scored(**detection(s_in, s_out), worst={})
-        curves: dict[str, AucCurve] = {}
-        worst: dict[str, Tensor] = {}
-        first, largest = next((norm, radii[-1]) for norm, radii in spec.radii.items())
-        for norm, radii in (spec.radii if score == detector else {first: [largest]}).items():
-            worst[norm] = attacked
-            curves[norm] = AucCurve(eps=[0.0, *radii], auc=[auc(s_in, s_out[: len(attacked)])])
-            for eps in radii:
-                rounds = spec.rounds if eps == radii[-1] else 1
-                with passes.sampling(net) as f:
-                    attack = partial(
-                        worst_case,
-                        f,
-                        score,
-                        attacked,
-                        worst[norm],
-                        x_in,
-                        spec,
-                        eps=eps,
-                        norm=norm,
-                        rounds=rounds,
-                        seed=seed,
-                        batch=batch,
-                    )
-                    found = part(f"{set_name}, {score}, {norm} {eps}, {batch} at a time", attack)
-                worst[norm] = found["x"].to(x_out.device)
-                s_worst = scores(energy, worst[norm], batch)
-                curves[norm].auc.append(auc(s_in, s_worst))
-            reached = found["aucs"].tolist()[1:]
-            entry.worst[norm] = WorstCase(
-                eps=eps,
-                **detection(s_in, s_worst),
-                attack=f"pgd with momentum, {spec.attack.steps} steps, {spec.attack.restarts * len(reached)} restarts",
-                rounds=reached,
-                n=len(attacked),
-            )
-        moved = worst[first]
-        if spec.attacks and score in (detector, *spec.attacks.scores):
-            x, name = attacked[: spec.attacks.n], f"{set_name}, {score}, {first} {largest}, {batch} at a time"
-            given: dict[str, Any] = {"eps": largest, "norm": first, "seed": seed, "batch": batch}
-            with passes.sampling(net) as f:
-                after = {
-                    "descents": moved[: len(x)],
-                    **spec.attacks.moved(SCORES[score](f), x, name=name, part=part, **given),
-                }
-            s_after = {key: scores(energy, z, batch) for key, z in after.items()}
-            entry.attacks = beside(first, largest, s_in, s_after, spec.attacks)
-        if score != detector:
-            return entry, n, {}, {}
+    def measured(name: str) -> tuple[SetDetection, dict[str, np.ndarray]]:
+        """Detection of a set, and the scores behind it."""
+        x_in, x_out = sides(inside, outside[name], spec.n, device)
+        given: dict[str, Any] = {"seed": seed, "batch": batch, "part": part}
+        own, curves, worst = attacked(net, detector, x_in, x_out, spec.radii, spec, name=f"{name}, {detector}", **given)
+        standard = {score: [scores(SCORES[score](net), x, batch) for x in (x_in, x_out)] for score in others(net, detector)}
+        hardest = own.worst[next(iter(spec.radii))]
+        found = SetDetection(
+            auc=own.auc,
+            auc_ci=own.auc_ci,
+            fpr95=own.fpr95,
+            auc_worst=hardest.auc,
+            fpr95_worst=hardest.fpr95,
+            auc_worst_ci=hardest.auc_ci,
+            n=len(x_in),
+            score=detector,
+            scores={detector: own, **{score: Scored(**detection(*both)) for score, both in standard.items()}},
+            curves=curves,
+        )
+        moved = worst[next(iter(spec.radii))]
         images = {"in": x_in, "out": x_out, "worst": moved}
-        behind = {key: scores(energy, x, batch) for key, x in images.items()}
-        behind |= convincing(net, attacked, moved, behind["out"], behind["worst"])
-        behind |= {f"energy {key}": scores(marginal(net), x, batch) for key, x in images.items()}
-        return entry, n, curves, behind
+        behind = {key: scores(SCORES[detector](net), x, batch) for key, x in images.items()}
+        behind |= convincing(net, x_out[: len(moved)], moved, behind["out"][: len(moved)], behind["worst"])
+        return found, behind | {f"energy {key}": scores(marginal(net), x, batch) for key, x in images.items()}
 
-    jobs = [(set_name, score) for score in names for set_name in outside]  # the detector's first, as they take longest
-    found: dict[str, SetDetection] = {}
-    values: dict[str, dict[str, np.ndarray]] = {}
-    for (set_name, score), (entry, n, curves, behind) in zip(jobs, ranks.spread(measured, jobs, progress), strict=True):
-        if score == detector:
-            values[set_name] = behind
-            hardest = next(iter(entry.worst.values()))
-            found[set_name] = SetDetection(
-                auc=entry.auc,
-                auc_ci=entry.auc_ci,
-                fpr95=entry.fpr95,
-                auc_worst=hardest.auc,
-                fpr95_worst=hardest.fpr95,
-                auc_worst_ci=hardest.auc_ci,
-                n=n,
-                score=detector,
-                scores={},
-                curves=curves,
-            )
-        found[set_name].scores[score] = entry
-    return OodResult(named=found), values
+    made = dict(zip(outside, ranks.spread(measured, list(outside), progress), strict=True))
+    return OodResult(named={name: found for name, (found, _) in made.items()}), {name: s for name, (_, s) in made.items()}

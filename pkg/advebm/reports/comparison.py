@@ -10,7 +10,7 @@ from advebm.reports.base import Numbers
 from advebm.reports.results import Found
 from advebm.reports.tables import Table
 
-APART = ("quality", "ood")  # have tables of their own: generation and detection
+APART = ("quality", "ood", "scores")  # have tables of their own: generation and detection
 
 
 def lacks(results: Path) -> list[str]:

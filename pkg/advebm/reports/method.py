@@ -29,7 +29,7 @@ def recoveries(events: list[Recovery]) -> Table:
 
 def numbers(found: Found) -> dict[str, Any]:
     """The content of report.json: what each measurement wrote, {} where it was not made."""
-    return {name: found.of[name].json() if name in found.of else {} for name in MEASUREMENTS}
+    return {name: found.of[name].json() if name in found.of else {} for name, m in MEASUREMENTS.items() if not m.apart}
 
 
 def tables(study: str, used: dict[str, Any], method: str, found: Found) -> list[Table]:

@@ -33,50 +33,21 @@ class OodReport(Report[OodResult]):
             keys = ("auc", "auc_worst", "fpr95", "fpr95_worst", "n")
             numbers |= {f"ood/{name}/{key}": getattr(found, key) for key in keys}
             for score, scored in found.scores.items():
-                numbers |= {f"ood/{name}/{score}/auc": scored.auc, f"ood/{name}/{score}/fpr95": scored.fpr95}
-                numbers |= {f"ood/{name}/{score}/worst_{norm}": case.auc for norm, case in scored.worst.items()}
-                numbers |= {f"ood/{name}/{score}/{key}": after.auc for key, after in scored.attacks.items()}
+                numbers |= each(f"ood/{name}/{score}", scored)
         return numbers
 
     def warnings(self, result: OodResult) -> list[str]:
-        """Where a published attack finds more than ours: a worst case that is too good."""
-        found = []
-        for name, score, scored in _scored(result):
-            ours = scored.attacks.get("descents")
-            for key, after in scored.attacks.items():
-                if ours and key in ("apgd", "square") and ours.auc - after.auc > FOUND:
-                    masked = "; gradients may be masked" if key == "square" else ""
-                    found.append(f"{name}, {score}: AUC {after.auc:.3f} after {key}, {ours.auc:.3f} after ours{masked}")
-        return found
+        return loose(_scored(result))
 
     def table(self, result: OodResult) -> Table:
         """A row for each set and score, with the worst case by each norm, and after each further attack."""
-        lines = _scored(result)
-        attacks = {key: after for *_, scored in lines for key, after in scored.attacks.items()}
-        worst = {norm: case for *_, scored in lines for norm, case in scored.worst.items()}
-        rows = []
-        for name, score, scored in lines:
-            cells = [within(scored.auc, scored.auc_ci), scored.fpr95]
-            for norm in worst:
-                case = scored.worst.get(norm)
-                cells += [within(case.auc, case.auc_ci), case.fpr95] if case else [None, None]
-            cells += [within(after.auc, after.auc_ci) for after in map(scored.attacks.get, attacks) if after]
-            cells += [None] * (len(attacks) - len(scored.attacks))
-            own = " (own)" if score == result.named[name].score else ""
-            rows.append([name, score + own, *cells, result.named[name].n])
-        header = ["set", "score", "AUC [95%]", "FPR95"]
-        for norm, case in worst.items():
-            header += [f"AUC at most, {norm} {case.eps:.3g}", f"FPR95 at least, {norm} {case.eps:.3g}"]
-        header += [f"AUC at most, {key}" for key in attacks]
-        attacked = sorted({case.n for *_, scored in lines for case in scored.worst.values()})
-        note = (
-            "FPR95: the share of out-distribution images that pass where 95% of test images do. (own): the detector's "
-            f"score. At most, at least: the first {' or '.join(map(str, attacked))} out-distribution images of each set "
-            "are moved within the radius to where the score takes them for data, until two rounds "
-            f"of restarts together lower the AUC by less than {FOUND}; a stronger attack may find more. ood.json has each "
-            "attack and its rounds."
-        )
-        return Table("Out-distribution images", [*header, "n"], rows, (note, *filter(None, [described(attacks.values())])))
+        own = {name: found.score for name, found in result.named.items()}
+        rows = [
+            (name, f"{score} (own)" if score == own[name] else score, scored, result.named[name].n)
+            for name, score, scored in _scored(result)
+        ]
+        note = "(own): the detector's score; comparison.html, by `dvc repro -P`, has the worst case of the others."
+        return detections("Out-distribution images", rows, note, "ood.json")
 
     def picture(self, result: OodResult, drawn: dict[str, dict[str, np.ndarray]], path: Path, title: str) -> Path:
         """A column for each out-distribution set: -E(x) of test, out-distribution and attacked images, the ROC curves of
@@ -145,6 +116,54 @@ class OodReport(Report[OodResult]):
 
 def _scored(result: OodResult) -> list[tuple[str, str, Scored]]:
     return [(name, score, scored) for name, found in result.named.items() for score, scored in found.scores.items()]
+
+
+def each(key: str, scored: Scored) -> Numbers:
+    """The numbers of detection by a score, under that key."""
+    numbers: Numbers = {f"{key}/auc": scored.auc, f"{key}/fpr95": scored.fpr95}
+    numbers |= {f"{key}/worst_{norm}": case.auc for norm, case in scored.worst.items()}
+    return numbers | {f"{key}/{name}": after.auc for name, after in scored.attacks.items()}
+
+
+def loose(lines: Iterable[tuple[str, str, Scored]]) -> list[str]:
+    """Where a published attack finds more than ours: a worst case that is too good. lines: set, score, detection by it."""
+    found = []
+    for name, score, scored in lines:
+        ours = scored.attacks.get("descents")
+        for key, after in scored.attacks.items():
+            if ours and key in ("apgd", "square") and ours.auc - after.auc > FOUND:
+                masked = "; gradients may be masked" if key == "square" else ""
+                found.append(f"{name}, {score}: AUC {after.auc:.3f} after {key}, {ours.auc:.3f} after ours{masked}")
+    return found
+
+
+def detections(title: str, lines: list[tuple[str, str, Scored, int]], note: str, file: str) -> Table:
+    """A row for each set and score, with the worst case by each norm, and after each further attack. lines: set, score,
+    detection by it, images per side; file: which has the rounds of the attacks."""
+    found = [scored for *_, scored, _ in lines]
+    attacks = {key: after for scored in found for key, after in scored.attacks.items()}
+    worst = {norm: case for scored in found for norm, case in scored.worst.items()}
+    rows = []
+    for name, score, scored, n in lines:
+        cells = [within(scored.auc, scored.auc_ci), scored.fpr95]
+        for norm in worst:
+            case = scored.worst.get(norm)
+            cells += [within(case.auc, case.auc_ci), case.fpr95] if case else [None, None]
+        cells += [within(after.auc, after.auc_ci) if after else None for after in map(scored.attacks.get, attacks)]
+        rows.append([name, score, *cells, n])
+    header = ["set", "score", "AUC [95%]", "FPR95"]
+    for norm, case in worst.items():
+        header += [f"AUC at most, {norm} {case.eps:.3g}", f"FPR95 at least, {norm} {case.eps:.3g}"]
+    header += [f"AUC at most, {key}" for key in attacks]
+    moved = sorted({case.n for scored in found for case in scored.worst.values()})
+    about = (
+        f"FPR95: the share of out-distribution images that pass where 95% of test images do. At most, at least: the first "
+        f"{' or '.join(map(str, moved))} out-distribution images of each set are moved within the radius to where the "
+        f"score takes them for data, until two rounds of restarts together lower the AUC by less than {FOUND}; a stronger "
+        f"attack may find more. {file} has each attack and its rounds."
+    )
+    notes = (note, about, described(attacks.values()))
+    return Table(title, [*header, "n"], rows, tuple(filter(None, notes)))
 
 
 def described(attacks: Iterable[Attacked]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from advebm.evaluation.ood import OodResult
 from advebm.evaluation.robustness import RobustnessResult, UnderAttack
+from advebm.evaluation.scores import ScoresResult
 from advebm.reports.quality import protocols
 from advebm.reports.results import Found
 from advebm.reports.tables import Beside, Table, text
@@ -97,8 +98,11 @@ def ours(found: Found, recipe: str | None, score: str | None = None) -> dict[str
     for column, kind in (("jfs", "joint"), ("mfs", "marginal")):
         fisher = getattr(found.of.get("fisher"), kind, None)
         numbers[column] = fisher and f"{text(fisher.score)}; {text(fisher.score_symmetric)}"
+    others = found.get(ScoresResult)
     for name, entry in outside.named.items():
-        scored = entry.scores.get(score or entry.score)
+        own = score in (None, entry.score)
+        attacked = entry if own or others is None else others.named[name]
+        scored = attacked.scores.get(score or entry.score)
         worst = scored.attacks.get("apgd") if scored else None
         same = worst and (worst.norm, worst.eps, worst.attack) == ("l2", RADIUS, ATTACK)
         numbers[name] = percent(scored.auc if scored else None)

@@ -54,13 +54,17 @@ class Found:
         return quality.named if quality else {}
 
 
-def measured(results: Path, model: Path | None = None, *, partial: bool = False) -> Found:
+def measured(results: Path, model: Path | None = None, *, partial: bool = False, apart: bool = False) -> Found:
     """The results in a method's folder, and what went wrong in training by its model's folder, if one is given. With
-    `partial`, required results may be missing. Raises FileNotFoundError or ValueError that names the file and the command
-    to run."""
+    `partial`, required results may be missing; with `apart`, those made for the comparison alone are read too. Raises
+    FileNotFoundError or ValueError that names the file and the command to run."""
     found = {}
     for name, measurement in MEASUREMENTS.items():
         file, required = results / f"{name}.json", measurement.required and not partial
+        if measurement.apart:
+            file = results.parent / name / f"{results.name}.json"
+            if not apart:
+                continue
         content = read_json(file, name) if required or file.exists() else {}
         if required or content:  # {} where the study leaves it out
             found[name] = measurement.result.checked(content, file, name)
