@@ -14,7 +14,9 @@ IDLE = (  # files that cannot change a result: configuration, tables of names, s
     *("config.py", "ranges.py", "commands/options.py", "methods/__init__.py", "evaluation/__init__.py"),
     *(f"runtime/{name}.py" for name in ("code", "disk", "outbox", "progress", "project", "signals", "state", "tracking")),
 )
-COMPARED = ("reports/comparison.py", "reports/detectors.py", "reports/scores.py", "figures/")  # the report of one method does not use these
+COMPARED = (  # the report of one method does not use these
+    *("reports/comparison.py", "reports/detectors.py", "reports/scores.py", "figures/"),
+)
 DRAWN = ("figures/",)  # a changed figure is no reason to train again
 TABLES = ("reports/base.py", "reports/tables.py")  # these do not change what a measurement writes
 
