@@ -107,7 +107,7 @@ def test_the_most_telling_stages_come_first(there):
         *("judge", "baselines", "quality@robust_jem", "robustness@robust_jem"),
     ]
     assert names.index("robustness@at") < names.index("ood@robust_jem") < names.index("report") < names.index("ood@at")
-    assert names[-1] == "compare" and len(names) == 9 + 2 * len(STAGES)
+    assert names[-1] == "compare" and len(names) == 9 + 2 * len(STAGES) + 2
 
 
 def test_what_depends_on_a_change_runs_again(rented, there):
@@ -134,7 +134,7 @@ def test_home_takes_it_for_its_own(rented, tmp_path):
         log = shell(home, sys.executable, "-m", "advebm", "receive", *parts, PYTHONPATH=home / "pkg")
     assert "compare: will run here: results/study/tiny/compare.json differs" in log
     done = log.split("committed to DVC: ")[1].splitlines()[0].split(", ")
-    measured = [f"{stage}@{method}" for stage in STAGES for method in METHODS]
+    measured = [f"{stage}@{method}" for stage in (*STAGES, "scores") for method in METHODS]
     assert set(done) == {"warm", "judge", "baselines", "report", *measured}
     targets = [f"stages/{name.split('@')[0]}/dvc.yaml:{name}" for name in measured]
     log = shell(home, "dvc", "repro", "report", *targets)

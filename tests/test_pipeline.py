@@ -22,6 +22,7 @@ from advebm.runtime import project
 
 PROJECT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+# of a method, those for which its report waits: not `scores`, which is for the comparison
 STAGES = ("train", "sample", "quality", "ood", "robustness", "autoattack", "fisher", "look", "applications")
 TRACKED = (*(stage for stage in STAGES if stage != "look"), "calibration", "landscape", "neighbours", "interpolation")
 

@@ -64,6 +64,7 @@ STEPS = {
         reads=("results/samples", "judge", "baselines"),
     ),
     "ood": measurement("ood", sheets=("fooled",)),
+    "scores": measurement("scores", out="scores.json"),
     "robustness": measurement("robustness"),
     "autoattack": measurement("autoattack", out="autoattack.json"),
     "fisher": measurement("fisher", out="fisher.json"),

@@ -47,10 +47,11 @@ class Piece:
 def order(methods: list[str]) -> list[str]:
     """Names of stages, the most informative first; the stages that they depend on are run before them. The report is of
     the first method."""
-    further = (m.stage for m in MEASUREMENTS.values() if m.stage not in SOON)
+    further = (m.stage for m in MEASUREMENTS.values() if m.stage not in SOON and not m.apart)
+    apart = [f"{m.stage}@{method}" for method in methods for m in MEASUREMENTS.values() if m.apart]
     late = [[f"{stage}@{method}" for stage in dict.fromkeys((*LATE, *further))] for method in methods]
     soon = [f"{stage}@{method}" for method in methods for stage in SOON]
-    return [*soon, *late[0], "report", *(name for names in late[1:] for name in names), "compare"]
+    return [*soon, *late[0], "report", *(name for names in late[1:] for name in names), *apart, "compare"]
 
 
 def run(study: str, stages: list[Stage], piece: Piece, jobs: int = 1, after: Callable[[], None] = lambda: None) -> int:
