@@ -103,6 +103,14 @@ def ece(p: np.ndarray, y: np.ndarray, bins: int = 20) -> float:
     return float(total)
 
 
+def ece_interval(p: np.ndarray, y: np.ndarray, resamples: int = 20000, seed: int = 3) -> tuple[float, float]:
+    """The basic bootstrap's (Davison and Hinkley 1997, Eq. 5.6), from 0 on."""
+    rng, e = np.random.default_rng(seed), ece(p, y)
+    drawn = [ece(p[i], y[i]) for i in rng.integers(len(y), size=(resamples, len(y)))]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return max(2 * e - high, 0.0), max(2 * e - low, 0.0)
+
+
 # detection
 
 
@@ -138,6 +146,17 @@ def auc(inside: np.ndarray, outside: np.ndarray) -> float:
     """Mann and Whitney's U over the number of pairs, pair by pair."""
     d = inside[:, None].astype(np.float64) - outside[None].astype(np.float64)
     return float((d > 0).mean() + (d == 0).mean() / 2)
+
+
+def auc_interval(inside: np.ndarray, outside: np.ndarray) -> tuple[float, float]:
+    """Wilson's interval for as many independent pairs as give DeLong's variance (DeLong et al. 1988, Eq. 5), at most one
+    for each image, image by image."""
+    wins = np.array([[1.0 if i > o else 0.5 if i == o else 0.0 for o in outside] for i in inside])
+    p, m, n = wins.mean(), *wins.shape
+    s10 = sum((row.mean() - p) ** 2 for row in wins) / (m - 1)
+    s01 = sum((column.mean() - p) ** 2 for column in wins.T) / (n - 1)
+    variance = s10 / m + s01 / n
+    return wilson(p, min(p * (1 - p) / variance, m + n) if variance else min(m, n))
 
 
 def fpr95(inside: np.ndarray, outside: np.ndarray) -> float:
@@ -337,6 +356,22 @@ def kid(a: np.ndarray, b: np.ndarray, y: np.ndarray | None = None, z: np.ndarray
         return float(np.mean([[np.nanmean(values[classes == i][:, classes == j]) for i in names] for j in names]))
 
     return within(a, y) + within(b, z) - 2 * float(k(a, b).mean())
+
+
+def kid_error(a: np.ndarray, b: np.ndarray, y: np.ndarray | None, z: np.ndarray | None, groups: int = 10) -> float:
+    """Efron 1982, Section 3, for two samples: the variances without each run of successive images of a or b add up."""
+    total = 0.0
+    for of_a in (True, False):
+        values = []
+        for part in np.array_split(np.arange(len(a if of_a else b)), groups):
+            p, c, q, d = a, y, b, z
+            if of_a:
+                p, c = np.delete(a, part, 0), None if y is None else np.delete(y, part)
+            else:
+                q, d = np.delete(b, part, 0), None if z is None else np.delete(z, part)
+            values.append(kid(p, q, c, d))
+        total += (groups - 1) * float(np.var(values))
+    return total**0.5
 
 
 def precision_recall(a: np.ndarray, b: np.ndarray, k: int = 3) -> tuple[float, float]:

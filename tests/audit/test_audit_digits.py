@@ -106,6 +106,8 @@ def test_calibration(method, test):
         p = net(x).double().softmax(1).numpy()
     rows = Rows()
     rows.near("ECE", ours["ece"], own.ece(p, y), 1e-5)
+    for end, o, t in zip(("low", "high"), ours["ece_ci"], own.ece_interval(p, y), strict=True):
+        rows.near(f"ECE, {end} end", o, t, 2e-3)  # both are bootstraps
     rows.near("confidence", ours["confidence"], float(p.max(1).mean()), 1e-6)
     rows.check()
 
@@ -124,6 +126,8 @@ def test_detection(method, test):
             entry, s_out = entries[name], score(outside).detach().numpy()
             rows.near(f"{place} {name} AUC", entry["auc"], own.auc(s_in[name], s_out), 1e-5)
             rows.near(f"{place} {name} FPR95", entry["fpr95"], own.fpr95(s_in[name], s_out), 1e-9)
+            for end, o, t in zip(("low", "high"), entry["auc_ci"], own.auc_interval(s_in[name], s_out), strict=True):
+                rows.near(f"{place} {name} AUC, {end} end", o, t, 1e-4)
             if place == "inverted":
                 continue
             aims, tries = [score], TRIES
@@ -176,6 +180,8 @@ def quality(rows: Rows, name: str, entry: dict, judge: own.Wrn, x, y, ref, ref_y
     rows.near(f"{name} FID", entry["fid"], own.fid(a, b), 1e-3)
     rows.near(f"{name} FID's error", entry["fid_se"], own.jackknife(a, b), 1e-3)
     rows.near(f"{name} KID", entry["kid"], own.kid(a, b, y, ref_y), 1e-4)
+    error = own.kid_error(a, b, y, ref_y)
+    rows.near(f"{name} KID's error", entry["kid_se"], error, 0.01 * error)
     precision, recall = own.precision_recall(a, b)
     rows.near(f"{name} precision", entry["precision"], precision, 0.0041)  # distances in float32 there: two images
     rows.near(f"{name} recall", entry["recall"], recall, 0.0041)
