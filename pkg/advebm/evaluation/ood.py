@@ -250,7 +250,7 @@ def worst_case(
             new = torch.cat([descended(kind, *part.T) for part in jobs.split(batch)])
             s_new, which = torch.from_numpy(scored(energy, new, batch)).to(s).view(len(left), -1).max(1)
             better = s_new > s[left]
-            new = new.view(len(left), len(turns), *x.shape[1:])[torch.arange(len(left)), which]
+            new = new.view(len(left), len(turns), *x.shape[1:])[torch.arange(len(left), device=x.device), which]
             best[left[better]], s[left[better]] = new[better], s_new[better]
         aucs.append(auc(s_in, s.cpu().numpy()))
     return {"x": best, "aucs": torch.tensor(aucs, dtype=torch.float64)}
