@@ -556,7 +556,7 @@ def until(condition, seconds=30):
 def begun(small_project):
     """A function that starts `away` in the small project, whose first stage is slow: (process, its stage's pid)."""
     shutil.copy(PROJECT / "params.yaml", ".")
-    names = [*pieces.SOON, *pieces.LATE]
+    names = [*pieces.SOON, *pieces.LATE, "scores"]
     each = "\n".join(
         f"  {name}:\n    foreach: []\n    do: {{cmd: 'python3 stage.py {name}', outs: [{name}.out]}}" for name in names
     )
