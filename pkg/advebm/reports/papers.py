@@ -100,9 +100,8 @@ def ours(found: Found, recipe: str | None, score: str | None = None) -> dict[str
         numbers[column] = fisher and f"{text(fisher.score)}; {text(fisher.score_symmetric)}"
     others = found.get(ScoresResult)
     for name, entry in outside.named.items():
-        own = score in (None, entry.score)
-        attacked = entry if own or others is None else others.named[name]
-        scored = attacked.scores.get(score or entry.score)
+        attacked = others.named[name].scores if others and name in others.named else {}
+        scored = (entry.scores | attacked).get(score or entry.score)
         worst = scored.attacks.get("apgd") if scored else None
         same = worst and (worst.norm, worst.eps, worst.attack) == ("l2", RADIUS, ATTACK)
         numbers[name] = percent(scored.auc if scored else None)
