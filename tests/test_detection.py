@@ -152,7 +152,7 @@ def test_attacks_are_of_the_first_images_and_the_scores_asked_for(monkeypatch):
     result, drawn = ood.ood(net, "energy", inside, {"noise": outside}, spec, seed=0)
     others = scores.Scores(
         n=30, attacked=20, names=["max_softmax", "logit"], eps=0.4, attack=ood.Descents(steps=3, restarts=1), rounds=1,
-        attacks=Attacks(n=10, **cheap), attacks_on=["max_softmax"],
+        attacks={"max_softmax": Attacks(n=10, **cheap)},
     )  # fmt: skip
     beside = scores.compared(net, "energy", inside, {"noise": outside}, others, seed=0)
     found = {"energy": result.named["noise"].scores["energy"], **beside.named["noise"].scores}

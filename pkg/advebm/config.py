@@ -38,7 +38,7 @@ RESERVED = (  # names of recipes, attacks and sets: keys and files of results, a
 )
 TABLES = (  # tables by name, from which null removes an inherited entry
     *("recipes", "models", "sampling", "sampling.*", "data.out"),
-    *("ood.radii", "ood.cheaper", "scores.cheaper", "robustness.attacks", "autoattack.eps"),
+    *("ood.radii", "ood.cheaper", "scores.cheaper", "scores.attacks", "robustness.attacks", "autoattack.eps"),
 )
 
 

@@ -61,7 +61,6 @@ class Attacking:
     split: Literal["validation", "test"] = "test"  # the in-distribution images; tune with validation
     attack: Descents = field(default_factory=Descents)  # see `worst_case`
     rounds: Count = 10  # at most, at the largest radius; one at each smaller radius
-    attacks: Attacks | None = None  # published ones, to stand beside; null: none
     cheaper: dict[str, Cheaper] = field(default_factory=dict)  # by method, instead of the numbers above
 
     def of(self, method: str) -> Self:
@@ -74,6 +73,7 @@ class Ood(Attacking):
     """The worst case of the detector's own score, within each radius in turn."""
 
     radii: Annotated[dict[Literal["l2", "linf"], Annotated[list[Positive], MinLen(1)]], MinLen(1)]  # increasing
+    attacks: Attacks | None = None  # published ones, to stand beside; null: none
 
     def __post_init__(self):
         for norm, radii in self.radii.items():
@@ -287,6 +287,7 @@ def attacked(
     x_out: Tensor,
     radii: Mapping[Any, list[float]],
     spec: Attacking,
+    attacks: Attacks | None,
     *,
     name: str,
     seed: int,
@@ -294,8 +295,8 @@ def attacked(
     part: Part,
 ) -> tuple[Scored, dict[str, AucCurve], dict[str, Tensor]]:
     """Detection of a set by a score, standard and in the worst case by norm within increasing radii; the AUC against the
-    radius; and the moved images, by norm. x_in, x_out: (N, C, H, W), of which the first `spec.attacked` are moved; name:
-    that of the parts that are saved."""
+    radius; and the moved images, by norm. x_in, x_out: (N, C, H, W), of which the first `spec.attacked` are moved; attacks:
+    published ones; name: that of the parts that are saved."""
     passes = Passes("tf32")  # without CUDA graphs: batches shrink as images pass, and graphs have no second derivatives
     energy, x = SCORES[score](net), x_out[: spec.attacked]
     s_in, s_out = scores(energy, x_in, batch), scores(energy, x_out, batch)
@@ -319,17 +320,17 @@ def attacked(
             rounds=reached,
             n=len(x),
         )
-    if spec.attacks:
+    if attacks:
         norm, eps = next((norm, radii[norm][-1]) for norm in radii)
-        x, name = x[: spec.attacks.n], f"{name}, {norm} {eps}, {batch} at a time"
+        x, name = x[: attacks.n], f"{name}, {norm} {eps}, {batch} at a time"
         given = {"eps": eps, "norm": norm, "seed": seed, "batch": batch}
         with passes.sampling(net) as f:
             after = {
                 "descents": worst[norm][: len(x)],
-                **spec.attacks.moved(SCORES[score](f), x, name=name, part=part, **given),
+                **attacks.moved(SCORES[score](f), x, name=name, part=part, **given),
             }
         s_after = {key: scores(energy, z, batch) for key, z in after.items()}
-        entry.attacks = beside(norm, eps, s_in, s_after, spec.attacks)
+        entry.attacks = beside(norm, eps, s_in, s_after, attacks)
     return entry, curves, worst
 
 
@@ -369,7 +370,8 @@ def ood(
         """Detection of a set, and the scores behind it."""
         x_in, x_out = sides(inside, outside[name], spec.n, device)
         given: dict[str, Any] = {"seed": seed, "batch": batch, "part": part}
-        own, curves, worst = attacked(net, detector, x_in, x_out, spec.radii, spec, name=f"{name}, {detector}", **given)
+        given["name"] = f"{name}, {detector}"
+        own, curves, worst = attacked(net, detector, x_in, x_out, spec.radii, spec, spec.attacks, **given)
         standard = {score: [scores(SCORES[score](net), x, batch) for x in (x_in, x_out)] for score in others(net, detector)}
         hardest = own.worst[next(iter(spec.radii))]
         found = SetDetection(

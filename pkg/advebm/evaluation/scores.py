@@ -1,12 +1,13 @@
 """The worst case of the scores that are not the detector's own: which score of an energy is hardest to fool."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
 
 from advebm.data.images import Images
+from advebm.evaluation.attacks import Attacks
 from advebm.evaluation.ood import Attacking, Scored, attacked, others, sides
 from advebm.evaluation.result import Named
 from advebm.evaluation.subject import Subject
@@ -26,7 +27,7 @@ class Scores(Attacking):
     names: list[Score] = field(default_factory=lambda: list(get_args(Score)))
     norm: Literal["l2", "linf"] = "l2"
     eps: Positive
-    attacks_on: list[Score] = field(default_factory=list)  # the scores that the published attacks attack too
+    attacks: dict[Score, Attacks] = field(default_factory=dict)  # published ones, by the score that they attack
 
     def measure(self, subject: Subject, part: Part) -> "tuple[ScoresResult, None]":
         inside, outside, bar = subject.images(self.split), subject.outside, subject.bar("scores")
@@ -66,16 +67,15 @@ def compared(
     """Detection of each set by each score; see `ood` for the arguments."""
     radii: Any = {spec.norm: [spec.eps]}
 
-    def measured(job: tuple[str, str]) -> tuple[int, Scored]:
+    def measured(job: tuple[Score, str]) -> tuple[int, Scored]:
         """n, and detection of a set by a score."""
         score, name = job
         x_in, x_out = sides(inside, outside[name], spec.n, device)
-        own = spec if score in spec.attacks_on else replace(spec, attacks=None)
-        key = f"{name}, {score}"
-        entry, *_ = attacked(net, score, x_in, x_out, radii, own, name=key, seed=seed, batch=batch, part=part)
+        given: dict[str, Any] = {"name": f"{name}, {score}", "seed": seed, "batch": batch, "part": part}
+        entry, *_ = attacked(net, score, x_in, x_out, radii, spec, spec.attacks.get(score), **given)
         return len(x_in), entry
 
-    jobs = [(score, name) for score in others(net, detector) if score in spec.names for name in outside]
+    jobs = [(score, name) for score in spec.names if score in others(net, detector) for name in outside]
     found: dict[str, SetScores] = {}
     for (score, name), (n, entry) in zip(jobs, ranks.spread(measured, jobs, progress), strict=True):
         found.setdefault(name, SetScores(n=n, scores={})).scores[score] = entry

@@ -8,6 +8,7 @@ import numpy as np
 
 from advebm.energy import passing
 from advebm.evaluation.ood import FOUND, Attacked, OodResult, Scored
+from advebm.evaluation.result import Named
 from advebm.reports.base import Numbers, Report
 from advebm.reports.tables import Table, within
 
@@ -37,14 +38,14 @@ class OodReport(Report[OodResult]):
         return numbers
 
     def warnings(self, result: OodResult) -> list[str]:
-        return loose(_scored(result))
+        return loose(by_score(result))
 
     def table(self, result: OodResult) -> Table:
         """A row for each set and score, with the worst case by each norm, and after each further attack."""
         own = {name: found.score for name, found in result.named.items()}
         rows = [
             (name, f"{score} (own)" if score == own[name] else score, scored, result.named[name].n)
-            for name, score, scored in _scored(result)
+            for name, score, scored in by_score(result)
         ]
         note = "(own): the detector's score; comparison.html, by `dvc repro -P`, has the worst case of the others."
         return detections("Out-distribution images", rows, note, "ood.json")
@@ -114,7 +115,8 @@ class OodReport(Report[OodResult]):
         return standard | {f"worst {name}": found.auc_worst for name, found in result.named.items()}
 
 
-def _scored(result: OodResult) -> list[tuple[str, str, Scored]]:
+def by_score(result: Named) -> list[tuple[str, str, Scored]]:
+    """Set, score and detection by it, of OodResult or ScoresResult."""
     return [(name, score, scored) for name, found in result.named.items() for score, scored in found.scores.items()]
 
 
