@@ -244,6 +244,20 @@ def test_the_table_of_the_field_is_filled_between_its_lines(study):
     assert rows[5].startswith("| robust_jem | combined |")
 
 
+def test_a_row_for_each_recipe_with_all_measurements(study):
+    page = study / "page.md"
+    page.write_text("<!-- recipes tiny -->\n<!-- end recipes -->\n")
+    headline(page, study="tiny", results=study / "results", method=["robust_jem", "oe", "dat"])
+    rows = [re.sub(" +", " ", line) for line in page.read_text().splitlines() if line.startswith("| ")]
+    of_recipe = "2.5 ± 0.05 | 0.01 ± 0.002 | 0.7 | 0.6 | 0.98"
+    assert rows[1:] == [
+        f"| robust_jem | combined | 0.99 | 0.86 | 0.78 | {of_recipe} | 0.9 | 0.3 | 1 |",
+        f"| | sgld | | | | {of_recipe} | | | |",
+        f"| oe | - | not run |{' - |' * 10}",
+        f"| dat | ascent | not run |{' - |' * 10}",
+    ]
+
+
 def test_numbers_over_seeds_have_deviations_and_divergences():
     entry = config.read("params.yaml", "tiny")
     found = {"robustness/clean": [0.5, 0.7], "train/divergences": [0.0, 4.0, 1.0], "train/seconds": [10.0, 20.0]}

@@ -1,5 +1,7 @@
 """The tables of a page such as README.md that sum a study up."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,9 +22,10 @@ def headline(
     """Fill in a study's table between two lines of a page: a row for each recipe of each method, "not run" where the method
     has no results. Of the tracked runs, mean and standard deviation over their seeds; of a folder, the numbers of one seed.
 
-    Between <!-- field STUDY --> and <!-- end field --> it is another table: a row for each method, with more measurements,
-    and what training cost. Its operations are counted on the way, of matrix products and convolutions, in one training step
-    of each method, on noise; progressive chains at their longest.
+    Between <!-- recipes STUDY --> and <!-- end recipes --> the rows have more measurements. Between <!-- field STUDY -->
+    and <!-- end field --> it is another table: a row for each method, and what training cost. Its operations are counted
+    on the way, of matrix products and convolutions, in one training step of each method, on noise; progressive chains at
+    their longest.
 
     Raises FileNotFoundError if the page does not exist, ValueError if it lacks the lines.
     """
@@ -38,7 +41,8 @@ def headline(
     from advebm.reports.results import measured
     from advebm.reports.seeds import over_seeds
 
-    tables = {"headline": short.lines, "field": field.lines}
+    tables: dict[str, Callable[..., list[str]]]
+    tables = {"headline": short.lines, "recipes": partial(short.lines, columns=short.LONG), "field": field.lines}
     tables = {name: lines for name, lines in tables.items() if short.filled(text, name, study, []) is not None}
     if not tables:
         marks = f"<!-- headline {study} --> and <!-- end headline -->"

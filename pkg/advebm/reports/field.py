@@ -4,14 +4,12 @@ from typing import Any
 
 from advebm import config
 from advebm.evaluation.robustness import Robustness
-from advebm.reports.headline import Values, names, over, pgd20
+from advebm.reports.headline import TITLES, Values, names, over, pgd20
 from advebm.reports.tables import table
 
 GFLOP = "train/gflop_per_image"  # of a training step, at its longest chain
-HEADER = [
-    *("method", "recipe", "clean", "PGD-20, at most", "AutoAttack, at most", "FID", "KID", "label consistency"),
-    *("AUC", "worst, at most", "ECE", "GFLOP an image", "seconds", "diverged", "seeds"),
-]
+COLUMNS = ("clean", "pgd20", "autoattack", "fid", "kid", "label_consistency", "auc", "auc_worst", "ece")
+HEADER = ["method", "recipe", *(TITLES[name] for name in COLUMNS), "GFLOP an image", "seconds", "diverged", "seeds"]
 
 
 def lines(entry: dict[str, Any], values: dict[str, Values]) -> list[str]:
@@ -23,16 +21,8 @@ def row(entry: dict[str, Any], method: str, values: Values) -> list[Any]:
     """The cells of a method; None for what was not measured or does not apply."""
     recipe = next(iter(entry["sampling"][method]), None)
     outside = next((name for name in entry["data"]["out"] if f"ood/{name}/auc" in values), None)
-    main = names(pgd20(config.build(Robustness, entry["robustness"]).attacks), recipe, outside)
+    name_of = names(pgd20(config.build(Robustness, entry["robustness"]).attacks), recipe, outside)
     diverged, seeds = values.get("train/divergences", []), max(map(len, values.values()), default=0)
-    wanted = [
-        main["clean"],
-        main["pgd20"],
-        "autoattack/linf",
-        main["fid"],
-        f"quality/{recipe}/kid",
-        main["label_consistency"],
-    ]
-    wanted += [main["auc"], main["auc_worst"], main["ece"], GFLOP, "train/seconds"]
+    wanted = [*(name_of[key] for key in COLUMNS), GFLOP, "train/seconds"]
     told = f"{sum(map(bool, diverged))} of {len(diverged)}" if diverged else None
     return [method, recipe, *(over(values, name) for name in wanted), told, seeds or "not run"]

@@ -1,7 +1,7 @@
 """The main numbers of a method: for DVC, and in the headline, the first table of a page such as README.md."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from advebm import config
@@ -14,19 +14,37 @@ from advebm.reports.papers import DATA, printed_fid
 from advebm.reports.results import Found
 from advebm.reports.tables import Table, about, table
 
-HEADER = ["method", "recipe", "clean", "PGD-20, at most", "FID", "label consistency", "AUC", "worst, at most", "seeds"]
+TITLES = {
+    "clean": "clean",
+    "pgd20": "PGD-20, at most",
+    "autoattack": "AutoAttack, at most",
+    "fid": "FID",
+    "kid": "KID",
+    "precision": "precision",
+    "recall": "recall",
+    "label_consistency": "label consistency",
+    "auc": "AUC",
+    "auc_worst": "worst, at most",
+    "ece": "ECE",
+}
+SHORT = ("clean", "pgd20", "fid", "label_consistency", "auc", "auc_worst")
+LONG = tuple(name for name in TITLES if name != "ece")
+OF_RECIPES = ("fid", "kid", "precision", "recall", "label_consistency")  # the others are a method's
+MAIN = ("clean", "pgd20", "fid", "fid_se", "label_consistency", "auc", "auc_worst", "ece")
 Values = dict[str, list[float]]  # a method's numbers by their name in MLflow, one for each seed
 
 
-def lines(entry: dict[str, Any], values: dict[str, Values]) -> list[str]:
+def lines(entry: dict[str, Any], values: dict[str, Values], columns: Sequence[str] = SHORT) -> list[str]:
     """The table of a study's entry of params.yaml, in Markdown, from the numbers of each method: a row for each recipe,
-    "not run" where a method has no numbers."""
+    "not run" where a method has no numbers. columns: keys of TITLES."""
+    header = ["method", "recipe", *(TITLES[name] for name in columns), "seeds"]
     printed = printed_fid() if entry["data"]["source"] == DATA else {}
     rows = []
     for name, numbers in values.items():
-        own = measured_rows(entry, name, numbers) if numbers else not_run(name, list(entry["sampling"][name]))
+        recipes = list(entry["sampling"][name])
+        own = measured_rows(entry, name, numbers, columns) if numbers else not_run(name, recipes, columns)
         rows += [[*row, printed.get((name, row[1]))] for row in own] if printed else own
-    return table([*HEADER, "FID, published"] if printed else HEADER, rows)
+    return table([*header, "FID, published"] if printed else header, rows)
 
 
 def numbers(found: Found) -> Numbers:
@@ -38,7 +56,7 @@ def main(used: dict[str, Any], found: Found) -> Numbers:
     """The numbers that DVC compares, with the same names for every method; None where a method has none. used: the study's
     entry for data in params.yaml."""
     every, wanted = numbers(found), names(pgd20(found[RobustnessResult].attacks), *of_which(used, found))
-    return {name: every.get(key) for name, key in wanted.items()}
+    return {name: every.get(wanted[name]) for name in MAIN}
 
 
 def of_which(used: dict[str, Any], found: Found) -> tuple[str | None, str | None]:
@@ -56,13 +74,12 @@ def short(used: dict[str, Any], found: Found) -> Table:
 
 
 def names(pgd: str | None, recipe: str | None, outside: str | None) -> dict[str, str]:
-    """The names in MLflow of the main numbers: under this attack, of samples by this recipe, against this set."""
+    """The names in MLflow of TITLES and MAIN: under this attack, of samples by this recipe, against this set."""
     return {
         "clean": "robustness/clean",
         "pgd20": f"robustness/{pgd}",
-        "fid": f"quality/{recipe}/fid",
-        "fid_se": f"quality/{recipe}/fid_se",
-        "label_consistency": f"quality/{recipe}/label_consistency",
+        "autoattack": "autoattack/linf",
+        **{name: f"quality/{recipe}/{name}" for name in (*OF_RECIPES, "fid_se")},
         "auc": f"ood/{outside}/auc",
         "auc_worst": f"ood/{outside}/auc_worst",
         "ece": "calibration/ece",
@@ -82,9 +99,9 @@ def filled(text: str, name: str, study: str, lines: list[str]) -> str | None:
     return before + first + "\n".join(["", *lines, "", ""]) + last + after if begun and ended else None
 
 
-def not_run(method: str, recipes: list[str]) -> list[list[Any]]:
+def not_run(method: str, recipes: list[str], columns: Sequence[str]) -> list[list[Any]]:
     """A row for each recipe of a method without measurements."""
-    rest = [None] * (len(HEADER) - 3)
+    rest = [None] * len(columns)
     return [[method if not i else "", recipe, "not run", *rest] for i, recipe in enumerate(recipes or [None])]
 
 
@@ -96,21 +113,16 @@ def over(values: Values, name: str) -> str | float | None:
     return about(found[0], *values.get(f"{name}_se", [None])) if found else None
 
 
-def measured_rows(entry: dict[str, Any], method: str, values: Values) -> list[list[Any]]:
+def measured_rows(entry: dict[str, Any], method: str, values: Values, columns: Sequence[str]) -> list[list[Any]]:
     """A row for each recipe; the first also has the numbers that do not depend on it. None for what was not measured."""
     pgd = pgd20(config.build(Robustness, entry["robustness"]).attacks)
     outside = next((name for name in entry["data"]["out"] if f"ood/{name}/auc" in values), None)
-
-    def cell(name: str, recipe: str | None = None) -> str | float | None:
-        return over(values, names(pgd, recipe, outside)[name])
-
-    classifies = [cell("clean"), cell("pgd20")]
-    detects = [cell("auc"), cell("auc_worst"), max(map(len, values.values()))]
     sampled = [name.split("/")[1] for name in values if name.startswith("quality/") and name.endswith("/fid")]
-    rows: list[list[Any]] = []
     recipes: list[str | None] = [name for name in sampled if name != BUFFER]
+    rows: list[list[Any]] = []
     for recipe in recipes or [None]:
-        quality = [cell("fid", recipe), cell("label_consistency", recipe)]
-        before, after = (classifies, detects) if not rows else ([""] * 2, [""] * 3)
-        rows.append([method if not rows else "", recipe, *before, *quality, *after])
+        name_of = names(pgd, recipe, outside)
+        cells = [over(values, name_of[key]) if not rows or key in OF_RECIPES else "" for key in columns]
+        first = (method, max(map(len, values.values()))) if not rows else ("", "")
+        rows.append([first[0], recipe, *cells, first[1]])
     return rows
