@@ -345,6 +345,17 @@ def test_labels_that_would_make_dead_classes_are_refused(tmp_path, labels, messa
     assert not (tmp_path / "out").exists()
 
 
+def test_compositions_of_classes_that_are_not_there_are_refused_at_once(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (400, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "own.npz", x=x, y=np.arange(400) % 2)
+    params = tmp_path / "params.yaml"
+    params.write_text(Path("params.yaml").read_text() + "mine: {like: digits, data: {source: 'npz:own.npz', test: 100}}\n")
+    message = "mine.applications.compositions: '3 or 8' has 3; classes are 0 to 1"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        prepare(tmp_path / "out", study="mine", params=params, root=tmp_path, quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_saved_images_are_the_same_bytes_by_every_python(tmp_path):
     content = Images(np.arange(48, dtype=np.uint8).reshape(4, 2, 2, 3), np.arange(4))
     im.save(tmp_path / "a.npz", content)

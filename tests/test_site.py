@@ -61,13 +61,16 @@ def photos(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("source", ["folder:shapes", "npz:shapes.npz"])
 def test_the_tutorials_way_to_own_data(photos, monkeypatch, source):
-    """Its study, with the numbers of `tiny`; each of its commands, as it is printed."""
+    """Its study is prepared as it stands; with the numbers of `tiny`, each of its commands is run as it is printed."""
     params = Path(__file__).parents[1].joinpath("params.yaml").read_text()
     (study,) = re.findall(r"```yaml\n(.*?)```", TUTORIAL, re.S)
-    study = study.replace("like: digits", "like: tiny").replace("folder:shapes", source)
-    Path("params.yaml").write_text(f"{params}\n{study}")
+    study = study.replace("folder:shapes", source)
     (script,) = re.findall(r"```python\n(.*?)```", TUTORIAL, re.S)
     exec(script, {})
+    Path("params.yaml").write_text(f"{params}\n{study}")
+    monkeypatch.setattr(sys, "argv", ["advebm", "prepare", "--study", "mine", "--out", "data/whole"])
+    cli.main()
+    Path("params.yaml").write_text(f"{params}\n{study.replace('like: digits', 'like: tiny')}")
     commands = re.findall(r"^    advebm (.*)", TUTORIAL[TUTORIAL.index("## Your own images") :], re.M)
     assert [command.split()[0] for command in commands] == ["info", "prepare", "gaussians", "train", "sample", "score"]
     for command in commands if source.startswith("folder") else commands[:2]:

@@ -93,7 +93,7 @@ class Bench:
         self.entry, self.root, self.steps = entry, root, steps
         self.context = Context(0, shape, CLASSES, self.gaussians, device)
         x, x_out = torch.rand(2, batch, *shape, device=device)
-        self.data = Batch(x, torch.arange(batch, device=device) % CLASSES, x_out)
+        self.data = Batch(x, torch.arange(batch, device=device) % CLASSES, x_out, x_plain=x, x_other=x)
 
         model = config.model(entry, method)
         self.net = model.network.build(shape, model.method.outputs(CLASSES)).to(device)

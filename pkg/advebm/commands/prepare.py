@@ -23,6 +23,7 @@ def prepare(
 
     from advebm.data import attributes, images, sources
     from advebm.runtime import disk, progress
+    from advebm.samplers.applications import unknown
 
     root = project.data_root(root)
     splits = sources.labelled(spec.source, root, spec.size)
@@ -59,6 +60,10 @@ def prepare(
         raise ValueError(f"{study}.data.source: a test image has label {strange}, which no training image has")
     if len(present) < TARGETED and entry["autoattack"] is not None:
         print(f"note: {len(present)} classes; AutoAttack's targeted loss needs {TARGETED}, so it will have no numbers")
+    for expression in (entry["applications"] or {}).get("compositions", []):
+        if (word := unknown(expression, len(present))) is not None:
+            key, last = f"{study}.applications.compositions", len(present) - 1
+            raise ValueError(f"{key}: {expression!r} has {word}; classes are 0 to {last}")
     sets["outliers"] = sources.outside(spec.outliers, root, sets, "train", len(train.x), SPLIT_SEED, spec.size)
     for i, (name, source) in enumerate(spec.out.items()):
         sets[f"out/{name}"] = sources.outside(source, root, sets, "test", spec.out_size, SPLIT_SEED + 1 + i, spec.size)

@@ -245,7 +245,7 @@ class Measuring:
         painting, translation, composition = None, None, {}
         if self.recipe is not None and self.name is not None:
             translation, blocks["translation"] = self.translated(self.recipe)
-            if self.make.net.outputs == self.subject.about["classes"]:
+            if 1 < self.make.net.outputs == self.subject.about["classes"]:
                 painting, blocks["painting"] = self.painted(self.recipe)
                 for expression in self.spec.compositions:
                     composition[expression], x = self.composed(expression, self.recipe)
@@ -370,9 +370,8 @@ class Measuring:
     def composed(self, expression: str, recipe: Recipe) -> tuple[Composed, np.ndarray]:
         """Images of an expression, from the Gaussians of the classes that it wants."""
         classes = self.subject.about["classes"]
-        for word in a.words(expression):
-            if not word.isdecimal() or int(word) >= classes:
-                raise ValueError(f"compositions: {expression!r} has {word}; classes are 0 to {classes - 1}")
+        if (word := a.unknown(expression, classes)) is not None:
+            raise ValueError(f"compositions: {expression!r} has {word}; classes are 0 to {classes - 1}")
         start = torch.tensor([int(word) for word in a.wanted(expression)] or range(classes), device=self.device)
         ids = torch.arange(self.spec.n, device=self.device)
         streams = Streams(SEED, "applications", expression, ids=ids)

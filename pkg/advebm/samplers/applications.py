@@ -196,6 +196,11 @@ def wanted(expression: str) -> list[str]:
     return folded(expression, lambda word: [word], _joined, _joined, lambda found: [])
 
 
+def unknown(expression: str, classes: int) -> str | None:
+    """The first word that is not the number of a class; None if there is none."""
+    return next((word for word in words(expression) if not word.isdecimal() or int(word) >= classes), None)
+
+
 def named(word: str) -> tuple[str, str]:
     """The name of the model and the number of the class of a word: "ink2" is ("ink", "2"), "3" is ("", "3")."""
     name = word.rstrip("0123456789")
