@@ -12,7 +12,7 @@ WHAT = ("gradient", "chains", "step", "sample", "evaluate")
 
 
 def bench(
-    out: o.ReportFile,
+    out: o.NumbersFile,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
     method: o.Methods = None,

@@ -22,6 +22,7 @@ ModelFile = Annotated[Path, Option("--model", help="model that `train` wrote (.s
 Judge = Annotated[Path, Option(help="model of the judge (.safetensors)")]
 OutFolder = Annotated[Path, Option(help="folder to write", callback=_own)]
 OutFile = Annotated[Path, Option(help="file to write", callback=_own)]
+NumbersFile = Annotated[Path, Option(help="JSON file to write; Markdown of the same name is written too")]
 ReportFile = Annotated[
     Path, Option(help="JSON file to write; Markdown, web page and .metrics.json of the same name are written too")
 ]

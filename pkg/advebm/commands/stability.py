@@ -14,7 +14,7 @@ from advebm.reports.tables import Table, document
 def stability(
     data: o.Prepared,
     gaussians: o.GaussiansFile,
-    out: o.ReportFile,
+    out: o.NumbersFile,
     study: o.Study = "digits",
     params: o.Params = o.PARAMS,
     method: o.Methods = None,
