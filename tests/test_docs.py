@@ -7,6 +7,7 @@ import pytest
 
 from advebm import config
 from advebm.evaluation import autoattack, features
+from advebm.methods import METHODS
 from advebm.runtime.parts import BATCH
 
 ROOT = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "REFERENCES.md", "data/README.md")
@@ -23,6 +24,17 @@ def test_links_lead_to_files_and_headings():
             headings = re.findall(r"^#+ (.+)", file.read_text(), re.M) if anchor else []
             slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
             assert not anchor or anchor in slugs, f"{page}: {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=str)
+def test_a_page_has_each_section_once(page):
+    headings = re.findall(r"^#+ (.+)", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
+    assert len(headings) == len(set(headings)), headings
+
+
+def test_every_method_is_in_the_readmes_table():
+    rows = re.findall(r"^\| (`.*?) \|", Path("README.md").read_text(), re.M)
+    assert set(METHODS) <= set(re.findall(r"`(\w+)`", " ".join(rows)))
 
 
 def test_pytest_commands_select_a_test():
