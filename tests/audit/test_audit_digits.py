@@ -84,12 +84,12 @@ def test_accuracy_and_robustness(method, test):
     plain = float(own.robust(net, x, y, eps=0.1, steps=20, tries=1, plain=True).mean())
     rows.append(("pgd20, the same attack written again", pgd["accuracy"], plain, pgd["ci"][0] <= plain <= pgd["ci"][1]))
     strong = own.robust(net, x, y, eps=0.1, steps=100, tries=20, plain=False)
-    rows.bound("pgd20, 100 steps, 20 restarts, by margins", pgd["accuracy"], float(strong.mean()), 0.02)
+    rows.bound("pgd20, 100 steps, 20 restarts, by margins", pgd["accuracy"], float(strong.mean()), 0.025)
     attacked = read(method, "autoattack")
     rows.bound("AutoAttack, first 50", attacked["linf"]["accuracy"], float(strong[: attacked["n"]].mean()), 0.0)
-    wide = own.robust(net, x, y, eps=0.2, steps=20, tries=5, plain=True)
-    low, high = ours["attacks"]["pgd20_wide"]["ci"]
-    rows.append(("pgd20_wide", ours["attacks"]["pgd20_wide"]["accuracy"], float(wide.mean()), low <= wide.mean() <= high))
+    wide = float(own.robust(net, x, y, eps=0.2, steps=20, tries=5, plain=True).mean())
+    (low, high), accuracy = (ours["attacks"]["pgd20_wide"][key] for key in ("ci", "accuracy"))
+    rows.append(("pgd20_wide", accuracy, wide, low - 1e-9 <= wide <= high))
     for eps, accuracy in zip(ours["curve"]["eps"], ours["curve"]["accuracy"], strict=True):
         if eps:
             found = own.robust(net, x, y, eps=eps, steps=60, tries=8, plain=False).mean()
