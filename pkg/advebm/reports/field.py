@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from advebm import config
-from advebm.evaluation.robustness import Robustness
-from advebm.reports.headline import TITLES, Values, names, over, pgd20
+from advebm.reports.headline import TITLES, Values, names_in, over
 from advebm.reports.tables import table
 
 GFLOP = "train/gflop_per_image"  # of a training step, at its longest chain
@@ -20,8 +18,7 @@ def lines(entry: dict[str, Any], values: dict[str, Values]) -> list[str]:
 def row(entry: dict[str, Any], method: str, values: Values) -> list[Any]:
     """The cells of a method; None for what was not measured or does not apply."""
     recipe = next(iter(entry["sampling"][method]), None)
-    outside = next((name for name in entry["data"]["out"] if f"ood/{name}/auc" in values), None)
-    name_of = names(pgd20(config.build(Robustness, entry["robustness"]).attacks), recipe, outside)
+    name_of = names_in(entry, values, recipe)
     diverged, seeds = values.get("train/divergences", []), max(map(len, values.values()), default=0)
     wanted = [*(name_of[key] for key in COLUMNS), GFLOP, "train/seconds"]
     told = f"{sum(map(bool, diverged))} of {len(diverged)}" if diverged else None

@@ -86,6 +86,12 @@ def names(pgd: str | None, recipe: str | None, outside: str | None) -> dict[str,
     }
 
 
+def names_in(entry: dict[str, Any], values: Values, recipe: str | None) -> dict[str, str]:
+    """`names` under the study's PGD-20, of samples by this recipe, against the study's first set that was measured."""
+    outside = next((name for name in entry["data"]["out"] if f"ood/{name}/auc" in values), None)
+    return names(pgd20(config.build(Robustness, entry["robustness"]).attacks), recipe, outside)
+
+
 def pgd20(attacks: Mapping[str, Any]) -> str | None:
     """The name of the first attack that is PGD-20: 20 steps up the cross-entropy within Linf."""
     return next((name for name, a in attacks.items() if (a.norm, a.ascends, a.steps) == ("linf", "ce", 20)), None)
@@ -115,13 +121,11 @@ def over(values: Values, name: str) -> str | float | None:
 
 def measured_rows(entry: dict[str, Any], method: str, values: Values, columns: Sequence[str]) -> list[list[Any]]:
     """A row for each recipe; the first also has the numbers that do not depend on it. None for what was not measured."""
-    pgd = pgd20(config.build(Robustness, entry["robustness"]).attacks)
-    outside = next((name for name in entry["data"]["out"] if f"ood/{name}/auc" in values), None)
     sampled = [name.split("/")[1] for name in values if name.startswith("quality/") and name.endswith("/fid")]
     recipes: list[str | None] = [name for name in sampled if name != BUFFER]
     rows: list[list[Any]] = []
     for recipe in recipes or [None]:
-        name_of = names(pgd, recipe, outside)
+        name_of = names_in(entry, values, recipe)
         cells = [over(values, name_of[key]) if not rows or key in OF_RECIPES else "" for key in columns]
         first = (method, max(map(len, values.values()))) if not rows else ("", "")
         rows.append([first[0], recipe, *cells, first[1]])
