@@ -196,6 +196,20 @@ def test_a_composition_of_one_class_is_a_chain_on_its_energy(tree):
     )
 
 
+@pytest.mark.parametrize("statistics", ["running", "batch"])
+def test_a_composition_uses_the_statistics_of_which_the_chains_were_trained(tree, statistics):
+    own, other = model(tree), model(tree)
+    modes = []
+    for one in (own, other):
+        one.about = {**one.about, "statistics": statistics}
+        one.net.register_forward_pre_hook(lambda net, *_: modes.append(net.training))
+    own.compose("3 and b2", 5, "sgld", others={"b": other})
+    assert set(modes) == {statistics == "batch"} and not own.net.training and not other.net.training
+
+
+TARGETED = {"recipe": "targeted", "start": "gaussians", "attack": {"eps": 1.0, "steps": 1}}
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -206,7 +220,13 @@ def test_a_composition_of_one_class_is_a_chain_on_its_energy(tree):
         (lambda m, x: m.denoise(x, 0.0), "std must be positive and weight at least 0, not 0.0 and 0.01"),
         (lambda m, x: m.restore(x), "must be smaller than the model's [1, 8, 8] by an integer: [1, 4, 4] or [1, 2, 2]"),
         (lambda m, x: m.interpolate(x, x[:1]), "there must be as many images of both"),
-        (lambda m, x: m.translate(x, steps=-1), "steps must be at least 0 and frames at least 1, not -1 and None"),
+        (lambda m, x: m.translate(x, steps=-1), "steps must be at least 0, not -1"),
+        (lambda m, x: m.translate(x, frames=0), "frames must be at least 1, not 0"),
+        (lambda m, x: m.translate(x, recipe=TARGETED, steps=0), "steps must be at least 1, not 0"),
+        (lambda m, x: m.restore(np.full((2, 4, 4), 200.0)), "images of floats must be in [0, 1], not in [200, 200]"),
+        (lambda m, x: m.compose("3", 0), "n must be at least 1 and weight at least 0, not 0 and 0.1"),
+        (lambda m, x: m.compose("3", 2, weight=-1.0), "n must be at least 1 and weight at least 0, not 2 and -1.0"),
+        (lambda m, x: m.compose("3", 2, steps=-1), "steps must be at least 0, not -1"),
         (lambda m, x: m.translate(x, recipe="no"), "no recipe no; there are"),
         (lambda m, x: m.compose("3 & 8", 2), "'3 & 8': must consist of classes, and, or, not"),
         (lambda m, x: m.compose("3 and 10", 2), "'10' is no class;"),
@@ -324,7 +344,7 @@ def test_models_of_other_places_and_versions(tree, tmp_path):
     alone = tmp_path / "a/b/model.safetensors"
     alone.parent.mkdir(parents=True)
     alone.write_bytes(file.read_bytes())
-    with pytest.raises(FileNotFoundError, match=r"gaussians.safetensors: no such file of class Gaussians; name one"):
+    with pytest.raises(FileNotFoundError, match=r"gaussians.safetensors: no such file of class Gaussians; put it there"):
         advebm.load(alone).sample(2)
     found = advebm.load(alone, gaussians=tree / "models/digits/gaussians.safetensors", device="cpu").sample(2)
     assert torch.equal(found, advebm.load(str(file)).sample(2))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from advebm import cli, config
+from advebm.api import Model
 from advebm.data.batches import Batches
 from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images
@@ -115,6 +116,19 @@ def test_a_step_never_waits_for_the_device(name):
             step(number)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_model_takes_images_of_the_cpu_and_composes_classes(tmp_path):
+    _, x, _, context = setting("robust_jem", 8)
+    recipe = {"recipe": "sgld", "start": "gaussians", "chain": {"steps": 2, "step_size": 1.0, "noise": 0.01}}
+    about = {"method": "robust_jem", "classes": 10, "detector": "energy", "precision": "tf32", "recipes": {"sgld": recipe}}
+    model = Model(tmp_path, WideResNet(depth=10, width=1).build((1, 8, 8), 10).cuda(), about, [])
+    model.gaussians = context.gaussians
+    for given in (x.x, x.pixels(), x.pixels("cuda")):
+        assert all(found.is_cuda for found in (*model.classify(given), model.energy(given, x.y), model.score(given)))
+        assert model.attack(given, x.y, eps=0.1).is_cuda
+    for expression in ("1", "0 or 1", "1 and not 0"):
+        assert model.compose(expression, 4).shape == (4, 1, 8, 8)
 
 
 def test_a_training_warns_of_nothing():

@@ -10,14 +10,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from advebm.data.gaussians import Gaussians
 from advebm.data.images import Images
 from advebm.energy import grad, marginal, steepness
-from advebm.evaluation import ood, robustness
+from advebm.evaluation import applications, ood, robustness
 from advebm.networks import graphs
 from advebm.networks.passes import Passes
 from advebm.networks.wrn import WideResNet
 from advebm.runtime import ranks
 from advebm.samplers.apgd import AutoPGD
+from advebm.samplers.recipes import SGLD
+from advebm.samplers.sgld import Langevin
 
 
 class Tape(TorchDispatchMode):
@@ -204,6 +207,22 @@ def test_what_is_measured_by_replays_is_what_is_measured_without(passes, monkeyp
     assert all(passes.recorded.graphs.values()) and sorted(key[0][0] for key in passes.recorded.graphs) == [2, 4]
     torch.testing.assert_close(by_replays, without)
     assert accuracies == same and numbers == others
+
+
+@pytest.mark.parametrize("expression", ["1", "0 or 1", "1 and not 0"])
+def test_classes_are_composed_where_chains_are_replayed(passes, expression):
+    images = Images(np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1), dtype=np.uint8), np.arange(30) % 3)
+    chain = Langevin(steps=3, step_size=1.0, noise=0.01)
+    own = SimpleNamespace(
+        spec=applications.Applications(features="judge", n=6), subject=SimpleNamespace(about={"classes": 3}),
+        make=SimpleNamespace(net=net(), passes=passes), judge=net(), device="cpu",
+        gaussians=Gaussians.fit(images, ridge=0.01), part=lambda name, make: make(),
+    )  # fmt: skip
+    recipe = SGLD(recipe="sgld", start="gaussians", chain=chain)
+    replayed, x = applications.Measuring.composed(own, expression, recipe)
+    own.make.passes = Passes()
+    plain, y = applications.Measuring.composed(own, expression, recipe)
+    assert replayed == plain and np.array_equal(x, y)
 
 
 def test_what_waits_for_other_processes_is_not_recorded(taped, monkeypatch):

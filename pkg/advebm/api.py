@@ -17,10 +17,10 @@ from torch import Tensor
 
 from advebm import networks
 from advebm.data.gaussians import Gaussians
-from advebm.data.given import Given, Labels, labels, pixels
+from advebm.data.given import Given, Labels, WrongShape, labels, pixels
 from advebm.energy import SCORES, Energy, conditional, marginal, negative, unsaturated
 from advebm.evaluation.generation import Generator, check_guided
-from advebm.networks.passes import Passes, convolving
+from advebm.networks.passes import Passes, View, convolving
 from advebm.runtime import extras, hub
 from advebm.runtime.parts import BATCH
 from advebm.samplers import applications
@@ -110,7 +110,9 @@ class Model:
         """The class Gaussians, where some recipes start. Raises FileNotFoundError, or ValueError for another study's."""
         found = next((place for place in self.places if place.is_file()), None)
         if found is None:
-            raise FileNotFoundError(f"{self.places[-1]}: no such file of class Gaussians; name one by gaussians")
+            raise FileNotFoundError(
+                f"{self.places[-1]}: no such file of class Gaussians; put it there, or name it in advebm.load"
+            )
         return Gaussians.load(found, self.device, about={"classes": self.classes, "shape": [*self.shape]})
 
     @property
@@ -222,7 +224,7 @@ class Model:
         sizes = {k: (channels, height // k, width // k) for k in range(2, height + 1) if height % k == width % k == 0}
         given: dict[int, Tensor] = {}
         for k, shape in sizes.items():
-            with suppress(ValueError):
+            with suppress(WrongShape):
                 given.setdefault(k, pixels(x, shape))
         if not given:
             small = " or ".join(str([*shape]) for shape in sizes.values())
@@ -263,17 +265,19 @@ class Model:
         of this model that the expression wants."""
         self._check_classifier("compose")
         name, how = self._recipe(recipe)
-        sampler, _ = applications.parts(how)
-        sampler = sampler if steps is None else replace(sampler, steps=steps)
+        sampler = self._sampler(how, steps)
+        if n < 1 or not 0 <= weight < inf:
+            raise ValueError(f"n must be at least 1 and weight at least 0, not {n} and {weight}")
         terms = {word: self._term(word, others) for word in applications.words(expression)}
         first = [k for word in applications.wanted(expression) for model, k in [terms[word]] if model is self]
         start = torch.tensor(first or range(self.classes), device=self.device)
         made = []
+        passes = Passes(self.about["precision"])  # no graphs: energies of several words pass before any goes backward
         with ExitStack() as stack:
-            views = {
-                model: stack.enter_context(Passes.on(self.device, model.about["precision"]).sampling(model.net))
-                for model in dict.fromkeys(model for model, _ in terms.values())
-            }
+            views: dict[Model, View] = {}
+            for model in dict.fromkeys(model for model, _ in terms.values()):
+                stack.enter_context(model._as_trained())
+                views[model] = stack.enter_context(passes.sampling(model.net))
             for ids in torch.arange(n, device=self.device).split(BATCH):
 
                 def energy(word: str, ids: Tensor = ids) -> Energy:
@@ -317,8 +321,9 @@ class Model:
         """The images of the task of each batch of what is given, by the recipe."""
         name, how = self._recipe(recipe)
         check_guided(how, self.net, self.classes, name)
-        if (steps is not None and steps < 0) or (frames is not None and frames < 1):
-            raise ValueError(f"steps must be at least 0 and frames at least 1, not {steps} and {frames}")
+        self._sampler(how, steps)
+        if frames is not None and frames < 1:
+            raise ValueError(f"frames must be at least 1, not {frames}")
         count = len(next(iter(given.values())))
         of = None if y is None else labels(y, self.classes, count).to(self.device)
         passes, made = Passes.on(self.device, self.about["precision"]), []
@@ -346,7 +351,7 @@ class Model:
         given = pixels(x, self.shape)
         ids = torch.arange(len(given), device=self.device)
         with convolving("fp32"):
-            return torch.cat([of(given[part].to(self.device), part) for part in ids.split(BATCH)])
+            return torch.cat([of(given[part.to(given.device)].to(self.device), part) for part in ids.split(BATCH)])
 
     @contextmanager
     def _as_trained(self) -> Iterator[None]:
@@ -367,8 +372,17 @@ class Model:
         name = next(iter(self.recipes), "") if recipe is None else recipe
         if name not in self.recipes:
             there = f"no recipe {name}; there are {', '.join(self.recipes)}" if self.recipes else "has no recipe of its own"
-            raise ValueError(f"{self.file}: {there}; one may be given as in params.yaml, {{'recipe': 'sgld', ...}}")
+            raise ValueError(f"{self.file}: {there}; in Python also one as in params.yaml, {{'recipe': 'sgld', ...}}")
         return name, self.recipes[name]
+
+    @staticmethod
+    def _sampler(recipe: Recipe, steps: int | None) -> applications.Sampler:
+        """The sampler of a recipe, with that number of steps."""
+        sampler, _ = applications.parts(recipe)
+        least = 1 if isinstance(sampler, Attack) else 0  # the size of an attack's steps is its radius over their number
+        if steps is not None and steps < least:
+            raise ValueError(f"steps must be at least {least}, not {steps}")
+        return sampler if steps is None else replace(sampler, steps=steps)
 
     def _starts(self, name: str, recipe: Recipe, start: Given | None) -> Starts:
         if start is not None:

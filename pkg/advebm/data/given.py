@@ -19,6 +19,10 @@ Given: TypeAlias = One | Sequence[One]
 Labels: TypeAlias = int | Sequence[int] | np.ndarray | Tensor
 
 
+class WrongShape(ValueError):
+    """Images are not of the shape that they must have."""
+
+
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -39,7 +43,7 @@ def pixels(x: Given, shape: Sequence[int]) -> Tensor:
         raise ValueError(f"images must be torch tensors, numpy arrays or PIL images, or a list of them, not {kind}")
     laid = _channels_first(x.detach(), *shape)
     if laid is None:
-        raise ValueError(
+        raise WrongShape(
             f"images must be {[*shape]} (channels, height, width), also with the channels last, one or several, "
             f"not {[*x.shape]}"
         )

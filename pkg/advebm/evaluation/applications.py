@@ -2,7 +2,7 @@
 into them; translation from another domain; composition of classes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from typing import Annotated, NamedTuple
@@ -378,7 +378,8 @@ class Measuring:
         (sampler, _), of = a.parts(recipe), a.class_energy(recipe)
 
         def made() -> dict[str, Tensor]:
-            with self.make.passes.sampling(self.make.net) as f:
+            passes = replace(self.make.passes, graphs=False)  # energies of several words pass before any goes backward
+            with passes.sampling(self.make.net) as f:
 
                 def energy(word: str) -> a.Energy:
                     return of(f, torch.full_like(ids, int(word)))
