@@ -46,9 +46,11 @@ onload = () => document.body.innerHTML = JSON.stringify([...document.querySelect
 
 def training(folder, *, last):
     """live.html of a training with pictures of two records."""
-    for name in ("curves", *(f"grids/{kind}_{step:06d}" for kind in ("adversarial", "replay_buffer") for step in (5, 10))):
+    grids = [f"grids/{kind}_{step}" for kind in ("adversarial", "replay_buffer") for step in (999_995, 1_000_000)]
+    for name in ("curves", *grids):
         picture(folder / f"{name}.png")
-    record = {"step": 10, "train/ce": 2.25, "train/energy_gap": -0.5, "delta_x/marginal": 1e-4, "validation/accuracy": 0.9}
+    record = {"step": 1_000_000, "train/ce": 2.25, "train/energy_gap": -0.5, "delta_x/marginal": 1e-4}
+    record |= {"validation/accuracy": 0.9}
     live(folder, "tiny <robust_jem>", record, last=last)
     return (folder / "live.html").read_text()
 
@@ -110,9 +112,9 @@ def test_every_text_has_contrast_in_both_schemes(tmp_path):
 def test_the_page_of_a_training(tmp_path):
     page = training(tmp_path, last=False)
     sources = re.findall(r'src="([^"]*)"', page)
-    assert sources == ["curves.png", "grids/adversarial_000010.png", "grids/replay_buffer_000010.png"]
+    assert sources == ["curves.png", "grids/adversarial_1000000.png", "grids/replay_buffer_1000000.png"]
     assert '<meta http-equiv="refresh" content="10">' in page and "tiny &lt;robust_jem&gt;" in page
-    assert all((tmp_path / source).is_file() for source in sources) and "Step 10. Means" in page
+    assert all((tmp_path / source).is_file() for source in sources) and "Step 1,000,000. Means" in page
     assert "<dt>change of the marginal energy, E(x), by the attack</dt><dd>0.0001</dd>" in page
     ended = training(tmp_path, last=True)
     assert "refresh" not in ended and "Training is complete." in ended

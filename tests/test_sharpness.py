@@ -116,6 +116,17 @@ def test_a_training_step_is_the_published_algorithm(images, name, adaptive):
         assert torch.equal(method.replay.images, slow.replay.images)
 
 
+def test_spectral_norms_iterate_once_a_step_and_both_losses_have_the_same(images):
+    torch.manual_seed(0)
+    net = WideResNet(depth=10, width=1, spectral=True).build((1, 4, 4), 3)
+    vectors = {key: value for key, value in net.named_buffers() if key.endswith(("._u", "._v"))}
+    once = copy.deepcopy(net)
+    once.renew()
+    trained(Standard(), net, images, 1, optimizer=replace(SGD_, sam=SAM(rho=0.5)))
+    expected = dict(once.named_buffers())
+    assert vectors and all(torch.equal(value, expected[key]) for key, value in vectors.items())
+
+
 @pytest.mark.parametrize("spec", [SGD_, Adam(name="adam", lr=1e-3)])
 def test_sam_changes_what_is_trained_and_radius_0_is_none(images, spec):
     nets = []

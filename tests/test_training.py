@@ -131,10 +131,13 @@ def test_catastrophic_overfitting_is_told_once_in_the_bar_a_line_and_the_curves(
         for record in OVERFITS:
             assert (OVERFITTED in mine.bar) == (record["step"] > 30)
             mine.log(record["step"], {name: value for name, value in record.items() if name != "step"})
-    assert mine.bar[OVERFITTED] == "since step 30" and mine.bar["under PGD"] == "0"
+        assert mine.bar[OVERFITTED] == "since step 30" and mine.bar["under PGD"] == "0"
+        mine.log(1_234_567, {"train/ce": 1 / 3})
     told = capsys.readouterr().err
     assert told.count("advebm: warning: tiny at: training overfitted catastrophically") == 1
-    assert overfitting(records(tmp_path / "out/curves.csv")) == overfitting(OVERFITS)
+    found = records(tmp_path / "out/curves.csv")
+    assert overfitting(found[:-1]) == overfitting(OVERFITS)
+    assert found[-1] == {"step": 1_234_567, "train/ce": 0.333333}
 
 
 def test_the_bar_shows_how_it_goes_and_the_memory_of_a_gpu(tmp_path, monkeypatch):

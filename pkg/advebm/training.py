@@ -172,6 +172,7 @@ def fit(
         batch = batches(step)
         last = (step + 1) % training.record_every == 0 or step + 1 == total
         with convolving(training.loss_precision):
+            net.renew()
             loss = backward(losses, batch, step, optimizer, training.optimizer.sam)
         before = energies(net, batch, loss.x_adv) if last else {}
         optimizer.step()
@@ -222,7 +223,6 @@ class Losses(nn.Module):
         self.method, self.net, self.precision = method, net, precision
 
     def forward(self, batch: Batch, step: int) -> Loss:
-        self.net.renew()
         with autocast(self.precision, self.net):
             return self.method.loss(self.net, batch, step)
 
@@ -275,7 +275,7 @@ def check_finite(record: dict[str, float], step: int, bound: float) -> None:
         if not abs(value) <= bound:
             raise Diverged(
                 f"training diverged at step {step + 1}: {name} is {value:.4g}, bound {bound:.4g}; "
-                "use a lower learning rate, more sampling steps or a higher energy_l2",
+                "use a lower learning rate, and more sampling steps or a higher energy_l2 where there are",
                 step + 1,
             )
 
@@ -295,7 +295,7 @@ def check_chains(x_neg: Tensor | None, x: Tensor, step: int) -> None:
     if not spread > COLLAPSED * data:
         raise Diverged(
             f"training diverged at step {step + 1}: the chains have collapsed, their standard deviation is {spread:.4g}, "
-            f"that of the data {data:.4g}; use more sampling steps, more noise or a higher reinit",
+            f"that of the data {data:.4g}; use more sampling steps, and more noise or a higher reinit where there are",
             step + 1,
         )
 

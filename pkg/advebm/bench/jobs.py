@@ -191,6 +191,7 @@ class Bench:
             else:
                 losses, optimizer = begun(kind)
             with convolving(losses.precision):
+                losses.net.renew()
                 loss = backward(losses, data, 0 if calm else next(steps), optimizer, training.optimizer.sam)
             if calm:
                 return torch.cat([p.grad.flatten() for p in losses.parameters() if p.grad is not None])

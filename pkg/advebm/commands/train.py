@@ -97,7 +97,9 @@ class Course:
         with (self.out / "curves.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, names, lineterminator="\n")
             writer.writeheader()
-            writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
+            writer.writerows(
+                {name: f"{value:.6g}" for name, value in row.items()} | {"step": int(row["step"])} for row in rows
+            )
         if not (last or self.curves.due()):
             return
         table = {name: [row.get(name, math.nan) for row in rows] for name in names}

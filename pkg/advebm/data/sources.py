@@ -173,7 +173,10 @@ def labelled(name: str, root: Path, size: int | None = None) -> Splits:
     """The splits of a source. Raises ValueError for an unknown name, FileNotFoundError for missing files."""
     kind, _, argument = name.partition(":")
     if kind not in LABELLED:
-        raise ValueError(f"no data source {kind!r}; there are {', '.join(LABELLED)}, photographs, uniform, inverted")
+        raise ValueError(
+            f"no data source {kind!r}; there are {', '.join(LABELLED)}; for outliers and out-distribution sets also "
+            "photographs, uniform, inverted"
+        )
     read = folder(root, argument, size) if kind == "folder" else LABELLED[kind](root, argument)
     return {split: check(images, name) for split, images in read.items()}
 

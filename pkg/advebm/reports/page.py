@@ -46,7 +46,8 @@ def pictures(found: Found, results: Path, model: Path) -> list[Picture]:
 def captions(found: Found, results: Path, model: Path) -> dict[Path, str]:
     """The pictures that a method may have, and their captions: training, samples, measurements."""
     listed = {model / "curves.png": "Training: means since the last record, and scores of the validation images."}
-    newest = {file.stem.rpartition("_")[0]: file for file in sorted(model.glob("grids/*.png"))}
+    in_time = sorted(model.glob("grids/*.png"), key=lambda file: (len(file.name), file.name))
+    newest = {file.stem.rpartition("_")[0]: file for file in in_time}
     listed |= {file: f"Training, last record: {name.replace('_', ' ')}." for name, file in newest.items()}
     for recipe, scores in found.samples.items():
         rows = "the first ones" if scores.label_consistency is None else "a row for each class"
