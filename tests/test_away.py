@@ -608,10 +608,16 @@ def test_a_stage_does_not_outlive_what_started_it(begun):
 def test_weights_of_inception_are_asked_for_first(tmp_path, monkeypatch):
     monkeypatch.setenv("ADVEBM_DATA", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    quality = config.read(PROJECT / "params.yaml", "cifar10-smoke")["quality"]
+    study = config.read(PROJECT / "params.yaml", "cifar10-smoke")
     name = "weights-inception-2015-12-05-6726825d.pth"
     with pytest.raises(FileNotFoundError, match=f"{name}: Inception's weights are missing; see data/README.md"):
-        away.weights(quality)
-    (tmp_path / name).touch()
-    away.weights(quality)
-    away.weights(config.read(PROJECT / "params.yaml", "tiny")["quality"])
+        away.weights(study)
+    (tmp_path / "hub/hub/checkpoints").mkdir(parents=True)
+    (tmp_path / "hub/hub/checkpoints" / name).touch()  # where torch-fidelity saves its download
+    away.weights(study)
+    study["quality"] = {**study["quality"], "inception": "others.pth"}
+    with pytest.raises(FileNotFoundError, match=r"others.pth: Inception's weights are missing"):
+        away.weights(study)
+    (tmp_path / "others.pth").touch()
+    away.weights(study)
+    away.weights(config.read(PROJECT / "params.yaml", "tiny"))

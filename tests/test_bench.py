@@ -53,6 +53,10 @@ def test_checkpoints_save_memory_at_a_size_whose_gaussians_would_not_fit(tmp_pat
         assert result["shape"] == [1, 72, 72]
         memory.append(row["fast"]["memory_mb"])
     assert memory[1] < 0.7 * memory[0]
+    given |= {"method": ["robust_jem", "standard"], "what": ["step"]}
+    cli.bench(out=tmp_path / "b.json", size=72, **given)
+    (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert row["name"] == "training step of standard", "chains of robust_jem start from Gaussians"
 
 
 def test_bench_tells_when_the_two_ways_differ(tmp_path, monkeypatch):

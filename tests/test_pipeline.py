@@ -248,6 +248,8 @@ def test_jobs_run_what_is_queued_and_resume(copy):
         log += job.stdout.read()
     assert job.returncode == 143 and log.endswith("advebm: stopped by SIGTERM; run the same command to resume\n"), log
     assert not list((copy / ".dvc/tmp/exps/jobs").iterdir())
+    log = shell(copy, BIN / "advebm", "launch", "bash stages/job.sh", "few", "fwe", fails=True)
+    assert log == "advebm: fwe: no such experiment is queued; there are few\n"
     log = shell(copy, BIN / "advebm", "launch", "bash stages/job.sh", "few")
     assert log.startswith("few: bash stages/job.sh few\n") and "few is complete: dvc exp show" in log
     assert "fisher@robust_jem" in (ran := stages_run(log)) and not {"check", "train@robust_jem"} & set(ran)

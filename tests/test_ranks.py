@@ -15,7 +15,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from advebm import networks
+from advebm import config, networks
+from advebm.commands.info import shares
 from advebm.data.batches import Batch
 from advebm.energy import grad, marginal
 from advebm.methods import METHODS
@@ -115,6 +116,17 @@ def test_a_batch_that_cannot_be_shared_is_told(monkeypatch):
         ranks.share(torch.zeros(8, 1))
     with pytest.raises(ValueError, match="cannot share a replay buffer of 20 evenly"):
         Buffer(Replay(size=20), uniform_start(torch.Size((1, 2, 2)), "cpu"), 0, "cpu")
+
+
+def test_what_processes_share_is_checked_of_every_training_and_by_default():
+    digits = config.read(ROOT / "params.yaml", "digits")
+    sizes = {"models.jem.training.batch": 64, "models.jem.buffer.size": 10_000, "judge.training.batch": 64}
+    assert shares(digits, "jem") == sizes
+    assert shares(digits, "glow") == {"judge.training.batch": 64}, "a flow is trained by one process"
+    warm = shares(config.read(ROOT / "params.yaml", "cifar10-fast"), "robust_jem")
+    assert set(warm) == {f"{model}.training.batch" for model in ("models.robust_jem", "judge", "warm")} | {
+        "models.robust_jem.buffer.size"
+    }
 
 
 @pytest.fixture(scope="module")

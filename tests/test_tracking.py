@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from advebm.runtime import outbox, tracking
 from advebm.runtime.signals import Stopped
@@ -118,6 +119,16 @@ def test_a_model_is_one_run_that_stays_finished(store, empty, capsys):
     measure(n=4)  # another measurement of the model: MLflow cannot change a param
     tracking.sync()
     assert [status for status, *_ in runs()] == ["KILLED", *3 * ["FINISHED"]]
+
+
+def test_runs_of_all_pages_are_found(store, empty, monkeypatch):
+    shutil.copy(empty, store)
+    for seed in range(3):
+        train(seed=seed)
+    tracking.sync()
+    search = MlflowClient.search_runs
+    monkeypatch.setattr(MlflowClient, "search_runs", lambda *given, **more: search(*given, **{"max_results": 2, **more}))
+    assert [run.params["seed"] for run in tracking.runs("tiny")] == ["2", "1", "0"]
 
 
 def test_damaged_records_hold_up_nothing(store, empty, monkeypatch, capsys):

@@ -80,7 +80,7 @@ def run(app: Callable[..., int | None], name: str) -> None:
     except Exception as error:
         if type(error).__name__ not in FAILURES and not type(error).__module__.startswith("mlflow."):
             raise  # a bug: show its traceback
-        _fail(str(error) or "not enough memory", 1)
+        _fail(str(error) or "not enough memory", 1, everywhere=type(error).__name__ == "Diverged")
     except Stopped as error:
         _fail(error, error.code)
     if code:  # also of Ctrl-C before the command handles signals
@@ -119,8 +119,8 @@ def _open_streams() -> None:
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
 
 
-def _fail(error: object, code: int) -> None:
-    if os.environ.get("RANK", "0") != "0" and code != 1:
+def _fail(error: object, code: int, *, everywhere: bool = False) -> None:
+    if os.environ.get("RANK", "0") != "0" and (code != 1 or everywhere):
         if code > 2:  # a signal, which the leader gets as well
             sys.exit(code)
         time.sleep(WAIT)  # the leader reports a mistake that all ranks meet, and this one is ended then

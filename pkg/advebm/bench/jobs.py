@@ -23,7 +23,8 @@ from advebm.data.gaussians import Gaussians
 from advebm.energy import conditional, grad, marginal, negative, posterior, unsaturated
 from advebm.evaluation import fisher, quality
 from advebm.evaluation.features import network
-from advebm.methods.base import Context, Method
+from advebm.methods.ascent import AscentMethod
+from advebm.methods.base import Context, JointMethod, Method
 from advebm.networks import Network
 from advebm.networks.passes import Passes, View, convolving
 from advebm.ranges import Precision
@@ -117,11 +118,18 @@ class Bench:
         found: dict[str, list[Callable[[], Job]]] = {
             "gradient": [self.gradient],
             "chains": [sgld, *[pgd] * classifies, *[jempp] * hasattr(self.net, "stem")],
-            "step": [partial(self.step, name) for name in methods],
+            "step": [partial(self.step, name) for name in methods if self.gaussians or not self.informed(name)],
             "sample": [self.sample] * (self.gaussians is not None),
             "evaluate": [*[self.robustness, self.auto_pgd] * classifies, self.fisher, *[self.features] * scores],
         }
         return [make for name, makes in found.items() if name in wanted for make in makes]
+
+    def informed(self, name: str) -> bool:
+        """Whether a training step of the method draws from class Gaussians."""
+        method = config.model(self.entry, name).method
+        if isinstance(method, AscentMethod):
+            return "gaussians" in method.start
+        return isinstance(method, JointMethod) and method.informed
 
     def streams(self, of: slice = slice(None)) -> Streams:
         return Streams(0, "bench", ids=torch.arange(len(self.data.x), device=self.data.x.device)[of])

@@ -36,7 +36,7 @@ def away(
                 known = ", ".join(content["methods"])
                 raise ValueError(f"{o.PARAMS}: no method {method!r} in methods; there are {known}")
             check(method, study)
-        weights(config.read(o.PARAMS, study)["quality"])
+        weights(config.read(o.PARAMS, study))
         by_name = pipeline.read(study, methods[0], methods, content["seed"])
         stages = list(pipeline.ordered(by_name, pieces.order(methods)))
         try:
@@ -46,18 +46,20 @@ def away(
             print(f"packed {len(parts)} files; at home: advebm receive {parts[0].parent}/part-*.tar", flush=True)
 
 
-def weights(quality: dict[str, Any]) -> None:
-    """Raise FileNotFoundError if samples are scored by Inception and its weights are missing."""
-    if quality["features"] != "inception":
+def weights(entry: dict[str, Any]) -> None:
+    """Raise FileNotFoundError if a study compares features of Inception and its weights are missing."""
+    measured = [entry.get(name) or {} for name in ("quality", "neighbours", "applications")]
+    using = [spec for spec in measured if spec.get("features") == "inception"]
+    if not using:
         return
-    import torch
+    from advebm.evaluation.features import Features, inception_weights
 
-    from advebm.evaluation.quality import Quality
-
-    name = config.build(Quality, quality).inception
-    downloaded = Path(torch.hub.get_dir(), "checkpoints", name)  # where torch-fidelity saves its download
-    if not (project.data_root() / name).is_file() and not downloaded.is_file():
-        raise FileNotFoundError(f"{project.data_root() / name}: Inception's weights are missing; see data/README.md")
+    for spec in using:
+        own = Features(features="inception", inception=spec.get("inception", Features.inception))
+        if not inception_weights(own, project.data_root()).exists():
+            raise FileNotFoundError(
+                f"{project.data_root() / own.inception}: Inception's weights are missing; see data/README.md"
+            )
 
 
 def receive(parts: Annotated[list[Path], Argument(help="all or some of the files that `advebm away` wrote")]) -> None:

@@ -31,8 +31,8 @@ def bench(
     plain implementation with torch's defaults, which use TF32 in convolutions. Training steps are of each method, the rest
     of the first one's network.
 
-    Images are noise; above 36x36 in colour there are no class Gaussians, nor what starts from them. Only the two files are
-    written. Features by Inception are measured if its weights are in the root.
+    Images are noise; above 36x36 in colour there are no class Gaussians: samples and the steps of methods that start from
+    them are left out. Only the two files are written. Features by Inception are measured if its weights are in the root.
     Raises RuntimeError, after writing the files, if the package and the plain implementation differ by more than ERROR.
     """
     entry = config.read(params, study)

@@ -59,6 +59,17 @@ def _version(package: str) -> str:
         return "-"
 
 
+def shares(study: dict[str, Any], method: str) -> dict[str, int]:
+    """{param: count} of what the processes of the method's training, the judge's and the warm start's share."""
+    found = {}
+    for name in (method, *(other for other in config.OTHERS if study.get(other))):
+        model, key = config.model(study, name), name if name in config.OTHERS else f"models.{name}"
+        if model.method.shared:
+            found[f"{key}.training.batch"] = model.training.batch
+            found |= {f"{key}.buffer.size": own.size for own in [getattr(model.method, "buffer", None)] if own}
+    return found
+
+
 def check(
     method: o.Method,
     study: o.Study = "digits",
@@ -68,15 +79,11 @@ def check(
     """Validate the params file before any long stage."""
     config.check_top(params)
     entry = config.read(params, study, method)
-    model = entry["models"][method]
-    shares = {"training.batch": model["training"]["batch"], "buffer.size": model.get("buffer", {}).get("size", 0)}
-    processes = config.processes(params)
-    for key, count in shares.items():
-        if count % processes:
-            raise ValueError(
-                f"{params}: {processes} processes (launch) cannot share {study}.models.{method}.{key} of {count} evenly; "
-                "take a multiple"
-            )
+    if (processes := config.processes(params)) > 1:
+        for key, count in shares(entry, method).items():
+            if count % processes:
+                what = f"{processes} processes (launch) cannot share {study}.{key} of {count} evenly"
+                raise ValueError(f"{params}: {what}; take a multiple")
     if out is not None:
         from advebm import stages
 

@@ -39,9 +39,10 @@ def launch(
         entries = queued(repo)
     if not entries:
         raise ValueError("nothing is queued; `dvc exp run --queue --name NAME -S ...` queues experiments")
-    wanted = [entry for entry in entries if not names or {entry, entry.rpartition("-")[0]} & set(names)]
-    if not wanted:
-        raise ValueError(f"{', '.join(names or [])}: no such experiment is queued; there are {', '.join(entries)}")
+    called = {entry: {entry, entry.rpartition("-")[0]} for entry in entries}  # a grid numbers them
+    if unknown := [name for name in names or [] if name not in set().union(*called.values())]:
+        raise ValueError(f"{', '.join(unknown)}: no such experiment is queued; there are {', '.join(entries)}")
+    wanted = [entry for entry in entries if not names or called[entry] & set(names)]
     JOBS.mkdir(parents=True, exist_ok=True)
     for name in wanted:
         print(f"{name}: {command} {name}", flush=True)

@@ -1,5 +1,5 @@
-"""Measurements of a trained model, one per file: a dataclass of parameters with `measure(subject)`, and a dataclass of the
-result. The file of the same name in reports/ shows the result.
+"""Measurements of a trained model, one per file: a dataclass of parameters with `measure(subject, part)`, and a dataclass
+of the result. The file of the same name in reports/ shows the result.
 
 The command line, params.yaml, the stages, reports and pages iterate over MEASUREMENTS, in this order. Importing this
 package imports no measurement, and so not torch.

@@ -169,6 +169,17 @@ class FeatureNetwork:
         return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
 
 
+def inception_weights(spec: Features, root: Path) -> Path:
+    """The file of Inception's weights: under the root or, of the default name, where torch-fidelity saves its download.
+    Raises FileNotFoundError if it has another name and is not there: what is downloaded might be others."""
+    weights = root / spec.inception
+    if weights.exists():
+        return weights
+    if spec.inception != Features.inception:
+        raise FileNotFoundError(f"{weights}: Inception's weights are missing; see data/README.md")
+    return downloaded()
+
+
 def downloaded() -> Path:
     """The file in which torch-fidelity saves the Inception weights that it downloads."""
     return Path(torch.hub.get_dir(), "checkpoints", Features.inception)
@@ -189,9 +200,7 @@ def network(spec: Features, judge: nn.Module | None, channels: int, root: Path, 
     if spec.features == "judge":
         assert isinstance(judge, Classifier), "a judge is a classifier"
         return FeatureNetwork(name=register_judge(judge, channels), layers=("features", "logits"), **more)
-    weights = root / spec.inception
-    if not weights.exists():
-        weights = downloaded()
+    weights = inception_weights(spec, root)
     if not weights.exists():
         _ = FeatureNetwork(name=register_inception()).extractor  # downloads them
     try:

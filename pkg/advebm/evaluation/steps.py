@@ -167,9 +167,11 @@ def adjustment(make: Generator, name: str, recipe: Recipe, images: Images, lengt
             y, taken = adjusted(own, energy, x, Streams(make.seed, "metropolis", name, ids=ids))
             return y, float(taken.mean())
 
-        taken, factor = moved(1.0, TRIAL)[1], 1.0
-        while moved(factor, TRIAL)[1] < 0.5 and factor > SHORTEST:
+        factor = 1.0
+        share = taken = moved(factor, TRIAL)[1]
+        while share < 0.5 and factor > SHORTEST:
             factor /= 2
+            share = moved(factor, TRIAL)[1]
         before, after = (float(energy(images).detach().mean()) for images in (x, moved(factor, length)[0]))
     return Adjusted(taken=taken, factor=factor, before=before, after=after)
 

@@ -23,6 +23,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -443,7 +444,12 @@ def runs(study: str, status: str = "FINISHED") -> list["RunData"]:
         found = store.get_experiment_by_name(f"advebm/{study}")
         if found is None:
             return []
-        ended = store.search_runs([found.experiment_id], f"attributes.status = '{status}'", max_results=1000)
+        search = partial(store.search_runs, [found.experiment_id], f"attributes.status = '{status}'")
+        part = search()
+        ended = [*part]
+        while part.token:
+            part = search(page_token=part.token)
+            ended += part
         return [run.data for run in ended]
 
 
