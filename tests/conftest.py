@@ -8,7 +8,7 @@ from advebm.networks.wrn import WideResNet
 from advebm.samplers.streams import Streams
 
 torch.set_num_threads(1)
-LONGEST = ["test_pipeline", "test_away", "test_cli"]
+LONGEST = ["test_pipeline", "test_away", "test_cli", "test_reliability", "test_evaluation", "test_ranks"]
 
 
 def pytest_collection_modifyitems(items):

@@ -113,9 +113,9 @@ def test_many_random_restarts_find_no_lower_auc(images, score):
     torch.manual_seed(5)
     net = WideResNet(depth=10, width=1).build((1, 6, 6), 3).eval().requires_grad_(False)
     found, values = measure(net, images, detector=score, radii={"l2": [0.7]}, attack=ood.Descents(steps=50, restarts=3))
-    x, energy = NOISE["noise"][:40].pixels(), SCORES[score](net)
-    moved = AutoPGD(steps=100, restarts=40)(energy, x, Streams(0, "many", ids=torch.arange(40)), eps=0.7, norm="l2")
-    many = ood.auc(values["in"], ood.scores(energy, moved, 40))
+    x, energy = NOISE["noise"][:40].pixels().repeat_interleave(40, 0), SCORES[score](net)  # one batch is faster
+    moved = AutoPGD(steps=100, restarts=1)(energy, x, Streams(0, "many", ids=torch.arange(1600)), eps=0.7, norm="l2")
+    many = ood.auc(values["in"], ood.scores(energy, moved, 400).reshape(40, 40).max(1))
     assert 0 < found["auc_worst"] <= many + 0.005 < found["auc"]
 
 
@@ -367,12 +367,12 @@ def test_kernel_distance_has_no_bias_for_as_many_images_of_each_class():
     rng = np.random.default_rng(1)
     y = np.arange(40) % 4  # a class once in each group of the jackknife
     found, naive = [], []
-    for _ in range(300):
+    for _ in range(150):
         a, b = (torch.from_numpy(rng.normal(3 * np.eye(4)[y], 1)).float() for _ in range(2))
         found.append(kid(a, b, y, y))
         naive.append(kid(a, b)[0])
     values, errors = np.array(found).T
-    error = values.std() / 300**0.5
+    error = values.std() / 150**0.5
     assert abs(values.mean()) < 3 * error and np.mean(naive) < -10 * error
     assert 0.6 < errors.mean() / values.std() < 1.6
 
