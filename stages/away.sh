@@ -12,8 +12,8 @@
 # The stages are those of dvc.yaml and run as DVC runs them; one that is done runs again only if its command, inputs or
 # outputs have changed. The order: train, sample, what quality needs, quality and robustness of each method; ood, look,
 # fisher, autoattack and applications of the first method and its report; the same of the other methods; scores; the
-# comparison. With
-# `--jobs 3` at the end three stages run at a time, so that a GPU need not wait for a stage to start or to use the CPU.
+# comparison. With `--jobs 3` at the end three stages run at a time, so that a GPU need not wait for a stage to start or to
+# use the CPU.
 #
 # As stages end, at most a twentieth of the time, and after each piece, away/STUDY/part-001.tar, ... of at most 15 MiB each are
 # written with what is done: numbers, curves and reports first, then pictures, models, samples, replay buffers. If not all parts

@@ -367,12 +367,12 @@ def test_kernel_distance_has_no_bias_for_as_many_images_of_each_class():
     rng = np.random.default_rng(1)
     y = np.arange(40) % 4  # a class once in each group of the jackknife
     found, naive = [], []
-    for _ in range(150):
+    for _ in range(300):
         a, b = (torch.from_numpy(rng.normal(3 * np.eye(4)[y], 1)).float() for _ in range(2))
         found.append(kid(a, b, y, y))
         naive.append(kid(a, b)[0])
     values, errors = np.array(found).T
-    error = values.std() / 150**0.5
+    error = values.std() / 300**0.5
     assert abs(values.mean()) < 3 * error and np.mean(naive) < -10 * error
     assert 0.6 < errors.mean() / values.std() < 1.6
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from math import inf
 from pathlib import Path
@@ -265,7 +265,7 @@ class Model:
         of this model that the expression wants."""
         self._check_classifier("compose")
         name, how = self._recipe(recipe)
-        sampler = self._sampler(how, steps)
+        sampler, _ = applications.parts(how, steps)
         if n < 1 or not 0 <= weight < inf:
             raise ValueError(f"n must be at least 1 and weight at least 0, not {n} and {weight}")
         terms = {word: self._term(word, others) for word in applications.words(expression)}
@@ -321,7 +321,6 @@ class Model:
         """The images of the task of each batch of what is given, by the recipe."""
         name, how = self._recipe(recipe)
         check_guided(how, self.net, self.classes, name)
-        self._sampler(how, steps)
         if frames is not None and frames < 1:
             raise ValueError(f"frames must be at least 1, not {frames}")
         count = len(next(iter(given.values())))
@@ -374,15 +373,6 @@ class Model:
             there = f"no recipe {name}; there are {', '.join(self.recipes)}" if self.recipes else "has no recipe of its own"
             raise ValueError(f"{self.file}: {there}; in Python also one as in params.yaml, {{'recipe': 'sgld', ...}}")
         return name, self.recipes[name]
-
-    @staticmethod
-    def _sampler(recipe: Recipe, steps: int | None) -> applications.Sampler:
-        """The sampler of a recipe, with that number of steps."""
-        sampler, _ = applications.parts(recipe)
-        least = 1 if isinstance(sampler, Attack) else 0  # the size of an attack's steps is its radius over their number
-        if steps is not None and steps < least:
-            raise ValueError(f"steps must be at least {least}, not {steps}")
-        return sampler if steps is None else replace(sampler, steps=steps)
 
     def _starts(self, name: str, recipe: Recipe, start: Given | None) -> Starts:
         if start is not None:

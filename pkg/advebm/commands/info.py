@@ -66,7 +66,8 @@ def shares(study: dict[str, Any], method: str) -> dict[str, int]:
         model, key = config.model(study, name), name if name in config.OTHERS else f"models.{name}"
         if model.method.shared:
             found[f"{key}.training.batch"] = model.training.batch
-            found |= {f"{key}.buffer.size": own.size for own in [getattr(model.method, "buffer", None)] if own}
+            if buffer := getattr(model.method, "buffer", None):
+                found[f"{key}.buffer.size"] = buffer.size
     return found
 
 

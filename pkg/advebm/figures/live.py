@@ -45,9 +45,7 @@ figure {{ margin: 0; max-width: 100%; overflow-x: auto; }} img {{ max-width: 100
 def live(folder: Path, title: str, record: dict[str, float], *, last: bool) -> None:
     """Write live.html: a training's last record, its curves and its newest pictures. Until the last record a browser that
     shows it loads it again every 10 seconds."""
-    in_time = sorted(folder.glob("grids/*.png"), key=lambda file: (len(file.name), file.name))
-    newest = {file.stem.rpartition("_")[0]: file for file in in_time}
-    shown = {"curves": folder / "curves.png", **newest}
+    shown = {"curves": folder / "curves.png", **disk.newest(folder / "grids")}
     numbers = {name: value for name, value in record.items() if name != "step"}
     content = PAGE.format(
         title=escape(f"{title}: training"),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from advebm.evaluation import MEASUREMENTS
 from advebm.reports.results import Found
 from advebm.reports.tables import Beside, Table, text
+from advebm.runtime import disk
 
 TEMPLATE = Path(__file__).with_name("page.html")
 COLORS = 256  # of a picture on the page: a third of the bytes, so the page stays below 20 MB
@@ -46,8 +47,7 @@ def pictures(found: Found, results: Path, model: Path) -> list[Picture]:
 def captions(found: Found, results: Path, model: Path) -> dict[Path, str]:
     """The pictures that a method may have, and their captions: training, samples, measurements."""
     listed = {model / "curves.png": "Training: means since the last record, and scores of the validation images."}
-    in_time = sorted(model.glob("grids/*.png"), key=lambda file: (len(file.name), file.name))
-    newest = {file.stem.rpartition("_")[0]: file for file in in_time}
+    newest = disk.newest(model / "grids")
     listed |= {file: f"Training, last record: {name.replace('_', ' ')}." for name, file in newest.items()}
     for recipe, scores in found.samples.items():
         rows = "the first ones" if scores.label_consistency is None else "a row for each class"

@@ -22,6 +22,12 @@ def force(*paths: Path) -> None:
             os.close(handle)
 
 
+def newest(folder: Path) -> dict[str, Path]:
+    """The pictures KIND_STEP.png of a folder with the greatest step of each kind."""
+    in_time = sorted(folder.glob("*.png"), key=lambda file: (len(file.name), file.name))
+    return {file.stem.rpartition("_")[0]: file for file in in_time}
+
+
 def write(path: Path, data: bytes) -> None:
     """Write a file atomically, by renaming a temporary file. Raises OSError."""
     temporary = path.with_name(f"{path.name}.part")

@@ -107,9 +107,8 @@ class Task:
         """The images at the start and after each of `frames` parts of the recipe's steps, by the sampler and energy of the
         recipe. steps: their number instead of the recipe's. y (B,): the classes that a guided recipe descends towards, by
         default those that the network sees in the start."""
-        sampler, of = parts(recipe)
+        sampler, of = parts(recipe, steps)
         of = class_energy(recipe) if self.of_class else of
-        sampler = sampler if steps is None else replace(sampler, steps=steps)
         with torch.no_grad():
             y = f(self.begun).argmax(1) if y is None else y
         energy = self.added(completed(of(f, y), self.completion))
@@ -211,9 +210,18 @@ def _joined(*found: list[str]) -> list[str]:
     return list(dict.fromkeys(chain.from_iterable(found)))
 
 
-def parts(recipe: Recipe) -> tuple[Sampler, Callable[[Logits, Tensor], Energy]]:
+def parts(recipe: Recipe, steps: int | None = None) -> tuple[Sampler, Callable[[Logits, Tensor], Energy]]:
     """The sampler of a recipe, without its start and what prepares it, and its energy of the network f and classes y.
-    Raises ValueError for flows, which have none."""
+    steps: their number instead of the recipe's. Raises ValueError for flows, which have no sampler, and for fewer than 0
+    steps, or than 1 of an attack, whose step size is its radius over their number."""
+    sampler, energy = _parts(recipe)
+    least = 1 if isinstance(sampler, Attack) else 0
+    if steps is not None and steps < least:
+        raise ValueError(f"steps must be at least {least}, not {steps}")
+    return sampler if steps is None else replace(sampler, steps=steps), energy
+
+
+def _parts(recipe: Recipe) -> tuple[Sampler, Callable[[Logits, Tensor], Energy]]:
     match recipe:
         case SGLD(chain=langevin, conditional=of_class):
             return langevin, conditional if of_class else lambda f, y: marginal(f)
