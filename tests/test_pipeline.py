@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,11 +44,24 @@ def clone(folder, study, edit=lambda folder: None):
         ignore = shutil.ignore_patterns("__pycache__", "dvc.lock", "*.egg-info")
         shutil.copytree(source, target, ignore=ignore) if source.is_dir() else shutil.copy(source, target)
     params = folder / "params.yaml"
-    params.write_text(params.read_text().replace("study: digits", f"study: {study}", 1))
+    params.write_text(only(study, params.read_text()).replace("study: digits", f"study: {study}", 1))
     edit(folder)
     for command in ("init -q", "config user.name a", "config user.email a@example.org", "add -A", "commit -qm start"):
         shell(folder, "git", *command.split())
     return folder
+
+
+def only(study, params):
+    """params.yaml without other studies than tiny, this one and those it is like: DVC reads it once for each dvc.yaml."""
+    content, kept = yaml.safe_load(params), set()
+    for name in ("tiny", study):
+        while name in content:
+            kept.add(name)
+            name = content[name].get("like")
+    blocks = re.split(r"(?m)^(?=\S+:)", params)
+    names = [block.split(":")[0] for block in blocks]
+    others = {name for name in names if isinstance(content.get(name), dict) and "like" in content[name]} - kept
+    return "".join(block for name, block in zip(names, blocks, strict=True) if name not in others)
 
 
 def mark(folder):
@@ -97,7 +111,7 @@ def test_the_pipeline(copy):
         "check", "sources", "prepare", "gaussians", "judge", "warm", "baselines", "report",
         *(f"{stage}@robust_jem" for stage in STAGES),
     }  # fmt: skip
-    assert f"the copy's own code {copy}/pkg" in log
+    assert f"the copy's own code {copy}/pkg" in log and not list((copy / "state").glob("*-*"))
     report = json.loads((copy / "report.json").read_text())
     assert set(report["quality"]) == {"combined", "sgld", "replay_buffer", "baselines"}
     assert set(report["ood"]) == {"photographs", "uniform"} and "published" in (copy / "report.md").read_text()
@@ -133,13 +147,6 @@ def test_the_pipeline(copy):
     assert run["data"] == [["tiny", tags["dvc.data/tiny"]]]
     promoted = shell(copy, sys.executable, "-m", "advebm", "promote", "--study", "tiny", PYTHONPATH="pkg")
     assert promoted.startswith("tiny: the champion is version 1 (robust_jem) ")
-
-
-def test_the_pipeline_again_gives_the_same_bytes(copy, tmp_path):
-    again = clone(tmp_path / "again", "tiny", mark)
-    shell(again, "dvc", "repro", ADVEBM_TRACKING="off")
-    assert locks(again) == locks(copy) and len(locks(copy)) == 10
-    assert not (again / "mlflow.db").exists() and not list((again / "state").glob("*-*"))
 
 
 def test_what_is_altered_is_made_again(copy):
@@ -197,7 +204,7 @@ def test_the_queue_runs_the_copys_code_and_loses_nothing(copy):
     target = "stages/quality/dvc.yaml:quality@at"
     shell(copy, "dvc", "exp", "run", "--queue", "--name", "pair", "-S", "method=at", "-S", "seed=1,2", target)
     shell(copy, "dvc", "queue", "start", "-j", "2")
-    shell(copy, "timeout", "300", "bash", "-c", "while dvc queue status | grep -qE 'Queued|Running'; do sleep 1; done")
+    shell(copy, "timeout", "300", "bash", "-c", "while dvc queue status | grep -qE 'Queued|Running'; do sleep 5; done")
     status = shell(copy, "dvc", "queue", "status")
     assert status.count("Success") == 2, status
     runs = [run for run in mlflow_runs(copy) if run["id"] not in before]

@@ -84,7 +84,8 @@ class Course:
         self.page()
 
     def show(self, *, last: bool = False) -> None:
-        """Write curves.csv and draw curves.png, unless its last drawing is too recent. Only the leader does."""
+        """Write curves.csv and draw curves.png, unless its last drawing is too recent; at the end also for print. Only
+        the leader does."""
         from advebm import figures
         from advebm.evaluation.overfitting import overfitting
         from advebm.runtime import ranks
@@ -105,7 +106,7 @@ class Course:
         table = {name: [row.get(name, math.nan) for row in rows] for name in names}
         found = overfitting(rows)
         with self.curves.timed():
-            path = figures.curves(table, self.out / "curves.png", self.title, found and found.step)
+            path = figures.curves(table, self.out / "curves.png", self.title, found and found.step, vector=last)
         if last:
             self.run.artifact(path)
 

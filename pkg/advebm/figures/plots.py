@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from advebm.figures.canvas import SAFE, plt, save_plot
+from advebm.figures.canvas import SAFE, plt, save, save_plot
 
 if TYPE_CHECKING:
     from advebm.evaluation.steps import StepsResult
@@ -27,7 +27,9 @@ WORDS = {  # for the parts of the names of a training's records
 }
 
 
-def curves(table: dict[str, list[float]], path: Path, title: str, overfitted: int | None = None) -> Path:
+def curves(
+    table: dict[str, list[float]], path: Path, title: str, overfitted: int | None = None, *, vector: bool = False
+) -> Path:
     """Every column of the training's records against the step, a panel for each name after the slash. A line at step 0
     separates the records of the warm start, which have negative steps. Another marks the step, if there is one, at which
     training had overfitted."""
@@ -50,7 +52,7 @@ def curves(table: dict[str, list[float]], path: Path, title: str, overfitted: in
         ax.set_xlabel("step")
         ax.locator_params(axis="x", nbins=5)
     figure.suptitle(f"{title}: training")
-    return save_plot(figure, path)
+    return save(figure, path, vector=vector)
 
 
 def landscapes(found: dict[str, dict], sides: dict[str, float], deviation: float, path: Path) -> Path:
