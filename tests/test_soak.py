@@ -29,6 +29,7 @@ from test_pipeline import BIN, clone, locks, shell
 
 pytestmark = pytest.mark.soak
 PARAMS = Path("params.yaml")
+STUDIES = ("cifar10", "cifar10-fast")
 STEPS, BATCH, CHAIN = 20, 2, 1  # chains and attacks take one step: networks of this size are slow without a GPU
 
 
@@ -42,10 +43,12 @@ def cifar10(tmp_path_factory):
     return about(folder), sets, Gaussians.load(folder / "gaussians.safetensors")
 
 
-@pytest.mark.parametrize("name", config.read(PARAMS, "cifar10")["models"])
-def test_twenty_steps_on_cifar10_with_the_papers_network(cifar10, name):
+@pytest.mark.parametrize(
+    ("study", "name"), [(study, name) for study in STUDIES for name in config.read(PARAMS, study)["models"]]
+)
+def test_twenty_steps_on_cifar10_with_the_studys_network(cifar10, study, name):
     described, sets, start = cifar10
-    entry = config.read(PARAMS, "cifar10", name)
+    entry = config.read(PARAMS, study, name)
     for part, key in (
         *((part, "steps") for part in ("attack", "attack_out", "ascent", "descent", "sampler")),
         ("sampler", "outer"),
@@ -70,7 +73,7 @@ def test_twenty_steps_on_cifar10_with_the_papers_network(cifar10, name):
         outliers=sets["outliers"] if model.method.outliers else None,
     )
     [(step, record)] = records
-    print(name, {key: float(f"{value:.4g}") for key, value in record.items()})
+    print(study, name, {key: float(f"{value:.4g}") for key, value in record.items()})
     assert step == STEPS and all(math.isfinite(value) for value in record.values())
     assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
