@@ -58,24 +58,33 @@ def run(work, method, command, *more, out):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_samples_and_detects(work, method):
+def test_the_whole_chain_of_every_method(work, method):
     gaussians = ("--gaussians", work / "g.safetensors")
+    judge = ("--judge", work / "judge/model.safetensors", "--baselines", work / "baselines")
     done = run(work, method, "train", *gaussians, "--warm", work / "warm", out=method)
     assert "it/s" in done.stderr and f"train tiny/{method}" in done.stderr
-    results = work / method / "results"
-    run(work, method, "sample", *gaussians, out=results / "samples")
-    scored = (
+    run(work, method, "sample", *gaussians, out=f"{method}/results/samples")
+    run(
+        work,
+        method,
+        "quality",
         "--samples",
-        results / "samples",
-        "--judge",
-        work / "judge/model.safetensors",
-        "--baselines",
-        work / "baselines",
+        work / method / "results/samples",
+        *judge,
+        out=f"{method}/results/quality.json",
     )
-    run(work, method, "quality", *scored, out=results / "quality.json")
-    run(work, method, "ood", out=results)
+    results = work / method / "results"
+    for command in ("ood", "robustness"):
+        run(work, method, command, out=f"{method}/results")
+    for command in ("autoattack", "fisher"):
+        run(work, method, command, out=f"{method}/results/{command}.json")
+    run(work, method, "look", "--samples", results / "samples", *gaussians, *judge[:2], out=f"{method}/results")
+    run(work, method, "applications", *gaussians, *judge[:2], out=f"{method}/results")
+    model = ("--model", work / method / "model.safetensors")
+    done = advebm("report", method, "--study", "tiny", "--results", results, *model, "--out", work / "report.json")
+    assert "## Published" in done.stdout
 
-    quality, ood = (read_json(results / f"{name}.json", name) for name in ("quality", "ood"))
+    quality, ood, robustness = (read_json(results / f"{n}.json", n) for n in ("quality", "ood", "robustness"))
     recipes = list(RECIPES[method])
     buffer = ["replay_buffer"] if (work / method / "replay_buffer.npz").is_file() else []
     assert list(quality) == [*recipes, *buffer, "baselines"]
@@ -92,33 +101,15 @@ def test_every_method_trains_samples_and_detects(work, method):
         )
         assert {"l2", "linf"} == set(entry["curves"]) and entry["score"] in entry["scores"]
         assert set(entry["scores"][entry["score"]]["attacks"]) == {"descents", "apgd", "square", "all"}
-    for picture in ("ood.png", "ood.pdf", "ood_fooled.png"):
-        assert (results / picture).is_file()
+    assert set(robustness["linf"]) == {"eps", "pgd20"} and set(robustness["attacks"]) == {"pgd20", "energy20", "target20"}
+    for picture in ("ood", "robustness", "calibration", "landscape", "neighbours", "interpolation", "applications"):
+        assert (results / f"{picture}.png").is_file() and (results / f"{picture}.pdf").is_file()
+    assert (results / "ood_fooled.png").is_file()
     for name in recipes:
         made = images.load(results / "samples" / f"{name}.npz")
         assert made.x.shape == (40, 8, 8, 1) and (made.y is None or np.bincount(made.y).tolist() == [4] * 10)
         with Image.open(results / "samples" / "pictures" / f"{name}_strip.png") as picture:
             assert picture.width > 300
-
-
-@pytest.mark.parametrize(
-    "method", ["at", "robust_jem", "ratio", "igebm", "at_ebm", "glow"]
-)  # each kind of network and detector
-def test_the_other_measurements_and_the_report(work, method):
-    results, model = work / method / "results", work / method / "model.safetensors"
-    gaussians = ("--gaussians", work / "g.safetensors", "--judge", work / "judge/model.safetensors")
-    run(work, method, "robustness", out=results)
-    for command in ("autoattack", "fisher"):
-        run(work, method, command, out=results / f"{command}.json")
-    run(work, method, "look", "--samples", results / "samples", *gaussians, out=results)
-    run(work, method, "applications", *gaussians, out=results)
-    where = ("--results", results, "--model", model, "--out", work / "report.json")
-    assert "## Published" in advebm("report", method, "--study", "tiny", *where).stdout
-
-    robustness = read_json(results / "robustness.json", "robustness")
-    assert set(robustness["linf"]) == {"eps", "pgd20"} and set(robustness["attacks"]) == {"pgd20", "energy20", "target20"}
-    for picture in ("robustness", "calibration", "landscape", "neighbours", "interpolation", "applications"):
-        assert (results / f"{picture}.png").is_file() and (results / f"{picture}.pdf").is_file()
 
 
 def test_training_again_gives_the_same_bytes(work):

@@ -137,4 +137,3 @@ def test_a_method_and_a_measurement_are_a_few_files_each(tmp_path):
     shown = shell(folder, sys.executable, "-c", SHOWN, **here)
     assert shown.strip() == "['Brightness'] ['method', 'brightness']"
     assert Path(folder, "models/tiny/mirror/model.safetensors").is_file()
-    assert not (folder / "mlflow.db").exists(), "tracking is off"

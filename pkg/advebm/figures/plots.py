@@ -32,7 +32,7 @@ def curves(
 ) -> Path:
     """Every column of the training's records against the step, a panel for each name after the slash. A line at step 0
     separates the records of the warm start, which have negative steps. Another marks the step, if there is one, at which
-    training had overfitted."""
+    training had overfitted. `vector`: as of `save`."""
     names = sorted({name.split("/")[1] for name in table if "/" in name})
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
